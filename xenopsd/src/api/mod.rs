@@ -1,0 +1,1 @@
+//! The RPC contract as documented types. No I/O.

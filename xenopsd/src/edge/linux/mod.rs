@@ -1,0 +1,1 @@
+//! Linux side of the host edge: loop devices, block devices, network interfaces.

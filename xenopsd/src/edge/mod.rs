@@ -1,0 +1,3 @@
+//! The three edges: everything that touches the machine goes through here.
+
+pub mod linux;
