@@ -1,1 +1,3 @@
-//! Placeholder.
+//! Every `unsafe` line of the project: bindings, owned handles, safe calls.
+
+pub mod linux;
