@@ -1,1 +1,16 @@
 //! Linux side of the host edge: loop devices, block devices, network interfaces.
+//!
+//! ```text
+//!  disk path ─► blockdev::open_disk ─┬─ Disk::Block ───────────────────────► major:minor ─► blkback
+//!                                    └─ Disk::File ──► loopdev::attach ────► major:minor ─► blkback
+//!  vifD.N ────► vif::connect_vif ────► netlink (address, MTU, bridge, up) ─► netback
+//! ```
+//!
+//! Everything here names kernel objects by numbers that cannot be taken over while they are held (descriptors,
+//! interface indices), because names can be reused by somebody else between two calls.
+
+pub mod blockdev;
+pub mod loopdev;
+pub mod mac;
+pub mod netlink;
+pub mod vif;

@@ -1,0 +1,210 @@
+//! Connecting the host's side of a virtual network interface (`vifD.N`, or the tap of an emulated one) to a bridge.
+//!
+//! ```text
+//!  look up vif and bridge ─► down, address ─► MTU ─► bridge port ─► up
+//!                                   any refusal: port and state are undone, the error names the step
+//! ```
+//!
+//! This is the sequence of Xen's `vif-bridge` hotplug script, without the script. The address must be changed while
+//! the interface is down; it joins the bridge before it comes up so that no packet of the guest is handled by dom0.
+
+use nix::errno::Errno;
+
+use super::mac::MacAddr;
+use super::netlink::{IfName, Link, LinkChange, Master, Netlink, NetlinkError};
+
+/// How an interface ended up connected.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Connection {
+    /// Index of the interface: the handle for everything later.
+    pub ifindex: u32,
+    /// Index of the bridge.
+    pub bridge_index: u32,
+    /// MTU in force.
+    pub mtu: u32,
+}
+
+/// Why an interface could not be connected.
+#[derive(Debug, thiserror::Error)]
+pub enum VifError {
+    /// The backend has not made the interface.
+    #[error(
+        "network interface {interface} does not exist: netback has not created it (is xen-netback loaded?)"
+    )]
+    InterfaceMissing {
+        /// The interface looked for.
+        interface: IfName,
+    },
+    /// No such bridge.
+    #[error(
+        "cannot connect {interface}: bridge {bridge} does not exist; make it with `ip link add {bridge} type bridge` and `ip link set {bridge} up`, or name another in the VM's configuration"
+    )]
+    BridgeMissing {
+        /// The interface to connect.
+        interface: IfName,
+        /// The bridge looked for.
+        bridge: IfName,
+    },
+    /// Something else has the bridge's name.
+    #[error("cannot connect {interface}: {bridge} is not a Linux bridge but {}; name a bridge in the VM's configuration", described(kind.as_deref()))]
+    NotABridge {
+        /// The interface to connect.
+        interface: IfName,
+        /// The name given as bridge.
+        bridge: IfName,
+        /// The kind of interface it is; `None` for a plain one.
+        kind: Option<String>,
+    },
+    /// The driver or the bridge does not accept the MTU.
+    #[error("interface {interface} cannot have an MTU of {mtu}{}: change the MTU in the VM's configuration", range(*limits))]
+    MtuRefused {
+        /// The interface.
+        interface: IfName,
+        /// The MTU asked for.
+        mtu: u32,
+        /// What the driver accepts, when the kernel says so.
+        limits: Option<(u32, u32)>,
+        /// The kernel's answer.
+        source: NetlinkError,
+    },
+    /// Any other refusal.
+    #[error(transparent)]
+    Netlink(#[from] NetlinkError),
+}
+
+fn described(kind: Option<&str>) -> String {
+    kind.map_or_else(|| "a plain interface".to_owned(), |kind| format!("an interface of kind {kind}"))
+}
+
+fn range(limits: Option<(u32, u32)>) -> String {
+    match limits {
+        Some((low, 0)) => format!(" (at least {low})"),
+        Some((low, high)) => format!(" (it takes {low} to {high})"),
+        None => String::new(),
+    }
+}
+
+/// Plugs `interface` into `bridge` and brings it up with address `mac` (usually [`MacAddr::BACKEND`]).
+///
+/// `mtu` in bytes; `None` takes the bridge's, so that adding the port does not lower the bridge's own. Connecting an
+/// interface that is already connected gives the same result.
+///
+/// # Errors
+///
+/// [`VifError`]; the interface is then down and in no bridge.
+pub fn connect_vif(
+    netlink: &mut Netlink,
+    interface: &IfName,
+    mtu: Option<u32>,
+    bridge: &IfName,
+    mac: MacAddr,
+) -> Result<Connection, VifError> {
+    let vif = netlink
+        .link_by_name(interface)?
+        .ok_or_else(|| VifError::InterfaceMissing { interface: interface.clone() })?;
+    let bridge_link = netlink
+        .link_by_name(bridge)?
+        .ok_or_else(|| VifError::BridgeMissing { interface: interface.clone(), bridge: bridge.clone() })?;
+    if !bridge_link.is_bridge() {
+        return Err(VifError::NotABridge {
+            interface: interface.clone(),
+            bridge: bridge.clone(),
+            kind: bridge_link.kind,
+        });
+    }
+    let mtu = mtu.unwrap_or(bridge_link.mtu);
+    match plug(netlink, interface, &vif, &bridge_link, mtu, mac) {
+        Ok(()) => Ok(Connection { ifindex: vif.index, bridge_index: bridge_link.index, mtu }),
+        Err(error) => {
+            // The first refusal is the one to report; an interface that is gone needs no undo.
+            let _ = disconnect_vif(netlink, &vif);
+            Err(error)
+        }
+    }
+}
+
+/// Takes an interface out of its bridge and brings it down. An interface that is gone is a success.
+///
+/// # Errors
+///
+/// [`NetlinkError`].
+pub fn disconnect_vif(netlink: &mut Netlink, vif: &Link) -> Result<(), NetlinkError> {
+    let change = LinkChange { up: Some(false), master: Some(Master::None), ..LinkChange::default() };
+    match netlink.change(vif, &change) {
+        Err(NetlinkError::Refused { errno: Errno::ENODEV, .. }) => Ok(()),
+        result => result,
+    }
+}
+
+fn plug(
+    netlink: &mut Netlink,
+    interface: &IfName,
+    vif: &Link,
+    bridge: &Link,
+    mtu: u32,
+    mac: MacAddr,
+) -> Result<(), VifError> {
+    netlink.change(vif, &LinkChange { up: Some(false), ..LinkChange::default() })?;
+    netlink.change(vif, &LinkChange { address: Some(mac), ..LinkChange::default() })?;
+    netlink.change(vif, &LinkChange { mtu: Some(mtu), ..LinkChange::default() }).map_err(|source| {
+        match source {
+            NetlinkError::Refused { errno: Errno::EINVAL | Errno::ERANGE, .. } => {
+                VifError::MtuRefused { interface: interface.clone(), mtu, limits: vif.mtu_range, source }
+            }
+            other => VifError::Netlink(other),
+        }
+    })?;
+    let port = LinkChange { master: Some(Master::Index(bridge.index)), ..LinkChange::default() };
+    netlink.change(vif, &port)?;
+    netlink.change(vif, &LinkChange { up: Some(true), ..LinkChange::default() })?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::netlink::tests::{create, in_namespace};
+    use super::*;
+
+    fn name(text: &str) -> IfName {
+        text.parse().unwrap()
+    }
+
+    fn connect(netlink: &mut Netlink, mtu: Option<u32>, bridge: &str) -> Result<Connection, VifError> {
+        connect_vif(netlink, &name("vif1.0"), mtu, &name(bridge), MacAddr::BACKEND)
+    }
+
+    #[test]
+    fn a_vif_joins_its_bridge_with_the_bridges_mtu() {
+        in_namespace(|netlink| {
+            let Some(bridge) = create(netlink, "xenbr0", "bridge") else { return };
+            let Some(vif) = create(netlink, "vif1.0", "veth") else { return };
+            netlink.change(&bridge, &LinkChange { mtu: Some(1450), ..LinkChange::default() }).unwrap();
+            for _ in 0..2 {
+                let connection = connect(netlink, None, "xenbr0").unwrap();
+                let expected = Connection { ifindex: vif.index, bridge_index: bridge.index, mtu: 1450 };
+                assert_eq!(connection, expected);
+            }
+            let link = netlink.link_by_index(vif.index).unwrap().expect("there");
+            assert!(link.is_up());
+            assert_eq!((link.mac, link.mtu, link.master), (Some(MacAddr::BACKEND), 1450, Some(bridge.index)));
+            disconnect_vif(netlink, &link).unwrap();
+            assert_eq!(netlink.link_by_index(vif.index).unwrap().expect("there").master, None);
+        });
+    }
+
+    #[test]
+    fn each_mistake_has_its_own_error_and_leaves_the_vif_unplugged() {
+        in_namespace(|netlink| {
+            let Some(_bridge) = create(netlink, "xenbr0", "bridge") else { return };
+            assert!(matches!(connect(netlink, None, "xenbr0"), Err(VifError::InterfaceMissing { .. })));
+            let Some(vif) = create(netlink, "vif1.0", "veth") else { return };
+            assert!(matches!(connect(netlink, None, "xenbr9"), Err(VifError::BridgeMissing { .. })));
+            let plain = connect(netlink, None, "lo").unwrap_err();
+            assert!(matches!(plain, VifError::NotABridge { kind: None, .. }), "{plain}");
+            let refused = connect(netlink, Some(70000), "xenbr0").unwrap_err();
+            assert!(matches!(refused, VifError::MtuRefused { mtu: 70000, limits: Some(_), .. }), "{refused}");
+            let link = netlink.link_by_index(vif.index).unwrap().expect("there");
+            assert!(!link.is_up() && link.master.is_none());
+        });
+    }
+}
