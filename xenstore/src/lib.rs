@@ -24,9 +24,11 @@ mod client;
 mod error;
 mod operations;
 pub mod transport;
+pub mod watch;
 
 pub use batch::{Batch, Step};
 pub use client::{Client, MAX_ATTEMPTS, Transaction};
 pub use error::Error;
 pub use operations::{MAX_DIRECTORY, MAX_DIRECTORY_RESTARTS, Operations};
 pub use transport::{Endpoint, Transport, TransportError};
+pub use watch::{Drained, WatchEvent, WatchStream, WatchToken};

@@ -1,5 +1,7 @@
 //! Where a xenstored is to be found, and an open byte stream to it.
 
+use super::MAX_IN_FLIGHT;
+use crate::wire::{HEADER_LEN, MAX_PAYLOAD};
 use nix::fcntl::OFlag;
 use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, UnixAddr, sockopt};
 use nix::sys::time::{TimeVal, TimeValLike};
@@ -29,6 +31,17 @@ pub enum Endpoint {
 }
 
 impl Endpoint {
+    /// Most requests that may be on their way, and the longest message with its header.
+    ///
+    /// The device holds one message of at most 4096 bytes per open file, and drops what follows it in the same
+    /// write(2) (Linux `drivers/xen/xenbus/xenbus_dev_frontend.c`).
+    pub(super) const fn limits(&self) -> Limits {
+        match self {
+            Self::Socket(_) => Limits { in_flight: MAX_IN_FLIGHT, message: HEADER_LEN + MAX_PAYLOAD },
+            Self::Xenbus(_) => Limits { in_flight: 1, message: 4096 },
+        }
+    }
+
     /// What the environment says, else the default socket when it exists, else the device.
     pub fn from_environment() -> Self {
         if let Some(path) = std::env::var_os(SOCKET_VARIABLE).filter(|p| !p.is_empty()) {
@@ -77,6 +90,13 @@ impl fmt::Display for Endpoint {
         let (Self::Socket(path) | Self::Xenbus(path)) = self;
         fmt::Display::fmt(&path.display(), f)
     }
+}
+
+/// What an endpoint can take.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    pub(super) in_flight: usize,
+    pub(super) message: usize,
 }
 
 /// An open, non-blocking stream to a xenstored.

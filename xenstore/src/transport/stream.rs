@@ -1,7 +1,8 @@
 //! Requests and replies over a byte stream: the socket, and the xenbus device.
 
+use super::endpoint::Limits;
 use super::{Answer, Endpoint, Link, Transport, TransportError, Violation};
-use crate::wire::{Decoder, Errno, Frame, Kind, Payload, Reply, Request, TxId};
+use crate::wire::{Decoder, EncodeError, Errno, Frame, HEADER_LEN, Kind, Payload, Reply, Request, TxId};
 use nix::errno::Errno as OsErrno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::io::{self, Read, Write};
@@ -109,7 +110,7 @@ impl Transport for StreamTransport {
             return Ok(Vec::new());
         }
         let deadline = Instant::now() + self.timeout;
-        let mut exchange = Exchange::encode(requests, self.next_id)?;
+        let mut exchange = Exchange::encode(requests, self.next_id, self.endpoint.limits())?;
         self.ready(requests.iter().any(|(tx, _)| *tx != TxId::NONE))?;
         self.next_id = exchange.next_id();
         // Taken out, so that any failure leaves no connection behind whose state is unknown.
@@ -219,6 +220,7 @@ struct Exchange {
     /// Per request: where its message ends in `bytes`, and what its reply must look like.
     expected: Vec<Expected>,
     first_id: u32,
+    in_flight: usize,
     written: usize,
     answers: Vec<Option<Answer>>,
     answered: usize,
@@ -236,6 +238,7 @@ impl Exchange {
             bytes: Vec::new(),
             expected: Vec::new(),
             first_id: 0,
+            in_flight: 0,
             written: 0,
             answers: Vec::new(),
             answered: 0,
@@ -244,12 +247,17 @@ impl Exchange {
 
     /// Encodes everything before anything is sent, so that a request that cannot be sent has no half of the
     /// exchange behind it.
-    fn encode(requests: &[(TxId, Request)], first_id: u32) -> Result<Self, TransportError> {
-        let mut exchange = Self { first_id, ..Self::none() };
+    fn encode(requests: &[(TxId, Request)], first_id: u32, limits: Limits) -> Result<Self, TransportError> {
+        let mut exchange = Self { first_id, in_flight: limits.in_flight, ..Self::none() };
         let mut id = first_id;
         for (tx_id, request) in requests {
             request.append(*tx_id, id, &mut exchange.bytes)?;
+            let begin = exchange.expected.last().map_or(0, |e| e.end);
             let end = exchange.bytes.len();
+            if end - begin > limits.message {
+                let (op, target, len) = (request.name(), request.target(), end - begin - HEADER_LEN);
+                return Err(EncodeError::TooLong { op, target, len, max: limits.message - HEADER_LEN }.into());
+            }
             exchange.expected.push(Expected { end, kind: request.kind(), tx_id: *tx_id });
             id = id.wrapping_add(1);
         }
@@ -263,7 +271,7 @@ impl Exchange {
     }
 
     fn sendable(&self) -> usize {
-        let last = (self.answered + MAX_IN_FLIGHT).min(self.expected.len());
+        let last = (self.answered + self.in_flight).min(self.expected.len());
         last.checked_sub(1).map_or(0, |i| self.expected[i].end)
     }
 

@@ -397,11 +397,14 @@ mod tests {
         assert_eq!(of(Request::Unwatch { path: path.clone(), token: b"t".to_vec() }), b"/a\0t\0");
         assert_eq!(of(Request::TransactionStart), b"\0");
         assert_eq!(of(Request::TransactionEnd { commit: true }), b"T\0");
-        assert_eq!(of(Request::Introduce { domid: DomId(3), gfn: 1_044_476, port: 2 }), b"3\01044476\02\0");
+        assert_eq!(
+            of(Request::Introduce { domid: DomId(3), gfn: 1_044_476, port: 2 }),
+            b"3\x001044476\x002\0"
+        );
         assert_eq!(of(Request::Control(vec![b"help".to_vec()])), b"help\0");
         let mut out = Vec::new();
         Request::DirectoryPart { path, offset: 7 }.append(TxId(9), 8, &mut out).unwrap();
-        assert_eq!(out, b"\x16\0\0\0\x08\0\0\0\x09\0\0\0\x05\0\0\0/a\07\0");
+        assert_eq!(out, b"\x16\0\0\0\x08\0\0\0\x09\0\0\0\x05\0\0\0/a\x007\0");
     }
 
     #[test]
