@@ -1,0 +1,316 @@
+//! One enum of all calls, and how a method name with its parameters becomes one.
+
+use std::fmt;
+
+use super::decode::DecodeError;
+use super::errors::Error;
+use super::schema::MethodDescription;
+use super::value::{FromValue, Text, ToValue, Value, WireType};
+use super::{
+    host::{
+        DebugShutdown, DebugTrigger, HostCombineCpuPolicies, HostGetConsoleData, HostGetTotalMemoryMib,
+        HostIsCompatible, HostSendDebugKeys, HostSetNumaAffinityPolicy, HostSetWorkerPoolSize, HostStat,
+        HostUpdateGuestAgentFeatures,
+    },
+    observer::{
+        ObserverCreate, ObserverDestroy, ObserverInit, ObserverSetAttributes,
+        ObserverSetCompressTracingFiles, ObserverSetEnabled, ObserverSetEndpoints,
+        ObserverSetExportChunkSize, ObserverSetExportInterval, ObserverSetHostId, ObserverSetMaxDepth,
+        ObserverSetMaxFileSize, ObserverSetMaxSpans, ObserverSetMaxTraces, ObserverSetTraceLogDir,
+    },
+    pci::{PciAdd, PciDequarantine, PciList, PciRemove, PciStat},
+    query::{GetDiagnostics, QueryService},
+    task::{TaskCancel, TaskDestroy, TaskDestroyOnFinish, TaskList, TaskStat},
+    updates::{UpdatesGet, UpdatesInjectBarrier, UpdatesLastId, UpdatesRefreshVm, UpdatesRemoveBarrier},
+    vbd::{VbdAdd, VbdEject, VbdInsert, VbdList, VbdPlug, VbdRemove, VbdStat, VbdUnplug},
+    vgpu::{VgpuAdd, VgpuList, VgpuRemove, VgpuStat},
+    vif::{
+        VifAdd, VifList, VifMove, VifPlug, VifRemove, VifSetCarrier, VifSetIpv4Configuration,
+        VifSetIpv6Configuration, VifSetLockingMode, VifSetPvsProxy, VifSetTrunks, VifStat, VifUnplug,
+    },
+    vm::{
+        VmAdd, VmBuild, VmCreate, VmCreateDeviceModel, VmDelay, VmDestroy, VmExists, VmExportMetadata,
+        VmFastResume, VmGenerateStateString, VmImportMetadata, VmImportMetadataAsync, VmList, VmMigrate,
+        VmPause, VmReboot, VmRemove, VmRequestRdp, VmResume, VmRunScript, VmS3resume, VmS3suspend,
+        VmSetMemoryDynamicRange, VmSetShadowMultiplier, VmSetVcpus, VmSetXsdata, VmShutdown, VmStart, VmStat,
+        VmSuspend, VmUnpause,
+    },
+    vusb::{VusbAdd, VusbList, VusbPlug, VusbRemove, VusbStat, VusbUnplug},
+};
+
+/// A method of the contract, implemented by the struct of its arguments.
+pub trait Method: Sized {
+    /// Its name on the wire, case-sensitive.
+    const NAME: &'static str;
+    /// What it returns.
+    type Result: ToValue + FromValue + WireType;
+    /// How it fails.
+    type Error: ToValue + FromValue + WireType + From<Error> + Into<Error>;
+
+    /// Decodes the parameters of a call: one dictionary of named arguments. Names are compared exactly, the first
+    /// of duplicates counts, unknown names and further parameters are ignored; arguments are decoded in declared
+    /// order and the first failure is reported.
+    ///
+    /// # Errors
+    /// Says which argument is missing, or what one was expected to be.
+    fn from_params(params: &[Value]) -> Result<Self, DecodeError>;
+
+    /// The one parameter of a call: a dictionary of all arguments.
+    fn to_params(&self) -> Value;
+
+    /// The caller's free text.
+    fn debug_info(&self) -> &str;
+
+    /// The method's description.
+    fn describe() -> MethodDescription;
+}
+
+/// Why a call could not be made out. Its text is what the reference implementation prints.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CallError {
+    /// There is no such method.
+    UnknownMethod(String),
+    /// The arguments do not fit the method.
+    Arguments(DecodeError),
+}
+
+impl std::error::Error for CallError {}
+
+impl fmt::Display for CallError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::UnknownMethod(name) => write!(f, "Idl.UnknownMethod({})", quoted(name)),
+            Self::Arguments(error) => write!(f, "Idl.MarshalError({})", quoted(&error.to_string())),
+        }
+    }
+}
+
+impl From<DecodeError> for CallError {
+    fn from(error: DecodeError) -> Self {
+        Self::Arguments(error)
+    }
+}
+
+impl From<CallError> for Error {
+    fn from(error: CallError) -> Self {
+        Self::InternalError(error.to_string())
+    }
+}
+
+/// Longest part of a hostile method name that is repeated in an error text, in bytes.
+const SHOWN_TEXT_MAX: usize = 1024;
+
+/// A string in the reference's source notation: quotes, backslashes and everything that is not printable ASCII
+/// escaped, the latter as `\\ddd` in decimal.
+fn quoted(text: &str) -> String {
+    use std::fmt::Write as _;
+    let mut out = String::from("\"");
+    for &byte in text.as_bytes().iter().take(SHOWN_TEXT_MAX) {
+        match byte {
+            b'"' => out.push_str("\\\""),
+            b'\\' => out.push_str("\\\\"),
+            b'\n' => out.push_str("\\n"),
+            b'\t' => out.push_str("\\t"),
+            b'\r' => out.push_str("\\r"),
+            0x08 => out.push_str("\\b"),
+            0x20..=0x7e => out.push(char::from(byte)),
+            _ => {
+                let _ = write!(out, "\\{byte:03}");
+            }
+        }
+    }
+    out.push('"');
+    out
+}
+
+/// Old peers send these two calls with positional parameters; they are turned into named ones before dispatch.
+fn upgrade_positional(method: &str, params: &[Value]) -> Option<Value> {
+    let second = match method {
+        "query" => "unit",
+        "VM.import_metadata" => "metadata",
+        _ => return None,
+    };
+    match params {
+        [debug_info @ Value::String(_), argument] => Some(Value::Dict(vec![
+            (Text::from("debug_info"), debug_info.clone()),
+            (Text::from(second), argument.clone()),
+        ])),
+        _ => None,
+    }
+}
+
+macro_rules! calls {
+    ($($name:ident),+ $(,)?) => {
+        /// Any call of the contract.
+        #[derive(Debug, Clone, PartialEq)]
+        pub enum Call {
+            $(#[doc = concat!("[`", stringify!($name), "`]")] $name($name),)+
+        }
+
+        $(
+            impl From<$name> for Call {
+                fn from(call: $name) -> Self {
+                    Self::$name(call)
+                }
+            }
+        )+
+
+        impl Call {
+            /// Makes out a call.
+            ///
+            /// # Errors
+            /// [`CallError::UnknownMethod`], or what is wrong with the arguments.
+            pub fn decode(method: &str, params: &[Value]) -> Result<Self, CallError> {
+                let upgraded = upgrade_positional(method, params);
+                let params = upgraded.as_ref().map_or(params, std::slice::from_ref);
+                match method {
+                    $(<$name as Method>::NAME => Ok(Self::$name($name::from_params(params)?)),)+
+                    _ => Err(CallError::UnknownMethod(method.to_owned())),
+                }
+            }
+
+            /// The method's name on the wire.
+            pub fn name(&self) -> &'static str {
+                match self {
+                    $(Self::$name(_) => <$name as Method>::NAME,)+
+                }
+            }
+
+            /// The caller's free text.
+            pub fn debug_info(&self) -> &str {
+                match self {
+                    $(Self::$name(call) => call.debug_info(),)+
+                }
+            }
+
+            /// The one parameter of the call.
+            pub fn to_params(&self) -> Value {
+                match self {
+                    $(Self::$name(call) => call.to_params(),)+
+                }
+            }
+
+            /// How this method's failures are encoded: `Observer` methods have a smaller set of errors.
+            pub fn encode_error(&self) -> fn(Error) -> Value {
+                match self {
+                    $(Self::$name(_) => {
+                        |error| <$name as Method>::Error::from(error).to_value()
+                    })+
+                }
+            }
+
+            /// Descriptions of all methods, in the contract's order.
+            pub fn methods() -> Vec<MethodDescription> {
+                vec![$($name::describe()),+]
+            }
+        }
+    };
+}
+
+calls! {
+    QueryService,
+    GetDiagnostics,
+    TaskStat,
+    TaskCancel,
+    TaskDestroy,
+    TaskList,
+    TaskDestroyOnFinish,
+    HostStat,
+    HostGetConsoleData,
+    HostGetTotalMemoryMib,
+    HostSendDebugKeys,
+    HostSetWorkerPoolSize,
+    HostUpdateGuestAgentFeatures,
+    HostCombineCpuPolicies,
+    HostIsCompatible,
+    HostSetNumaAffinityPolicy,
+    VmAdd,
+    VmRemove,
+    VmGenerateStateString,
+    VmMigrate,
+    VmCreate,
+    VmBuild,
+    VmCreateDeviceModel,
+    VmDestroy,
+    VmPause,
+    VmUnpause,
+    VmRequestRdp,
+    VmRunScript,
+    VmSetXsdata,
+    VmSetVcpus,
+    VmSetShadowMultiplier,
+    VmSetMemoryDynamicRange,
+    VmStat,
+    VmExists,
+    VmList,
+    VmDelay,
+    VmStart,
+    VmShutdown,
+    VmReboot,
+    VmSuspend,
+    VmResume,
+    VmFastResume,
+    VmS3suspend,
+    VmS3resume,
+    VmExportMetadata,
+    VmImportMetadata,
+    VmImportMetadataAsync,
+    PciAdd,
+    PciRemove,
+    PciStat,
+    PciList,
+    PciDequarantine,
+    VbdAdd,
+    VbdPlug,
+    VbdUnplug,
+    VbdEject,
+    VbdInsert,
+    VbdStat,
+    VbdList,
+    VbdRemove,
+    VusbAdd,
+    VusbPlug,
+    VusbUnplug,
+    VusbStat,
+    VusbList,
+    VusbRemove,
+    VifAdd,
+    VifPlug,
+    VifUnplug,
+    VifMove,
+    VifStat,
+    VifList,
+    VifRemove,
+    VifSetCarrier,
+    VifSetLockingMode,
+    VifSetIpv4Configuration,
+    VifSetIpv6Configuration,
+    VifSetPvsProxy,
+    VifSetTrunks,
+    VgpuAdd,
+    VgpuStat,
+    VgpuList,
+    VgpuRemove,
+    UpdatesGet,
+    UpdatesLastId,
+    UpdatesInjectBarrier,
+    UpdatesRemoveBarrier,
+    UpdatesRefreshVm,
+    DebugTrigger,
+    DebugShutdown,
+    ObserverCreate,
+    ObserverDestroy,
+    ObserverSetEnabled,
+    ObserverSetAttributes,
+    ObserverSetEndpoints,
+    ObserverInit,
+    ObserverSetTraceLogDir,
+    ObserverSetExportInterval,
+    ObserverSetExportChunkSize,
+    ObserverSetMaxSpans,
+    ObserverSetMaxTraces,
+    ObserverSetMaxDepth,
+    ObserverSetMaxFileSize,
+    ObserverSetHostId,
+    ObserverSetCompressTracingFiles,
+}
