@@ -1,0 +1,269 @@
+//! From a kernel image to a domain that can be unpaused: libxenguest's `xc_dom_*` sequence.
+//!
+//! ```text
+//!   allocate -> kernel, ramdisk -> ask Xen's capabilities -> parse -> memory size -> take memory
+//!            -> load image -> page tables, start info, vCPU 0 -> grants for console and store -> release
+//! ```
+//!
+//! The images are slices the caller opened and read, so nothing is opened by path after it was checked. The parser
+//! behind this is C code reading what may be a guest's own kernel: run it in a process of its own when it is.
+
+mod image;
+mod kernel;
+
+use std::ffi::CString;
+
+pub use kernel::{ElfKernel, KernelKind, probe_kernel};
+
+use crate::domid::DomId;
+use crate::error::Error;
+use crate::evtchn::Port;
+use crate::sys;
+use crate::xenctrl::{GuestKind, Xenctrl};
+use image::{DomImage, StepError};
+
+/// Longest kernel command line, without its NUL. libxenguest cuts a longer one silently.
+pub const MAX_COMMAND_LINE: usize = sys::MAX_GUEST_CMDLINE as usize - 1;
+/// Largest kernel file accepted. Distributions' are below 20 MiB; with debug information below 100.
+pub const MAX_KERNEL: usize = 256 << 20;
+/// Largest kernel after decompression: bounds what a small hostile file can make libxenguest allocate.
+pub const MAX_UNPACKED_KERNEL: usize = 512 << 20;
+/// Largest ramdisk accepted, and largest after libxenguest unpacks a gzip one: its own default limit.
+pub const MAX_RAMDISK: usize = 1 << 30;
+/// Memory sizes from here on overflow a 32-bit page count inside libxenguest.
+const MEMORY_MIB_LIMIT: u64 = 1 << 24;
+
+/// What a PV domain is built from.
+#[derive(Debug, Clone, Copy)]
+pub struct PvImage<'a> {
+    /// The kernel: ELF or bzImage, possibly compressed.
+    pub kernel: &'a [u8],
+    /// The initial ramdisk.
+    pub ramdisk: Option<&'a [u8]>,
+    /// The kernel's command line, at most [`MAX_COMMAND_LINE`] bytes.
+    pub cmdline: &'a str,
+    /// Xen features to require, as "!writable_page_tables|pae_pgdir_above_4gb"; normally `None`.
+    pub features: Option<&'a str>,
+    /// Memory the domain gets now, MiB.
+    pub memory_mib: u64,
+    /// vCPUs it was created with.
+    pub max_vcpus: u32,
+    /// The domain's port for its console ring.
+    pub console_evtchn: Port,
+    /// The domain that serves its console.
+    pub console_domid: DomId,
+    /// The domain's port for its xenstore ring.
+    pub store_evtchn: Port,
+    /// The domain that serves xenstore.
+    pub store_domid: DomId,
+    /// Claim the memory first, so that a shortage shows before minutes of allocation.
+    pub claim: bool,
+}
+
+/// Where the rings of a built domain are.
+///
+/// For PV these are machine frames, for PVH and HVM guest frames: in both cases what is given to xenstored when
+/// introducing the domain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Built {
+    /// Frame of the xenstore ring.
+    pub store_mfn: u64,
+    /// Frame of the console ring.
+    pub console_mfn: u64,
+}
+
+/// Why a domain could not be built.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum BuildError {
+    /// The command line cannot be passed on.
+    #[error("kernel command line: {what}")]
+    CommandLine {
+        /// What is wrong with it.
+        what: String,
+    },
+    /// A value of the image description makes no sense.
+    #[error("{field}: {what}")]
+    Invalid {
+        /// Which field.
+        field: &'static str,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// A file is larger than accepted.
+    #[error("the {file} has {size} bytes, more than the {limit} accepted")]
+    TooLarge {
+        /// "kernel" or "ramdisk".
+        file: &'static str,
+        /// Its size, bytes.
+        size: usize,
+        /// The limit, bytes.
+        limit: usize,
+    },
+    /// The bytes are not a kernel at all, or a damaged one.
+    #[error("this is not a kernel that can be loaded: {detail}")]
+    NotAKernel {
+        /// What was found, with libxenguest's text.
+        detail: String,
+    },
+    /// A kernel, but not one that can start as this kind of guest.
+    #[error("this kernel cannot start as a {kind:?} guest: {detail}")]
+    NotCapable {
+        /// The kind of guest asked for.
+        kind: GuestKind,
+        /// What is missing, with libxenguest's text.
+        detail: String,
+    },
+    /// The kernel and ramdisk do not fit into the domain's memory.
+    #[error("{memory_mib} MiB are not enough for this kernel and ramdisk: {detail}")]
+    GuestTooSmall {
+        /// The domain's memory.
+        memory_mib: u64,
+        /// libxenguest's text.
+        detail: String,
+    },
+    /// The host has not enough free memory.
+    #[error("the host has not enough free memory for {memory_mib} MiB: {source}")]
+    OutOfMemory {
+        /// The domain's memory.
+        memory_mib: u64,
+        /// The call that failed.
+        source: Error,
+    },
+    /// A call failed for another reason.
+    #[error(transparent)]
+    Hypercall(#[from] Error),
+}
+
+/// Checks, without a domain and without a hypervisor (a dummy handle will do), that this kernel can start as a PV
+/// guest.
+///
+/// # Errors
+/// [`BuildError::NotAKernel`], [`BuildError::NotCapable`], [`BuildError::TooLarge`].
+pub fn check_pv_kernel(xc: &Xenctrl, kernel: &[u8]) -> Result<ElfKernel, BuildError> {
+    check_file("kernel", kernel, MAX_KERNEL)?;
+    let mut image = DomImage::allocate(xc, None, GuestKind::Pv, c"", None)?;
+    image.set_kernel(kernel).map_err(|e| not_a_kernel(kernel, &e))?;
+    image.assume_capabilities();
+    parse(&mut image, kernel, GuestKind::Pv)
+}
+
+/// Builds a PV domain: takes its memory, loads the kernel and ramdisk, and leaves it ready to be unpaused.
+///
+/// The domain must have its vCPUs ([`Xenctrl::set_max_vcpus`]) and a sufficient memory limit. Taking memory can last
+/// minutes for a very large domain. On failure the domain exists still and has to be destroyed by the caller.
+///
+/// # Errors
+/// See [`BuildError`].
+pub fn build_pv(xc: &Xenctrl, domid: DomId, wanted: &PvImage<'_>) -> Result<Built, BuildError> {
+    let command_line = check_command_line(wanted.cmdline)?;
+    let features = wanted.features.map(check_features).transpose()?;
+    check_file("kernel", wanted.kernel, MAX_KERNEL)?;
+    let memory_mib = check_memory(wanted.memory_mib)?;
+    xc.require_xen()?;
+
+    let mut image = DomImage::allocate(xc, Some(domid), GuestKind::Pv, &command_line, features.as_deref())?;
+    image.set_rings((wanted.console_evtchn, wanted.console_domid), (wanted.store_evtchn, wanted.store_domid));
+    image.set_vcpus(wanted.max_vcpus);
+    image.set_kernel(wanted.kernel).map_err(|e| not_a_kernel(wanted.kernel, &e))?;
+    if let Some(ramdisk) = wanted.ramdisk {
+        check_file("ramdisk", ramdisk, MAX_RAMDISK)?;
+        image.add_module(ramdisk)?;
+    }
+    image.ask_capabilities(domid)?;
+    parse(&mut image, wanted.kernel, GuestKind::Pv)?;
+    image.set_memory(memory_mib)?;
+    take_memory(&mut image, domid, wanted)?;
+    let too_small = |e: StepError| match e {
+        e if e.code == sys::XC_OUT_OF_MEMORY => {
+            BuildError::GuestTooSmall { memory_mib: wanted.memory_mib, detail: e.text() }
+        }
+        e => BuildError::Hypercall(e.error),
+    };
+    image.load().map_err(too_small)?;
+    image.boot()?;
+    image.seed_grants()?;
+    image.rings()
+}
+
+/// Takes the domain's memory, and gives the claim back whatever happens: libxenguest does so only on success.
+fn take_memory(image: &mut DomImage<'_>, domid: DomId, wanted: &PvImage<'_>) -> Result<(), BuildError> {
+    image.set_claim(wanted.claim);
+    image.populate().map_err(|failure| {
+        if wanted.claim
+            && let Err(error) = image.xenctrl().claim_pages(domid, 0)
+        {
+            tracing::warn!(%domid, %error, "giving back the claim on memory failed");
+        }
+        match failure.error.errno() {
+            // A partly filled request sets EBUSY.
+            Some(libc::ENOMEM | libc::EBUSY) | None if failure.code == sys::XC_OUT_OF_MEMORY => {
+                BuildError::OutOfMemory { memory_mib: wanted.memory_mib, source: failure.error }
+            }
+            Some(libc::ENOMEM) => {
+                BuildError::OutOfMemory { memory_mib: wanted.memory_mib, source: failure.error }
+            }
+            _ => BuildError::Hypercall(failure.error),
+        }
+    })
+}
+
+/// libxenguest's verdict on the kernel, refined: it would start a PVH-only kernel as PV at its ELF entry point.
+fn parse(image: &mut DomImage<'_>, kernel: &[u8], kind: GuestKind) -> Result<ElfKernel, BuildError> {
+    let outcome = image.parse();
+    // A bzImage has been unpacked by now, if its packing is known.
+    let unpacked = probe_kernel(image.kernel());
+    let KernelKind::Elf(found) = unpacked else {
+        let error = outcome.err().map_or_else(|| "it holds no ELF image".to_owned(), |e| e.text());
+        return Err(BuildError::NotAKernel { detail: format!("{}: {error}", probe_kernel(kernel)) });
+    };
+    let missing = match kind {
+        GuestKind::Pv if !found.pv => "it has no PV entry point (built without PV support)",
+        GuestKind::Pvh if !found.pvh => "it has no PVH entry point (built without PVH support)",
+        _ => match outcome {
+            Ok(()) => return Ok(found),
+            Err(e) => return Err(BuildError::NotCapable { kind, detail: e.text() }),
+        },
+    };
+    Err(BuildError::NotCapable { kind, detail: missing.to_owned() })
+}
+
+fn not_a_kernel(kernel: &[u8], failure: &StepError) -> BuildError {
+    BuildError::NotAKernel { detail: format!("{}: {}", probe_kernel(kernel), failure.text()) }
+}
+
+fn check_command_line(text: &str) -> Result<CString, BuildError> {
+    if text.len() > MAX_COMMAND_LINE {
+        let what = format!("{} bytes, but the guest gets at most {MAX_COMMAND_LINE}", text.len());
+        return Err(BuildError::CommandLine { what });
+    }
+    CString::new(text).map_err(|_| BuildError::CommandLine { what: "contains a NUL".to_owned() })
+}
+
+fn check_features(text: &str) -> Result<CString, BuildError> {
+    CString::new(text)
+        .map_err(|_| BuildError::Invalid { field: "features", what: "contains a NUL".to_owned() })
+}
+
+fn check_file(file: &'static str, bytes: &[u8], limit: usize) -> Result<(), BuildError> {
+    if bytes.len() > limit {
+        return Err(BuildError::TooLarge { file, size: bytes.len(), limit });
+    }
+    if file == "kernel" && matches!(probe_kernel(bytes), KernelKind::Empty | KernelKind::Unknown) {
+        return Err(BuildError::NotAKernel { detail: probe_kernel(bytes).to_string() });
+    }
+    Ok(())
+}
+
+fn check_memory(mib: u64) -> Result<u32, BuildError> {
+    match u32::try_from(mib) {
+        Ok(mib) if mib > 0 && u64::from(mib) < MEMORY_MIB_LIMIT => Ok(mib),
+        _ => Err(BuildError::Invalid {
+            field: "memory",
+            what: format!("{mib} MiB is not between 1 and {}", MEMORY_MIB_LIMIT - 1),
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests;
