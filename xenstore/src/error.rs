@@ -55,7 +55,7 @@ impl Error {
         Self::Refused { op: request.name(), target: request.target(), errno }
     }
 
-    pub(crate) fn bad_reply(request: &Request, reason: impl ToString) -> Self {
+    pub(crate) fn bad_reply(request: &Request, reason: impl std::fmt::Display) -> Self {
         Self::BadReply { op: request.name(), target: request.target(), reason: reason.to_string() }
     }
 

@@ -31,4 +31,4 @@ pub use client::{Client, MAX_ATTEMPTS, Transaction};
 pub use error::Error;
 pub use operations::{MAX_DIRECTORY, MAX_DIRECTORY_RESTARTS, Operations};
 pub use transport::{Endpoint, Transport, TransportError};
-pub use watch::{Drained, WatchEvent, WatchStream, WatchToken};
+pub use watch::{WatchStream, WatchToken};

@@ -1,46 +1,62 @@
 //! Merging of events between two visits of the owner.
 
-use super::{WatchEvent, WatchToken};
+use super::{Event, WatchToken};
 use crate::path::Path;
 use crate::wire::Errno;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
-/// Most paths that are listed for one watch at a time; with more, the owner is told to look at the whole. A guest
-/// that touches this many nodes at once would otherwise make its owner look at each.
+/// Most paths that are listed for one watch at a time; with more, the owner is only told that something changed
+/// below the watched path. A guest that touches this many nodes at once would otherwise make its owner look at
+/// each.
 pub const MAX_PATHS_PER_WATCH: usize = 256;
 
 /// Events in order of first appearance, each once.
 #[derive(Debug, Default)]
 pub(super) struct Merge {
-    events: Vec<WatchEvent>,
-    paths: HashMap<WatchToken, HashSet<Path>>,
+    events: Vec<Event>,
+    news: HashMap<WatchToken, News>,
+}
+
+/// What happened for one watch.
+#[derive(Debug)]
+enum News {
+    At(HashSet<Path>),
+    /// Over the limit; `told` once the owner knows.
+    Everywhere {
+        told: bool,
+    },
 }
 
 impl Merge {
     pub(super) fn changed(&mut self, token: WatchToken, path: Path) {
-        let paths = self.paths.entry(token).or_default();
-        if paths.len() < MAX_PATHS_PER_WATCH {
-            if paths.insert(path.clone()) {
-                self.events.push(WatchEvent::Changed { token, path });
-            }
-        } else if paths.len() == MAX_PATHS_PER_WATCH && paths.insert(path) {
-            // The extra entry marks that the watch is over its limit; from here on nothing is added for it.
-            self.events.push(WatchEvent::Resync { token: Some(token) });
+        let news = self.news.entry(token).or_insert_with(|| News::At(HashSet::new()));
+        let News::At(paths) = news else { return };
+        if paths.contains(&path) {
+            return;
         }
+        if paths.len() == MAX_PATHS_PER_WATCH {
+            *news = News::Everywhere { told: false };
+            return;
+        }
+        paths.insert(path.clone());
+        self.events.push(Event::Changed { token, path });
     }
 
     pub(super) fn refused(&mut self, token: WatchToken, path: Path, errno: Errno) {
-        self.events.push(WatchEvent::Refused { token, path, errno });
+        self.events.push(Event::Refused { token, path, errno });
     }
 
-    /// Hands out all events. A watch to be looked at as a whole has no single events beside it.
-    pub(super) fn deliver(self, deliver: &mut impl FnMut(WatchEvent)) {
-        let Self { events, paths } = self;
-        let over = |token: &WatchToken| paths.get(token).is_some_and(|p| p.len() > MAX_PATHS_PER_WATCH);
-        for event in events {
-            match &event {
-                WatchEvent::Changed { token, .. } if over(token) => {}
-                _ => deliver(event),
+    /// Hands out all events. A watch over its limit has one, for the path in `watches`, in place of its first.
+    pub(super) fn deliver(mut self, watches: &BTreeMap<WatchToken, Path>, deliver: &mut impl FnMut(Event)) {
+        for event in self.events {
+            if let Event::Changed { token, .. } = &event
+                && let Some(News::Everywhere { told }) = self.news.get_mut(token)
+            {
+                if let (false, Some(path)) = (std::mem::replace(told, true), watches.get(token)) {
+                    deliver(Event::Changed { token: *token, path: path.clone() });
+                }
+            } else {
+                deliver(event);
             }
         }
     }
@@ -50,34 +66,48 @@ impl Merge {
 mod tests {
     use super::*;
 
-    fn delivered(merge: Merge) -> Vec<WatchEvent> {
+    const ONE: WatchToken = WatchToken(1);
+    const TWO: WatchToken = WatchToken(2);
+
+    fn delivered(merge: Merge) -> Vec<Event> {
+        let watches = BTreeMap::from([(ONE, Path::known("/n")), (TWO, Path::known("/q"))]);
         let mut events = Vec::new();
-        merge.deliver(&mut |e| events.push(e));
+        merge.deliver(&watches, &mut |e| events.push(e));
         events
+    }
+
+    fn changed(token: WatchToken, path: &str) -> Event {
+        Event::Changed { token, path: Path::known(path) }
     }
 
     #[test]
     fn repeated_events_are_one_in_first_order() {
-        let (a, b) = (Path::known("/a"), Path::known("/b"));
-        let (one, two) = (WatchToken(1), WatchToken(2));
         let mut merge = Merge::default();
         for _ in 0..1000 {
-            merge.changed(two, b.clone());
-            merge.changed(one, a.clone());
-            merge.changed(one, b.clone());
+            merge.changed(TWO, Path::known("/b"));
+            merge.changed(ONE, Path::known("/a"));
+            merge.changed(ONE, Path::known("/b"));
         }
-        let changed = |token, path: &Path| WatchEvent::Changed { token, path: path.clone() };
-        assert_eq!(delivered(merge), [changed(two, &b), changed(one, &a), changed(one, &b)]);
+        assert_eq!(delivered(merge), [changed(TWO, "/b"), changed(ONE, "/a"), changed(ONE, "/b")]);
     }
 
     #[test]
-    fn too_many_paths_become_one_resync_of_that_watch_alone() {
+    fn too_many_paths_become_one_event_for_the_whole_and_leave_other_watches_alone() {
         let mut merge = Merge::default();
-        let quiet = WatchEvent::Changed { token: WatchToken(2), path: Path::known("/q") };
-        merge.changed(WatchToken(2), Path::known("/q"));
+        merge.changed(ONE, Path::known("/n/first"));
+        merge.changed(TWO, Path::known("/q/x"));
         for i in 0..=MAX_PATHS_PER_WATCH * 3 {
-            merge.changed(WatchToken(1), Path::known(format!("/n/{i}")));
+            merge.changed(ONE, Path::known(format!("/n/{i}")));
         }
-        assert_eq!(delivered(merge), [quiet, WatchEvent::Resync { token: Some(WatchToken(1)) }]);
+        assert_eq!(delivered(merge), [changed(ONE, "/n"), changed(TWO, "/q/x")]);
+    }
+
+    #[test]
+    fn as_many_paths_as_allowed_are_listed() {
+        let mut merge = Merge::default();
+        for i in 0..MAX_PATHS_PER_WATCH {
+            merge.changed(ONE, Path::known(format!("/n/{i}")));
+        }
+        assert_eq!(delivered(merge).len(), MAX_PATHS_PER_WATCH);
     }
 }

@@ -8,10 +8,11 @@
 //!
 //! The stream has a connection of its own and never blocks. What the owner does:
 //!
-//! - register it with mio for reading and writing, and call [`WatchStream::drain`] when it is ready (mio is
-//!   edge-triggered, so `drain` reads until there is no more, or says that there is more);
+//! - register it with mio for reading and writing, and call [`WatchStream::drain`] when it is ready. mio is
+//!   edge-triggered, so `drain` reads until there is no more; when that would take too long, it sees to it that
+//!   mio reports the stream ready once again;
 //! - when `drain` fails, call [`WatchStream::reconnect`] after a while, and register the stream with mio again: it
-//!   is a new file descriptor. All watches are registered again by themselves, and a [`WatchEvent::Resync`] tells
+//!   is a new file descriptor. All watches are registered again by themselves, and an [`Event::Resync`] tells
 //!   the owner to look at everything, since nobody knows what was missed.
 //!
 //! Watch events are hints. They may come twice, or for a change that has been undone; the only promise is that
@@ -23,7 +24,7 @@ pub use merge::MAX_PATHS_PER_WATCH;
 
 use crate::path::Path;
 use crate::transport::{Endpoint, Link, TransportError};
-use crate::wire::{self, Decoder, EncodeError, Errno, Frame, Kind, Payload, Request, TxId};
+use crate::wire::{self, Decoder, Errno, Frame, Kind, Payload, Request, TxId};
 use merge::Merge;
 use mio::event::Source;
 use mio::unix::SourceFd;
@@ -58,22 +59,19 @@ impl WatchToken {
 
 /// What [`WatchStream::drain`] delivers.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum WatchEvent {
+pub enum Event {
     /// Something happened at `path`, which is the watched path or below it. The first one of each watch comes
-    /// because it was registered.
+    /// because it was registered. When there is more news than is worth listing, it is one event for the watched
+    /// path itself: something happened at or below it.
     Changed {
         /// The watch.
         token: WatchToken,
         /// Where.
         path: Path,
     },
-    /// Look at everything again: all that `token` watches, or all that any watch does. Either the connection was
-    /// lost for a while, or there was more news than is worth listing.
-    Resync {
-        /// The watch; all of them when `None`.
-        token: Option<WatchToken>,
-    },
+    /// The connection was lost for a while, and nobody knows what happened meanwhile: look at everything that any
+    /// watch is for.
+    Resync,
     /// The daemon did not accept the watch. It is gone.
     Refused {
         /// The watch.
@@ -85,31 +83,6 @@ pub enum WatchEvent {
     },
 }
 
-/// Whether a call of [`WatchStream::drain`] got everything.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[must_use]
-pub enum Drained {
-    /// All that was there. mio will tell of more.
-    Empty,
-    /// There may be more, of which mio will not tell: drain again soon.
-    More,
-}
-
-/// A watch cannot be registered.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum WatchError {
-    /// Somebody forgets to unwatch.
-    #[error("{max} watches are registered already, which is the limit; watches are not being given up")]
-    TooMany {
-        /// [`MAX_WATCHES`].
-        max: usize,
-    },
-    /// The path leaves no room for the token.
-    #[error(transparent)]
-    Encode(#[from] EncodeError),
-}
-
 /// A connection that carries watches and nothing else.
 #[derive(Debug)]
 pub struct WatchStream {
@@ -118,6 +91,10 @@ pub struct WatchStream {
     watches: BTreeMap<WatchToken, Path>,
     next_token: u64,
     resync_due: bool,
+    /// Watches over [`MAX_WATCHES`], to be reported as refused.
+    refused: Vec<(WatchToken, Path)>,
+    /// How the stream was registered with mio, to be woken for what one `drain` left.
+    registered: Option<(Registry, Token, Interest)>,
 }
 
 #[derive(Debug)]
@@ -141,8 +118,15 @@ impl WatchStream {
     /// # Errors
     /// [`TransportError::Connect`].
     pub fn connect(endpoint: Endpoint) -> Result<Self, TransportError> {
-        let mut stream =
-            Self { endpoint, connection: None, watches: BTreeMap::new(), next_token: 1, resync_due: false };
+        let mut stream = Self {
+            endpoint,
+            connection: None,
+            watches: BTreeMap::new(),
+            next_token: 1,
+            resync_due: false,
+            refused: Vec::new(),
+            registered: None,
+        };
         stream.reconnect()?;
         stream.resync_due = false;
         Ok(stream)
@@ -154,7 +138,7 @@ impl WatchStream {
     /// # Errors
     /// [`TransportError::Connect`]; `WouldBlock` in it means that the daemon has a queue of new connections.
     pub fn reconnect(&mut self) -> Result<(), TransportError> {
-        self.connection = None;
+        self.disconnect();
         let link = self
             .endpoint
             .open(Duration::ZERO)
@@ -162,7 +146,7 @@ impl WatchStream {
         let mut connection = Connection::new(link);
         self.resync_due = true;
         for (token, path) in &self.watches {
-            connection.queue_watch(*token, path)?;
+            connection.queue_watch(*token, path);
         }
         connection.flush();
         self.connection = Some(connection);
@@ -175,29 +159,28 @@ impl WatchStream {
     }
 
     /// Watches `path` and all below it. The first event comes when the daemon has the watch; without a
-    /// connection that is after the next [`WatchStream::reconnect`].
-    ///
-    /// # Errors
-    /// [`WatchError`]; nothing is registered then.
-    pub fn watch(&mut self, path: Path) -> Result<WatchToken, WatchError> {
-        if self.watches.len() >= MAX_WATCHES {
-            return Err(WatchError::TooMany { max: MAX_WATCHES });
-        }
+    /// connection that is after the next [`WatchStream::reconnect`]. Past [`MAX_WATCHES`] the next
+    /// [`WatchStream::drain`] reports it refused.
+    pub fn watch(&mut self, path: &Path) -> WatchToken {
         let token = WatchToken(self.next_token);
+        self.next_token += 1;
+        if self.watches.len() >= MAX_WATCHES {
+            self.refused.push((token, path.clone()));
+            return token;
+        }
         if let Some(connection) = &mut self.connection {
-            connection.queue_watch(token, &path)?;
+            connection.queue_watch(token, path);
             connection.flush();
         }
-        self.next_token += 1;
-        self.watches.insert(token, path);
-        Ok(token)
+        self.watches.insert(token, path.clone());
+        token
     }
 
     /// Ends a watch. No event of it is delivered from now on, even if some are on their way.
     pub fn unwatch(&mut self, token: WatchToken) {
         let Some(path) = self.watches.remove(&token) else { return };
         if let Some(connection) = &mut self.connection {
-            connection.queue_unwatch(token, path);
+            connection.queue_unwatch(token, &path);
             connection.flush();
         }
     }
@@ -214,42 +197,67 @@ impl WatchStream {
         (!connection.unanswered.is_empty()).then_some(connection.last_progress)
     }
 
-    /// Reads what there is, until nothing is left or [`MAX_DRAIN`] bytes are read, and delivers it: each watch and
-    /// path once, in order of first appearance.
+    /// Reads what there is, up to [`MAX_DRAIN`] bytes at a time, and delivers it: each watch and path once, in order
+    /// of first appearance.
     ///
     /// # Errors
     /// [`TransportError`] when the connection is lost, after what had arrived was delivered.
-    pub fn drain(&mut self, mut deliver: impl FnMut(WatchEvent)) -> Result<Drained, TransportError> {
-        let endpoint = || self.endpoint.to_string();
+    pub fn drain(&mut self, mut deliver: impl FnMut(Event)) -> Result<(), TransportError> {
+        for (token, path) in self.refused.drain(..) {
+            deliver(Event::Refused { token, path, errno: Errno::NoSpc });
+        }
         let Some(connection) = &mut self.connection else {
-            return Err(TransportError::Closed { endpoint: endpoint() });
+            return Err(TransportError::Closed { endpoint: self.endpoint.to_string() });
         };
         if std::mem::take(&mut self.resync_due) {
-            deliver(WatchEvent::Resync { token: None });
+            deliver(Event::Resync);
         }
         connection.flush();
         let mut merge = Merge::default();
-        let result = connection.read_all(&mut |frame| take(&mut self.watches, frame, &mut merge));
-        merge.deliver(&mut deliver);
-        let result = match result {
-            Err(Lost::Io(source)) => Err(TransportError::Io { endpoint: endpoint(), source }),
-            Err(Lost::Closed) => Err(TransportError::Closed { endpoint: endpoint() }),
-            Err(Lost::Decode(e)) => {
-                Err(TransportError::Protocol { endpoint: endpoint(), violation: e.into() })
-            }
-            Ok(drained) => match connection.failed.take() {
-                Some(source) => Err(TransportError::Io { endpoint: endpoint(), source }),
-                None => return Ok(drained),
-            },
-        };
+        let result = connection.read_all(&mut |arrival| take(&mut self.watches, arrival, &mut merge));
+        let failed = connection.failed.take();
+        merge.deliver(&self.watches, &mut deliver);
+        match (result, failed) {
+            (Ok(Drained::Empty), None) => Ok(()),
+            (Ok(Drained::More), None) => self.wake_again().map_err(|source| self.lost(Lost::Io(source))),
+            (Ok(_), Some(source)) => Err(self.lost(Lost::Io(source))),
+            (Err(lost), _) => Err(self.lost(lost)),
+        }
+    }
+
+    /// Registering anew makes the kernel report an edge for what is there already.
+    fn wake_again(&mut self) -> io::Result<()> {
+        let Some((registry, token, interests)) = &self.registered else { return Ok(()) };
+        SourceFd(&self.source()?.as_raw_fd()).reregister(registry, *token, *interests)
+    }
+
+    fn lost(&mut self, why: Lost) -> TransportError {
+        self.disconnect();
+        let endpoint = self.endpoint.to_string();
+        match why {
+            Lost::Io(source) => TransportError::Io { endpoint, source },
+            Lost::Closed => TransportError::Closed { endpoint },
+            Lost::Decode(e) => TransportError::Protocol { endpoint, violation: e.into() },
+        }
+    }
+
+    /// Closing the descriptor ends its registration with mio.
+    fn disconnect(&mut self) {
         self.connection = None;
-        result
+        self.registered = None;
     }
 
     fn source(&self) -> io::Result<&Link> {
         let connection = self.connection.as_ref();
         connection.map(|c| &c.link).ok_or_else(|| io::Error::from(io::ErrorKind::NotConnected))
     }
+}
+
+/// Whether everything was read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Drained {
+    Empty,
+    More,
 }
 
 /// What arrived, seen from the watches.
@@ -297,27 +305,29 @@ impl Connection {
         }
     }
 
-    fn queue_watch(&mut self, token: WatchToken, path: &Path) -> Result<(), EncodeError> {
-        let id = self.queue(&Request::Watch { path: path.clone(), token: token.to_wire() })?;
+    fn queue_watch(&mut self, token: WatchToken, path: &Path) {
         if self.unanswered.is_empty() {
             self.last_progress = Instant::now();
         }
+        let id = self.queue(&Request::Watch { path: path.clone(), token: token.to_wire() });
         self.unanswered.push_back((id, token));
-        Ok(())
     }
 
-    fn queue_unwatch(&mut self, token: WatchToken, path: Path) {
-        // It fits: the watch, which has the same payload, did. Nobody waits for the answer.
-        let _ = self.queue(&Request::Unwatch { path, token: token.to_wire() });
+    /// Nobody waits for the answer.
+    fn queue_unwatch(&mut self, token: WatchToken, path: &Path) {
+        self.queue(&Request::Unwatch { path: path.clone(), token: token.to_wire() });
     }
 
-    fn queue(&mut self, request: &Request) -> Result<u32, EncodeError> {
+    /// A path and a token fit a message whatever they are: 3072 and 16 bytes of 4096.
+    fn queue(&mut self, request: &Request) -> u32 {
         let (id, mut message) = (self.next_id, Vec::new());
-        request.append(TxId::NONE, id, &mut message)?;
+        if let Err(e) = request.append(TxId::NONE, id, &mut message) {
+            self.failed = Some(io::Error::new(io::ErrorKind::InvalidInput, e));
+        }
         self.output.push_back(message);
         // Zero is never used: it is the id of events, and of the kernel's own answers.
         self.next_id = id.checked_add(1).unwrap_or(1);
-        Ok(id)
+        id
     }
 
     /// Writes what is taken without waiting. The rest goes when mio says writable.
@@ -379,14 +389,20 @@ fn sort(
 
 impl Source for WatchStream {
     fn register(&mut self, registry: &Registry, token: Token, interests: Interest) -> io::Result<()> {
-        SourceFd(&self.source()?.as_raw_fd()).register(registry, token, interests)
+        SourceFd(&self.source()?.as_raw_fd()).register(registry, token, interests)?;
+        self.registered = Some((registry.try_clone()?, token, interests));
+        Ok(())
     }
 
     fn reregister(&mut self, registry: &Registry, token: Token, interests: Interest) -> io::Result<()> {
-        SourceFd(&self.source()?.as_raw_fd()).reregister(registry, token, interests)
+        SourceFd(&self.source()?.as_raw_fd()).reregister(registry, token, interests)?;
+        self.registered = Some((registry.try_clone()?, token, interests));
+        Ok(())
     }
 
     fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
-        SourceFd(&self.source()?.as_raw_fd()).deregister(registry)
+        self.registered = None;
+        // Without a connection there is nothing registered any more.
+        self.source().map_or(Ok(()), |link| SourceFd(&link.as_raw_fd()).deregister(registry))
     }
 }
