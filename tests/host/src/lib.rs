@@ -1,1 +1,41 @@
-//! Placeholder.
+//! The nested Xen host: a real Xen with a real dom0 inside QEMU, without KVM, on any Debian 12 machine.
+//!
+//! It builds its own dom0 image from Debian packages, boots it once, snapshots the running dom0, and gives each test
+//! a copy-on-write clone of that in about a second:
+//!
+//! ```no_run
+//! # fn main() -> Result<(), xen_host::Error> {
+//! let host = xen_host::Template::base(xen_host::Options::default())?.start()?;
+//! assert!(host.check(&["xl", "list"])?.contains("Domain-0"));
+//! # Ok(()) }
+//! ```
+//!
+//! Everything has a deadline, and failures carry the end of the Xen console. Nothing here needs root, except for
+//! installing packages; everything lives under `target/nested`.
+
+mod error;
+mod hash;
+mod host;
+mod image;
+mod lock;
+mod machine;
+pub mod packages;
+mod paths;
+mod process;
+pub mod progress;
+mod qmp;
+mod snapshot;
+mod ssh;
+mod vm;
+mod watch;
+
+pub use error::{Error, Result};
+pub use host::{COMMAND_LIMIT, Forward, Host};
+pub use image::Image;
+pub use lock::{SLOTS_VARIABLE, slots};
+pub use machine::Options;
+pub use paths::{target, workspace};
+pub use process::{Output, Stream};
+pub use qmp::QmpError;
+pub use snapshot::{Layer, Template};
+pub use ssh::{quote, quote_all};

@@ -1,0 +1,120 @@
+//! The Debian packages this machine needs: one list, with what each is for.
+
+use crate::{
+    error::{Error, Result},
+    process,
+    progress::{say, step},
+};
+use std::{process::Command, time::Duration};
+
+/// A Debian package and what needs it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Package {
+    /// The package's name.
+    pub name: &'static str,
+    /// What it is for.
+    pub why: &'static str,
+}
+
+const fn package(name: &'static str, why: &'static str) -> Package {
+    Package { name, why }
+}
+
+/// Everything the build, the nested host and the tests use from the distribution.
+pub const PACKAGES: &[Package] = &[
+    package("gcc", "linking Rust programs"),
+    package("libc6-dev", "linking Rust programs"),
+    package("pkg-config", "finding the Xen libraries"),
+    package("libxen-dev", "Xen's headers and libraries, which ffi binds to"),
+    package("libclang-dev", "bindgen reads the Xen headers with it"),
+    package("binutils", "stripping the unpacked guest kernel"),
+    package("kmod", "kernel module dependencies of the dom0 image"),
+    package("libc-bin", "library cache of the dom0 image"),
+    package("openssh-client", "commands, files and sockets in and out of dom0"),
+    package("qemu-system-x86", "the machine Xen runs on"),
+    package("squashfs-tools", "the dom0 image's file system"),
+    package("util-linux", "setpriv, so that no QEMU outlives its test"),
+    package("xz-utils", "unpacking the Linux kernel"),
+    package("zstd", "unpacking kernels compressed with it"),
+    package("xen-utils-4.17", "the C and OCaml xenstored that the store is compared with"),
+    package("xenstore-utils", "xenstore clients for the same comparison"),
+];
+
+/// Longest `apt-get` run: a slow mirror needs minutes, a hung one must not hold a CI job for ever.
+const APT_LIMIT: Duration = Duration::from_secs(900);
+
+/// Longest query of the package database, which is local.
+const QUERY_LIMIT: Duration = Duration::from_secs(30);
+
+/// The packages of the list that are not installed.
+///
+/// # Errors
+/// [`Error::Start`] when there is no `dpkg-query`: not a Debian machine.
+pub fn missing() -> Result<Vec<Package>> {
+    let mut query = Command::new("dpkg-query");
+    query.args(["--show", "--showformat=${Package} ${db:Status-Status}\\n"]);
+    query.args(PACKAGES.iter().map(|p| p.name));
+    // It fails when one of them is unknown, and still lists the others.
+    let listed = process::run(&mut query, None, QUERY_LIMIT, None)?.text();
+    Ok(not_installed(&listed))
+}
+
+fn not_installed(listed: &str) -> Vec<Package> {
+    let installed = |p: &&Package| listed.lines().any(|l| l.strip_prefix(p.name) == Some(" installed"));
+    PACKAGES.iter().filter(|p| !installed(p)).copied().collect()
+}
+
+/// Installs what is missing; says what and why.
+///
+/// # Errors
+/// [`Error::Packages`] when something is missing and this user cannot install it, or `apt-get` fails.
+pub fn install() -> Result<()> {
+    let missing = missing()?;
+    if missing.is_empty() {
+        return Ok(());
+    }
+    for package in &missing {
+        say(&format!("needs {} ({})", package.name, package.why));
+    }
+    let names: Vec<_> = missing.iter().map(|p| p.name).collect();
+    let refuse =
+        |reason: String| Error::Packages { missing: names.iter().map(|&n| n.to_owned()).collect(), reason };
+    if !nix::unistd::geteuid().is_root() {
+        let how = format!("run as root: apt-get install --no-install-recommends {}", names.join(" "));
+        return Err(refuse(how));
+    }
+    let first = step("apt-get install", || apt_install(&names));
+    let Err(error) = first else { return Ok(()) };
+    // Lists that are missing or stale make the first try fail; fresh ones are worth one more.
+    say(&format!("{error}; updating the package lists"));
+    step("apt-get update", || apt(&["update"])).map_err(|e| refuse(e.to_string()))?;
+    step("apt-get install", || apt_install(&names)).map_err(|e| refuse(e.to_string()))
+}
+
+fn apt_install(names: &[&str]) -> Result<()> {
+    let mut arguments = vec!["install", "--no-install-recommends", "--yes"];
+    arguments.extend(names);
+    apt(&arguments)
+}
+
+fn apt(arguments: &[&str]) -> Result<()> {
+    let mut command = Command::new("apt-get");
+    command.arg("-qq").args(arguments).env("DEBIAN_FRONTEND", "noninteractive");
+    // Another apt (an unattended upgrade) may hold the lock for a while.
+    command.args(["-o", "DPkg::Lock::Timeout=120"]);
+    process::check(&mut command, APT_LIMIT).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_query_is_read() {
+        let all: String = PACKAGES.iter().map(|p| format!("{} installed\n", p.name)).collect();
+        assert_eq!(not_installed(&all), []);
+        let without = all.replace("kmod installed", "kmod config-files");
+        assert_eq!(not_installed(&without).iter().map(|p| p.name).collect::<Vec<_>>(), ["kmod"]);
+        assert_eq!(not_installed("").len(), PACKAGES.len());
+    }
+}
