@@ -22,8 +22,10 @@ pub use wire::{Errno, Reply, Request, TxId};
 pub mod batch;
 mod client;
 mod error;
+pub mod layout;
 mod operations;
 pub mod transport;
+pub mod vmdata;
 pub mod watch;
 
 pub use batch::{Batch, Step};
@@ -31,4 +33,5 @@ pub use client::{Client, MAX_ATTEMPTS, Transaction};
 pub use error::Error;
 pub use operations::{MAX_DIRECTORY, MAX_DIRECTORY_RESTARTS, Operations};
 pub use transport::{Endpoint, Transport, TransportError};
+pub use vmdata::VmData;
 pub use watch::{WatchStream, WatchToken};

@@ -1,0 +1,128 @@
+//! The first console of a domain.
+
+use super::device::{self, DeviceAddress, DeviceKind};
+use super::table::{Layout, Node, Rule, Side, Writer};
+use super::{XenbusState, flag, text};
+use crate::batch::Batch;
+use crate::path::Path;
+use crate::perms::DomId;
+
+/// Bytes that xenconsoled keeps for a reader that is slow, or not there yet.
+const BUFFER_LIMIT: u32 = 1 << 20;
+
+/// Who reads and writes the console's ring.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ConsoleServer {
+    /// The daemon of the control domain.
+    Xenconsoled,
+    /// The device model.
+    Qemu,
+}
+
+/// Console 0.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Console {
+    /// The guest.
+    pub domid: DomId,
+    /// The domain that serves it.
+    pub backend_domid: DomId,
+    /// Who serves it there.
+    pub server: ConsoleServer,
+    /// The guest's unbound event channel.
+    pub port: u32,
+    /// Frame number of the ring's page.
+    pub gfn: u64,
+}
+
+impl Console {
+    /// Its address.
+    pub const fn address(&self) -> DeviceAddress {
+        DeviceAddress {
+            kind: DeviceKind::Console,
+            domid: self.domid,
+            id: 0,
+            backend_domid: self.backend_domid,
+        }
+    }
+
+    /// All nodes of the console. Leftovers are removed.
+    pub fn create(&self) -> Batch {
+        device::create(self, self.address(), &Vec::new())
+    }
+}
+
+use Side::{Backend, Frontend, Private};
+
+impl Layout for Console {
+    const TITLE: &'static str = "Console 0";
+
+    const NODES: &'static [Node<Self>] = &[
+        Node::dir(
+            Frontend,
+            "",
+            Rule::FeRo,
+            "the guest may look, not touch: the daemon of dom0 believes what is here",
+        ),
+        Node::value(Frontend, "backend", "path", |c| text(c.address().backend()), "xl"),
+        Node::value(Frontend, "backend-id", "B", |c| text(c.backend_domid), "xl"),
+        Node::value(
+            Frontend,
+            "type",
+            "xenconsoled | ioemu",
+            |c| {
+                text(match c.server {
+                    ConsoleServer::Xenconsoled => "xenconsoled",
+                    ConsoleServer::Qemu => "ioemu",
+                })
+            },
+            "xenconsoled serves only its own",
+        ),
+        Node::value(Frontend, "output", "pty", |_| text("pty"), "QEMU"),
+        Node::value(Frontend, "limit", "1048576", |_| text(BUFFER_LIMIT), "xenconsoled: bytes to keep"),
+        Node::value(Frontend, "port", "N", |c| text(c.port), "xenconsoled: event channel"),
+        Node::value(Frontend, "ring-ref", "N", |c| text(c.gfn), "xenconsoled: frame number of the ring"),
+        Node::value(
+            Frontend,
+            "tty",
+            "(empty), then /dev/pts/N",
+            |_| text(""),
+            "xenconsoled writes it, xl console opens it",
+        ),
+        Node::later(
+            Frontend,
+            "vnc-port, tc-port",
+            "N",
+            Writer::Daemon,
+            "where the terminal of this console listens",
+        ),
+        Node::dir(Backend, "", Rule::Be, "nothing drives it; xl expects it at destroy"),
+        Node::value(Backend, "frontend", "path", |c| text(c.address().frontend()), "xl"),
+        Node::value(Backend, "frontend-id", "D", |c| text(c.domid), "xl"),
+        Node::value(Backend, "online", "1", |_| flag(true), "xl"),
+        Node::value(Backend, "state", "1", |_| text(XenbusState::Initialising), "xl"),
+        Node::value(Backend, "protocol", "vt100", |_| text("vt100"), "xl"),
+        Node::later(
+            Private,
+            "frontend, backend",
+            "paths",
+            Writer::Toolstack,
+            "what to remove, never read elsewhere",
+        ),
+    ];
+
+    fn root(&self, side: Side) -> Path {
+        device::root(self.address(), side)
+    }
+
+    fn root_shown(side: Side) -> &'static str {
+        match side {
+            Side::Backend => "/local/domain/B/backend/console/D/0",
+            Side::Private => "/libxl/D/device/console/0",
+            _ => "/local/domain/D/console",
+        }
+    }
+
+    fn parties(&self) -> (DomId, DomId) {
+        (self.domid, self.backend_domid)
+    }
+}

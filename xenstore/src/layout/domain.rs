@@ -1,0 +1,436 @@
+//! A domain's own nodes: its skeleton before the build, and what the build finds out.
+
+use super::table::{Layout, Node, Rule, Side, Writer, write_side};
+use super::{Pairs, flag, text};
+use crate::batch::Batch;
+use crate::path::Path;
+use crate::perms::DomId;
+use crate::vmdata::VmData;
+use std::time::{SystemTime, UNIX_EPOCH};
+use uuid::Uuid;
+
+/// `/local/domain/D`.
+pub fn domain_path(domid: DomId) -> Path {
+    Path::known(format!("/local/domain/{domid}"))
+}
+
+/// `/vm/U`.
+pub fn vm_path(uuid: Uuid) -> Path {
+    Path::known(format!("/vm/{uuid}"))
+}
+
+/// `/libxl/D`.
+pub fn libxl_path(domid: DomId) -> Path {
+    Path::known(format!("/libxl/{domid}"))
+}
+
+/// How a domain is virtualised.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum DomainKind {
+    /// Paravirtualised.
+    Pv,
+    /// Hardware, without a device model.
+    Pvh,
+    /// Hardware, with a device model.
+    Hvm,
+}
+
+impl DomainKind {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Pv => "pv",
+            Self::Pvh => "pvh",
+            Self::Hvm => "hvm",
+        }
+    }
+}
+
+/// A new domain, before it is built.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Domain {
+    /// Its number.
+    pub domid: DomId,
+    /// Its VM.
+    pub uuid: Uuid,
+    /// Its name; must be unique for `xl`.
+    pub name: String,
+    /// How it is virtualised.
+    pub kind: DomainKind,
+    /// Changes with every start and resume: agents in the guest drop what they remember.
+    pub unique_id: Uuid,
+    /// Nodes below `platform/`, named without it.
+    pub platform: Pairs,
+    /// Nodes below `bios-strings/`, named without it.
+    pub bios_strings: Pairs,
+    /// Whether Windows may find its vendor's drivers by itself.
+    pub vendor_device: bool,
+    /// What the VM's owner has for the guest.
+    pub vm_data: VmData,
+    /// Leave `/vm/U` as it is: another domain of the same VM exists (a migration within the host).
+    pub keep_vm: bool,
+}
+
+impl Domain {
+    /// The whole skeleton. Whatever an earlier domain of this number left is removed.
+    pub fn create(&self) -> Batch {
+        let mut batch = Batch::new();
+        batch.rm(domain_path(self.domid)).rm(libxl_path(self.domid));
+        if !self.keep_vm {
+            batch.rm(vm_path(self.uuid));
+        }
+        for side in [Side::Domain, Side::Vm, Side::Private] {
+            write_side(self, side, &mut batch);
+        }
+        batch.append(self.vm_data.create(self.domid));
+        batch
+    }
+}
+
+/// Removes a domain's own nodes; its devices, which have nodes elsewhere, come before
+/// ([`DeviceAddress::remove`](super::DeviceAddress::remove)).
+pub fn remove_domain(domid: DomId, uuid: Option<Uuid>) -> Batch {
+    let mut batch = Batch::new();
+    batch.rm(domain_path(domid)).rm(libxl_path(domid));
+    batch.rm(domain_path(DomId::DOM0).at(format!("device-model/{domid}")));
+    if let Some(uuid) = uuid {
+        batch.rm(vm_path(uuid));
+    }
+    batch
+}
+
+/// Gives a running domain another name.
+pub fn rename_domain(domid: DomId, uuid: Uuid, name: &str) -> Batch {
+    let mut batch = Batch::new();
+    batch.write(domain_path(domid).at("name"), name).write(vm_path(uuid).at("name"), name);
+    batch
+}
+
+fn below(directory: &str, nodes: &Pairs) -> Pairs {
+    let directory = Path::known(directory);
+    let place = |(name, value): &(Path, Vec<u8>)| Some((directory.join(name.as_str()).ok()?, value.clone()));
+    nodes.iter().filter_map(place).collect()
+}
+
+impl Layout for Domain {
+    const TITLE: &'static str = "Domain, when it is created";
+
+    const NODES: &'static [Node<Self>] = &[
+        Node::dir(Side::Domain, "", Rule::Ro, "the domain's home: relative paths of the guest begin here"),
+        Node::value(Side::Domain, "vm", "/vm/U", |d| text(vm_path(d.uuid)), "xl, agents"),
+        Node::value(Side::Domain, "name", "text", |d| text(&d.name), "xl list, xentop, log of xenconsoled"),
+        Node::value(
+            Side::Domain,
+            "unique-domain-id",
+            "UUID",
+            |d| text(d.unique_id),
+            "agents: another one than before means that the VM was resumed or copied",
+        ),
+        Node::value(
+            Side::Domain,
+            "domain-type",
+            "pv | pvh | hvm",
+            |d| text(d.kind.name()),
+            "XenServer's tools",
+        ),
+        Node::dir(Side::Domain, "cpu", Rule::Ro, "kernel: processors"),
+        Node::dir(Side::Domain, "memory", Rule::Ro, "kernel: balloon"),
+        Node::dir(Side::Domain, "device", Rule::Ro, "kernel: frontends"),
+        Node::value(
+            Side::Domain,
+            "device/suspend/event-channel",
+            "(empty)",
+            |_| text(""),
+            "kernel writes a port to be told of suspend by",
+        )
+        .owned(Rule::Rw),
+        Node::dir(
+            Side::Domain,
+            "control",
+            Rule::Rw,
+            "requests to the guest, and what it can do (agents create nodes here)",
+        ),
+        Node::value(
+            Side::Domain,
+            "control/shutdown",
+            "(empty), poweroff | reboot | suspend | halt | s3",
+            |_| text(""),
+            "toolstack asks; the guest clears it",
+        )
+        .owned(Rule::Rw),
+        Node::value(
+            Side::Domain,
+            "control/sysrq",
+            "(empty), a letter",
+            |_| text(""),
+            "toolstack asks; the guest clears it",
+        )
+        .owned(Rule::Rw),
+        Node::value(
+            Side::Domain,
+            "control/platform-feature-multiprocessor-suspend",
+            "1",
+            |_| flag(true),
+            "kernel: all vcpus may be up at suspend",
+        )
+        .owned(Rule::Ro),
+        Node::value(
+            Side::Domain,
+            "control/platform-feature-xs_reset_watches",
+            "1",
+            |_| flag(true),
+            "kernel: may send RESET_WATCHES",
+        )
+        .owned(Rule::Ro),
+        Node::value(
+            Side::Domain,
+            "control/has-vendor-device",
+            "0 | 1",
+            |d: &Self| flag(d.vendor_device),
+            "Windows drivers",
+        )
+        .owned(Rule::Ro),
+        Node::later(
+            Side::Domain,
+            "control/feature-*",
+            "1",
+            Writer::Guest,
+            "what the guest can do: poweroff, reboot, suspend, balloon, ...",
+        ),
+        Node::dir(Side::Domain, "attr", Rule::Rw, "agents: addresses, versions"),
+        Node::dir(Side::Domain, "data", Rule::Rw, "agents: operating system, memory"),
+        Node::dir(Side::Domain, "drivers", Rule::Rw, "agents: versions of drivers"),
+        Node::dir(Side::Domain, "error", Rule::Rw, "kernel: errors of frontends"),
+        Node::dir(Side::Domain, "feature", Rule::Rw, "agents: what can be hotplugged"),
+        Node::dir(Side::Domain, "messages", Rule::Rw, "agents: messages"),
+        Node::dir(Side::Domain, "rrd", Rule::Rw, "agents: pages with metrics"),
+        Node::dir(Side::Domain, "xenserver/attr", Rule::Rw, "agents: SR-IOV addresses"),
+        Node::later(
+            Side::Domain,
+            "vm-data/...",
+            "any",
+            Writer::Toolstack,
+            "the VM's owner for the guest; rw, and the guest may add to it",
+        ),
+        Node::many(
+            Side::Domain,
+            "platform/*",
+            "from the VM",
+            |d| below("platform", &d.platform),
+            "hvmloader, drivers",
+        ),
+        Node::many(
+            Side::Domain,
+            "bios-strings/*",
+            "from the VM",
+            |d| below("bios-strings", &d.bios_strings),
+            "hvmloader: SMBIOS",
+        ),
+        Node {
+            side: Side::Domain,
+            name: "hvmloader",
+            rule: Rule::Ro,
+            content: super::Content::Value {
+                of: |d| (d.kind == DomainKind::Hvm).then(Vec::new),
+                shown: "(directory, HVM only)",
+            },
+            about: "hvmloader: which firmware",
+        },
+        Node::dir(Side::Vm, "", Rule::Ro, "what belongs to the VM rather than to this domain"),
+        Node::value(Side::Vm, "uuid", "U", |d| text(d.uuid), "agents"),
+        Node::value(Side::Vm, "name", "text", |d| text(&d.name), "xl rename"),
+        Node::many(
+            Side::Vm,
+            "domains/D",
+            "/local/domain/D",
+            |d| vec![(Path::known(format!("domains/{}", d.domid)), domain_path(d.domid).as_str().into())],
+            "XenServer's tools: domains of this VM",
+        ),
+        Node::dir(Side::Private, "", Rule::No, "the toolstack's memory of the domain"),
+        Node::dir(Side::Private, "device", Rule::No, "the toolstack's memory of its devices"),
+        Node::value(
+            Side::Private,
+            "type",
+            "pv | pvh | hvm",
+            |d| text(d.kind.name()),
+            "xl: without it a PVH domain is taken for HVM",
+        ),
+        Node::value(
+            Side::Private,
+            "dm-version",
+            "qemu_xen",
+            |_| text("qemu_xen"),
+            "xl: without it the device model is taken for the old one",
+        ),
+    ];
+
+    fn root(&self, side: Side) -> Path {
+        match side {
+            Side::Vm => vm_path(self.uuid),
+            Side::Private => libxl_path(self.domid),
+            Side::Domain | Side::Frontend | Side::Backend => domain_path(self.domid),
+        }
+    }
+
+    fn root_shown(side: Side) -> &'static str {
+        shown(side)
+    }
+
+    fn parties(&self) -> (DomId, DomId) {
+        (self.domid, DomId::DOM0)
+    }
+}
+
+/// A domain's memory in KiB.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Memory {
+    /// Most it can ever have.
+    pub static_max: u64,
+    /// Most the balloon may be asked for.
+    pub dynamic_max: u64,
+    /// Least the balloon may be asked for.
+    pub dynamic_min: u64,
+    /// What the balloon is asked for now.
+    pub target: u64,
+    /// Video memory within it.
+    pub video: u64,
+}
+
+/// What is known once a domain is built.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Built {
+    /// Its number.
+    pub domid: DomId,
+    /// Its VM.
+    pub uuid: Uuid,
+    /// How it is virtualised.
+    pub kind: DomainKind,
+    /// Its memory.
+    pub memory: Memory,
+    /// Vcpus it can have.
+    pub max_vcpus: u32,
+    /// Vcpus that are online, the first so many.
+    pub online_vcpus: u32,
+    /// Unbound event channel of its xenstore ring.
+    pub store_port: u32,
+    /// Frame number of its xenstore ring.
+    pub store_gfn: u64,
+    /// Now.
+    pub start_time: SystemTime,
+}
+
+impl Built {
+    /// The nodes, to be written before the domain is introduced.
+    pub fn create(&self) -> Batch {
+        let mut batch = Batch::new();
+        for side in [Side::Domain, Side::Vm] {
+            write_side(self, side, &mut batch);
+        }
+        batch
+    }
+
+    fn availability(&self) -> Pairs {
+        let word = |n| if n < self.online_vcpus { "online" } else { "offline" };
+        (0..self.max_vcpus).map(|n| (Path::known(format!("cpu/{n}/availability")), word(n).into())).collect()
+    }
+}
+
+impl Layout for Built {
+    const TITLE: &'static str = "Domain, when it is built";
+
+    const NODES: &'static [Node<Self>] = &[
+        Node::value(Side::Domain, "domid", "D", |b| text(b.domid), "agents"),
+        Node::value(
+            Side::Domain,
+            "memory/static-max",
+            "KiB",
+            |b| text(b.memory.static_max),
+            "balloon driver",
+        ),
+        Node::value(
+            Side::Domain,
+            "memory/target",
+            "KiB",
+            |b| text(b.memory.target),
+            "balloon driver: follow this",
+        ),
+        Node::value(
+            Side::Domain,
+            "memory/initial-target",
+            "KiB",
+            |b| text(b.memory.target),
+            "ballooning daemon",
+        ),
+        Node::value(
+            Side::Domain,
+            "memory/dynamic-min",
+            "KiB",
+            |b| text(b.memory.dynamic_min),
+            "ballooning daemon",
+        ),
+        Node::value(
+            Side::Domain,
+            "memory/dynamic-max",
+            "KiB",
+            |b| text(b.memory.dynamic_max),
+            "ballooning daemon",
+        ),
+        Node::value(Side::Domain, "memory/videoram", "KiB", |b| text(b.memory.video), "xl"),
+        Node::value(Side::Domain, "store/port", "N", |b| text(b.store_port), "the ring this is read through"),
+        Node::value(
+            Side::Domain,
+            "store/ring-ref",
+            "N",
+            |b| text(b.store_gfn),
+            "the ring this is read through",
+        ),
+        Node::many(
+            Side::Domain,
+            "cpu/N/availability",
+            "online | offline",
+            Self::availability,
+            "kernel: vcpu hotplug",
+        ),
+        Node::value(Side::Vm, "start_time", "SECONDS.CENTISECONDS", |b| text(start_time(b.start_time)), "xl"),
+        Node::value(
+            Side::Vm,
+            "image/ostype",
+            "linux | hvm",
+            |b| match b.kind {
+                DomainKind::Pv => text("linux"),
+                DomainKind::Hvm => text("hvm"),
+                DomainKind::Pvh => None,
+            },
+            "xl",
+        ),
+    ];
+
+    fn root(&self, side: Side) -> Path {
+        match side {
+            Side::Vm => vm_path(self.uuid),
+            Side::Private => libxl_path(self.domid),
+            Side::Domain | Side::Frontend | Side::Backend => domain_path(self.domid),
+        }
+    }
+
+    fn root_shown(side: Side) -> &'static str {
+        shown(side)
+    }
+
+    fn parties(&self) -> (DomId, DomId) {
+        (self.domid, DomId::DOM0)
+    }
+}
+
+fn start_time(time: SystemTime) -> String {
+    // A clock before 1970 is as good as 1970 here.
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    format!("{}.{:02}", since.as_secs(), since.subsec_millis() / 10)
+}
+
+const fn shown(side: Side) -> &'static str {
+    match side {
+        Side::Vm => "/vm/U",
+        Side::Private => "/libxl/D",
+        Side::Domain | Side::Frontend | Side::Backend => "/local/domain/D",
+    }
+}

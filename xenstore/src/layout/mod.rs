@@ -1,0 +1,69 @@
+//! What a domain and its devices find in the store, as tables.
+//!
+//! Each layout (a [`Domain`], its [`Built`] part, a [`Vbd`], [`Vif`] or [`Console`]) is one table of nodes: where it
+//! is, who owns it, what is in it, who reads it. The [`Batch`] that writes the tree is made from the table, and so is
+//! its documentation ([`document`]): the two cannot drift apart.
+//!
+//! The trees are those that libxl writes, so that `xl list`, `xl console` and the guests' own tools find what they
+//! look for, with what XenServer's guest agents need besides.
+
+mod console;
+mod device;
+mod domain;
+mod table;
+mod vbd;
+mod vif;
+mod xenbus;
+
+pub use console::{Console, ConsoleServer};
+pub use device::{DeviceAddress, DeviceKind, DeviceStatus, devices_of};
+pub use domain::{
+    Built, Domain, DomainKind, Memory, domain_path, libxl_path, remove_domain, rename_domain, vm_path,
+};
+pub use table::{Content, Layout, Node, Rule, Side, Writer, document};
+pub use vbd::{BlockBackend, BlockDevice, Media, Vbd};
+pub use vif::{Mac, Rate, Vif};
+pub use xenbus::{XenbusState, printable};
+
+use crate::batch::Batch;
+use crate::path::{Path, PathError};
+
+/// Nodes that the caller adds to a layout: a relative path and a value each.
+pub type Pairs = Vec<(Path, Vec<u8>)>;
+
+/// Checks the names of nodes to add.
+///
+/// # Errors
+/// [`PathError`] for the first name that is not a relative xenstore path.
+pub fn pairs<K: AsRef<str>, V: Into<Vec<u8>>>(
+    of: impl IntoIterator<Item = (K, V)>,
+) -> Result<Pairs, PathError> {
+    let pair = |(name, value): (K, V)| {
+        let name = Path::new(name.as_ref())?;
+        if name.is_absolute() { Err(PathError::NotRelative) } else { Ok((name, value.into())) }
+    };
+    of.into_iter().map(pair).collect()
+}
+
+/// All tables as Markdown.
+pub fn document_all() -> String {
+    let parts = [
+        document::<Domain>(),
+        document::<Built>(),
+        document::<Console>(),
+        document::<Vbd>(),
+        document::<Vif>(),
+    ];
+    format!("# Xenstore layout\n\n{}\n{}", table::LEGEND, parts.join("\n"))
+}
+
+/// The value of a node, from anything that can be printed.
+#[expect(clippy::unnecessary_wraps, reason = "the tables want an Option: not every node is always there")]
+fn text(value: impl std::fmt::Display) -> Option<Vec<u8>> {
+    Some(value.to_string().into_bytes())
+}
+
+/// `1` or `0`.
+fn flag(value: bool) -> Option<Vec<u8>> {
+    text(u8::from(value))
+}

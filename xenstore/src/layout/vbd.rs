@@ -1,0 +1,252 @@
+//! Disks.
+
+use super::device::{self, DeviceAddress, DeviceKind};
+use super::table::{Layout, Node, Rule, Side, Writer};
+use super::{Pairs, XenbusState, flag, text};
+use crate::batch::Batch;
+use crate::path::Path;
+use crate::perms::DomId;
+
+/// What a disk looks like to the guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Media {
+    /// A hard disk.
+    Disk,
+    /// A CD-ROM drive: read-only, removable.
+    Cdrom,
+}
+
+/// Who serves a disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BlockBackend {
+    /// The kernel, from a block device: this path.
+    Phy {
+        /// Path of the block device, or of the file behind a loop device.
+        path: Vec<u8>,
+    },
+    /// QEMU, from an image of this format (`aio` for raw, `qcow2`, `vhd`, ...).
+    Qdisk {
+        /// QEMU's word for the format.
+        format: String,
+        /// Path of the image; empty for a drive without a medium.
+        path: Vec<u8>,
+    },
+}
+
+/// A block device's number and path in the backend domain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BlockDevice {
+    /// Major number.
+    pub major: u32,
+    /// Minor number.
+    pub minor: u32,
+    /// Its node, for people and for scripts.
+    pub path: Vec<u8>,
+}
+
+impl BlockDevice {
+    /// `major:minor` in hexadecimal, as blkback reads it.
+    pub fn number(&self) -> String {
+        format!("{:x}:{:x}", self.major, self.minor)
+    }
+}
+
+/// A disk of a domain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Vbd {
+    /// The guest.
+    pub domid: DomId,
+    /// The domain that runs the backend.
+    pub backend_domid: DomId,
+    /// The device number (51712 for xvda).
+    pub vdev: u32,
+    /// The device's name for people (`xvda`).
+    pub name: String,
+    /// Who serves it, from what.
+    pub backend: BlockBackend,
+    /// Disk or CD-ROM.
+    pub media: Media,
+    /// Whether the guest may write.
+    pub writable: bool,
+    /// Whether the guest sees a removable drive.
+    pub removable: bool,
+    /// Whether the guest boots from it.
+    pub bootable: bool,
+    /// Whether the guest may discard blocks.
+    pub discard: bool,
+    /// Whether the guest should trust the backend (XSA-403).
+    pub trusted: bool,
+    /// Layout of the ring for guests that have more than one (`x86_64-abi`); PV only.
+    pub protocol: Option<String>,
+    /// Hotplug script; the toolstack does its work by itself, but `xl block-detach` runs it.
+    pub script: Option<String>,
+    /// The block device, when it is known before the backend's driver has seen the device.
+    pub device: Option<BlockDevice>,
+    /// Further backend nodes.
+    pub extra_backend: Pairs,
+    /// Further private nodes.
+    pub extra_private: Pairs,
+}
+
+impl Vbd {
+    /// Its address.
+    pub fn address(&self) -> DeviceAddress {
+        let kind = match self.backend {
+            BlockBackend::Phy { .. } => DeviceKind::Vbd,
+            BlockBackend::Qdisk { .. } => DeviceKind::Qdisk,
+        };
+        DeviceAddress { kind, domid: self.domid, id: self.vdev, backend_domid: self.backend_domid }
+    }
+
+    /// All nodes of the new disk. Leftovers with the same address are removed.
+    pub fn create(&self) -> Batch {
+        device::create(self, self.address(), &self.extra_private)
+    }
+
+    /// Gives the backend its block device: what a hotplug script would write.
+    pub fn connect(address: DeviceAddress, device: &BlockDevice) -> Batch {
+        let backend = address.backend();
+        let mut batch = Batch::new();
+        batch.write(backend.at("physical-device"), device.number());
+        batch.write(backend.at("physical-device-path"), device.path.clone());
+        batch.write(backend.at("hotplug-status"), "connected");
+        batch
+    }
+
+    fn params(&self) -> Vec<u8> {
+        match &self.backend {
+            BlockBackend::Phy { path } => path.clone(),
+            BlockBackend::Qdisk { format, path } => [format.as_bytes(), b":", path].concat(),
+        }
+    }
+}
+
+impl Media {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Disk => "disk",
+            Self::Cdrom => "cdrom",
+        }
+    }
+}
+
+use Side::{Backend, Frontend, Private};
+
+impl Layout for Vbd {
+    const TITLE: &'static str = "Disk (vbd, qdisk)";
+
+    const NODES: &'static [Node<Self>] = &[
+        Node::dir(Frontend, "", Rule::Fe, "blkfront's side"),
+        Node::value(Frontend, "backend", "path", |v| text(v.address().backend()), "blkfront"),
+        Node::value(Frontend, "backend-id", "B", |v| text(v.backend_domid), "blkfront: whom to grant pages"),
+        Node::value(
+            Frontend,
+            "state",
+            "1",
+            |_| text(XenbusState::Initialising),
+            "xenbus; driven by the guest",
+        ),
+        Node::value(Frontend, "virtual-device", "N", |v| text(v.vdev), "blkfront: which disk this is"),
+        Node::value(Frontend, "device-type", "disk | cdrom", |v| text(v.media.name()), "blkfront"),
+        Node::value(
+            Frontend,
+            "trusted",
+            "0 | 1",
+            |v| flag(v.trusted),
+            "blkfront: 0 bounces all data (XSA-403)",
+        ),
+        Node::value(
+            Frontend,
+            "protocol",
+            "x86_64-abi (PV only)",
+            |v| v.protocol.as_ref().and_then(text),
+            "blkback: layout of the ring",
+        ),
+        Node::later(
+            Frontend,
+            "ring-ref, event-channel, feature-*",
+            "numbers",
+            Writer::Guest,
+            "blkback connects to these",
+        ),
+        Node::dir(Backend, "", Rule::Be, "blkback's or QEMU's side"),
+        Node::value(Backend, "frontend", "path", |v| text(v.address().frontend()), "blkback"),
+        Node::value(Backend, "frontend-id", "D", |v| text(v.domid), "blkback: whose pages to map"),
+        Node::value(Backend, "online", "1", |_| flag(true), "0 makes closing final"),
+        Node::value(
+            Backend,
+            "state",
+            "1",
+            |_| text(XenbusState::Initialising),
+            "xenbus; driven by the backend",
+        ),
+        Node::value(Backend, "params", "PATH | FORMAT:PATH", |v| Some(v.params()), "scripts; QEMU opens it"),
+        Node::value(
+            Backend,
+            "type",
+            "phy | qdisk",
+            |v| text(if v.address().kind == DeviceKind::Qdisk { "qdisk" } else { "phy" }),
+            "xl",
+        ),
+        Node::value(Backend, "dev", "xvda", |v| text(&v.name), "people"),
+        Node::value(
+            Backend,
+            "mode",
+            "w | r",
+            |v| text(if v.writable { "w" } else { "r" }),
+            "blkback: how to open",
+        ),
+        Node::value(Backend, "device-type", "disk | cdrom", |v| text(v.media.name()), "QEMU, xl"),
+        Node::value(Backend, "removable", "0 | 1", |v| flag(v.removable), "blkback tells the guest"),
+        Node::value(Backend, "bootable", "0 | 1", |v| flag(v.bootable), "xl"),
+        Node::value(Backend, "discard-enable", "0 | 1", |v| flag(v.discard), "blkback: offer discard"),
+        Node::value(Backend, "specification", "xen", |_| text("xen"), "xl"),
+        Node::value(Backend, "script", "path", |v| v.script.as_ref().and_then(text), "run by xl at detach"),
+        Node::value(
+            Backend,
+            "physical-device",
+            "MAJOR:MINOR, hexadecimal",
+            |v| v.device.as_ref().and_then(|d| text(d.number())),
+            "blkback opens this number; it must not change afterwards",
+        ),
+        Node::value(
+            Backend,
+            "physical-device-path",
+            "path",
+            |v| v.device.as_ref().map(|d| d.path.clone()),
+            "people, scripts",
+        ),
+        Node::value(
+            Backend,
+            "hotplug-status",
+            "connected",
+            |v| v.device.as_ref().and_then(|_| text("connected")),
+            "whether the backend has its block device",
+        ),
+        Node::many(Backend, "(others)", "from the caller", |v| v.extra_backend.clone(), "storage"),
+        Node::later(Backend, "sectors, sector-size, info, feature-*", "numbers", Writer::Backend, "blkfront"),
+        Node::later(
+            Private,
+            "frontend, backend",
+            "paths",
+            Writer::Toolstack,
+            "what to remove, never read elsewhere",
+        ),
+    ];
+
+    fn root(&self, side: Side) -> Path {
+        device::root(self.address(), side)
+    }
+
+    fn root_shown(side: Side) -> &'static str {
+        match side {
+            Side::Backend => "/local/domain/B/backend/vbd/D/N",
+            Side::Private => "/libxl/D/device/vbd/N",
+            _ => "/local/domain/D/device/vbd/N",
+        }
+    }
+
+    fn parties(&self) -> (DomId, DomId) {
+        (self.domid, self.backend_domid)
+    }
+}
