@@ -13,3 +13,4 @@
 pub mod api;
 pub mod edge;
 pub mod rpc;
+pub mod xlcfg;

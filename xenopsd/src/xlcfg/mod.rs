@@ -1,0 +1,153 @@
+//! Configurations in the format of `xl`: what an administrator already has becomes a VM of the contract.
+//!
+//! ```text
+//!  bytes ──syntax──► settings with lines ──reader──► XlConfig + warnings ──into_api──► Vm, Vbds, Vifs
+//!                                             └────► all mistakes at once
+//! ```
+//!
+//! The keys with meaning are those that describe a VM's kernel, firmware, memory, vCPUs, disks, interfaces and what
+//! happens when it stops. Other keys of the format, and keys that are none, are named in warnings; values that
+//! cannot be what their author meant are errors with line, key and what would be right.
+
+mod disk;
+mod error;
+mod into_api;
+mod keys;
+mod reader;
+pub mod syntax;
+mod vif;
+
+pub use disk::DiskConfig;
+pub use error::{ConfigError, ConfigErrors, Warning};
+pub use vif::{DEFAULT_BRIDGE, Rate, VifConfig};
+
+/// A configuration that makes sense.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct XlConfig {
+    /// Name for people, not empty.
+    pub name: String,
+    /// Identity; a new one is made when absent.
+    pub uuid: Option<uuid::Uuid>,
+    /// How it boots.
+    pub guest: Guest,
+    /// Memory at start, MiB, more than 0.
+    pub memory_mib: u32,
+    /// Most memory it can ever have, MiB, not less than `memory_mib`.
+    pub maxmem_mib: u32,
+    /// vCPUs at start, more than 0.
+    pub vcpus: u16,
+    /// Most vCPUs it can ever have, not less than `vcpus`.
+    pub maxvcpus: u16,
+    /// Share of the CPUs relative to others (256 is normal).
+    pub cpu_weight: Option<u16>,
+    /// Limit in percent of one CPU, 0 for none.
+    pub cap: Option<u16>,
+    /// Disks, no two in the same place.
+    pub disks: Vec<DiskConfig>,
+    /// Network interfaces.
+    pub vifs: Vec<VifConfig>,
+    /// What happens when it stops.
+    pub actions: StopActions,
+}
+
+/// The kinds of guest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Guest {
+    /// Paravirtualised.
+    Pv(Kernel),
+    /// Hardware virtualised without a device model.
+    Pvh(Kernel),
+    /// Fully virtualised.
+    Hvm(HvmConfig),
+}
+
+/// Where a kernel comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Kernel {
+    /// From dom0's files.
+    Direct {
+        /// Its path.
+        path: String,
+        /// Path of the initial ramdisk.
+        ramdisk: Option<String>,
+        /// Its command line.
+        cmdline: String,
+    },
+    /// From the guest's first disk.
+    Bootloader {
+        /// Program that finds it.
+        program: String,
+        /// Arguments for that program.
+        args: String,
+        /// Added to the kernel's command line.
+        cmdline: String,
+    },
+}
+
+/// Settings of a fully virtualised guest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HvmConfig {
+    /// Letters of `c` disk, `d` CD-ROM, `n` network, in the order to try.
+    pub boot_order: String,
+    /// UEFI rather than BIOS.
+    pub uefi: bool,
+    /// Plain VGA rather than the Cirrus card.
+    pub stdvga: bool,
+    /// Video memory in MiB.
+    pub videoram_mib: Option<u16>,
+    /// Whether the guest sees ACPI tables.
+    pub acpi: bool,
+    /// Hardware assisted paging.
+    pub hap: bool,
+    /// Where the first serial port goes.
+    pub serial: Option<String>,
+    /// Keyboard layout of the graphical console.
+    pub keymap: Option<String>,
+    /// Address the graphical console listens on.
+    pub vnclisten: Option<String>,
+}
+
+/// What happens when a domain stops, by reason.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StopActions {
+    /// The guest shut down.
+    pub poweroff: StopAction,
+    /// The guest rebooted.
+    pub reboot: StopAction,
+    /// The guest crashed.
+    pub crash: StopAction,
+    /// The guest asked for a soft reset.
+    pub soft_reset: StopAction,
+}
+
+/// The actions of the format.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StopAction {
+    /// Destroy the domain.
+    Destroy,
+    /// Destroy it and start the VM again.
+    Restart,
+    /// As `Restart`; the old domain is not kept under another name.
+    RenameRestart,
+    /// Keep it for inspection.
+    Preserve,
+    /// Dump its memory, then destroy it.
+    CoredumpDestroy,
+    /// Dump its memory, then start the VM again.
+    CoredumpRestart,
+    /// Reset it in place.
+    SoftReset,
+}
+
+/// Reads a configuration file.
+///
+/// # Errors
+///
+/// [`ConfigErrors`] with every mistake found; only the first one when the file is not even in the format.
+pub fn parse(file: &[u8]) -> Result<(XlConfig, Vec<Warning>), ConfigErrors> {
+    let settings = syntax::parse(file).map_err(|error| ConfigErrors(vec![error.into()]))?;
+    reader::read(settings)
+}
+
+#[cfg(test)]
+mod tests;

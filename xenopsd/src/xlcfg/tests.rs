@@ -1,0 +1,251 @@
+//! Whole files: what people have in /etc/xen, and every kind of mistake in them.
+
+use super::*;
+use crate::api;
+use proptest::prelude::*;
+
+const PV: &str = include_str!("tests/debian-pv.cfg");
+const PVH: &str = include_str!("tests/pvh.cfg");
+const HVM: &str = include_str!("tests/windows-hvm.cfg");
+const PYGRUB: &str = include_str!("tests/pygrub.cfg");
+const BROKEN: &str = include_str!("tests/broken.cfg");
+
+fn good(file: &str) -> (XlConfig, Vec<Warning>) {
+    parse(file.as_bytes()).unwrap_or_else(|errors| panic!("{errors}"))
+}
+
+fn errors(file: &str) -> Vec<String> {
+    match parse(file.as_bytes()) {
+        Ok(_) => Vec::new(),
+        Err(errors) => errors.0.iter().map(ToString::to_string).collect(),
+    }
+}
+
+/// A file with nothing but what is needed, and `more`.
+fn with(more: &str) -> String {
+    format!("name='vm'\nkernel='/k'\nmemory=64\n{more}\n")
+}
+
+#[test]
+fn a_debian_pv_guest() {
+    let (config, warnings) = good(PV);
+    assert_eq!(warnings, []);
+    let (vm, vbds, vifs) = config.into_api();
+    assert_eq!(vm.name, "web.example.org");
+    assert_eq!(vm.id.len(), 36);
+    assert_eq!((vm.memory_static_max, vm.memory_dynamic_max), (1 << 30, 512 << 20));
+    assert_eq!((vm.vcpu_max, vm.vcpus), (2, 2));
+    assert_eq!(vm.on_reboot, [api::Action::Start]);
+    assert_eq!(vm.on_shutdown, [api::Action::Shutdown]);
+    assert_eq!(vm.on_crash, [api::Action::Coredump, api::Action::Start]);
+    assert_eq!(vm.on_softreboot, [api::Action::Softreboot]);
+    let api::BuilderInfo::Pv(info) = &vm.ty else { panic!("{:?}", vm.ty) };
+    let expected = api::DirectBoot {
+        kernel: "/boot/vmlinuz-6.1.0-18-amd64".to_owned(),
+        cmdline: "root=/dev/xvda2 ro elevator=noop".to_owned(),
+        ramdisk: Some("/boot/initrd.img-6.1.0-18-amd64".to_owned()),
+    };
+    assert_eq!(info.boot, api::Boot::Direct(expected));
+    let places: Vec<(&str, Option<api::Disk>)> =
+        vbds.iter().map(|vbd| (vbd.id.device.as_str(), vbd.backend.clone())).collect();
+    let local = |path: &str| Some(api::Disk::Local(path.to_owned()));
+    assert_eq!(
+        places,
+        [
+            ("xvda2", local("/dev/vg0/web.example.org-disk")),
+            ("xvda1", local("/srv/xen/web.example.org-swap.img")),
+        ]
+    );
+    assert!(vbds.iter().all(|vbd| vbd.id.vm == vm.id && vbd.mode == api::VbdMode::ReadWrite));
+    assert_eq!(vifs.len(), 1);
+    assert_eq!((vifs[0].mac.as_str(), vifs[0].id.device.as_str()), ("00:16:3e:5d:7a:01", "0"));
+    assert_eq!(vifs[0].backend, api::Network::Local("xenbr0".to_owned()));
+}
+
+#[test]
+fn a_pvh_guest_with_limits() {
+    let (config, warnings) = good(PVH);
+    assert_eq!(warnings, []);
+    assert_eq!(
+        config.uuid.map(|uuid| uuid.to_string()).as_deref(),
+        Some("6b1e7d2a-6c1f-4a55-9a0e-4a6c1c1f0a01")
+    );
+    let (vm, vbds, vifs) = config.into_api();
+    assert_eq!(vm.id, "6b1e7d2a-6c1f-4a55-9a0e-4a6c1c1f0a01");
+    assert!(matches!(vm.ty, api::BuilderInfo::Pvh(_)));
+    assert_eq!((vm.vcpus, vm.vcpu_max), (1, 4));
+    assert_eq!(vm.scheduler_params.priority, Some((512, 150)));
+    assert_eq!(vbds[0].extra_backend_keys.get("discard-enable").map(String::as_str), Some("0"));
+    assert_eq!(vbds[1].mode, api::VbdMode::ReadOnly);
+    // 10 Mbit/s is 1 250 000 bytes, rounded up to units of 1024.
+    assert_eq!((vifs[0].rate, vifs[0].mtu), (Some((1221, 50_000)), 1500));
+    assert_eq!((vifs[1].mac.as_str(), vifs[1].mtu, vifs[1].position), ("", 9000, 1));
+}
+
+#[test]
+fn a_windows_guest_with_what_is_not_supported() {
+    let (config, warnings) = good(HVM);
+    let lines: Vec<String> = warnings.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        lines,
+        [
+            "line 8: `viridian` is not supported and is ignored",
+            "line 12: `vif`: \"model=e1000\" is ignored: the emulated card is chosen by the device model's settings",
+            "line 15: `vnc` is not supported and is ignored",
+            "line 17: `usbdevice` is not supported and is ignored",
+            "line 18: unknown key `memmory` is ignored; did you mean `memory`?",
+            "line 20: `on_watchdog`: \"preserve\" is ignored: a watchdog timeout is handled like a crash, by on_crash",
+        ]
+    );
+    let (vm, vbds, _) = config.into_api();
+    let api::BuilderInfo::Hvm(info) = &vm.ty else { panic!("{:?}", vm.ty) };
+    assert_eq!(
+        (info.boot_order.as_str(), info.video_mib, info.video),
+        ("dc", 16, api::VideoCard::StandardVga)
+    );
+    assert!(matches!(info.firmware, api::FirmwareType::Uefi(_)));
+    assert_eq!(info.vnc_ip.as_deref(), Some("127.0.0.1"));
+    let kinds: Vec<api::VbdType> = vbds.iter().map(|vbd| vbd.ty).collect();
+    assert_eq!(kinds, [api::VbdType::Disk, api::VbdType::Cdrom, api::VbdType::Cdrom]);
+    assert_eq!(vbds[2].backend, None);
+}
+
+#[test]
+fn a_boot_loader_gets_the_first_disk() {
+    let (vm, _, _) = good(PYGRUB).0.into_api();
+    let api::BuilderInfo::Pv(api::PvInfo { boot: api::Boot::Indirect(boot), .. }) = &vm.ty else {
+        panic!("{:?}", vm.ty)
+    };
+    assert_eq!((boot.bootloader.as_str(), boot.bootloader_args.as_str()), ("pygrub", "--entry 1"));
+    assert_eq!(boot.devices, [api::Disk::Local("/dev/vg0/db".to_owned())]);
+}
+
+#[test]
+fn all_mistakes_are_reported_at_once() {
+    assert_eq!(
+        errors(BROKEN),
+        [
+            "line 2: `name`: \"a/b\" is not accepted: a name has 1 to 200 bytes, without `/` and control characters",
+            "line 3: `uuid`: \"1234\" is not accepted: a uuid is 32 hexadecimal digits in groups of 8-4-4-4-12, not all \
+         zero; make one with `uuidgen`, or leave the key out",
+            "line 4: `memory`: \"0\" is not accepted: a number from 1 to 16777216",
+            "line 5: `vcpus`: \"0\" is not accepted: a number from 1 to 8192",
+            "line 8: `disk`: vdev xvda is already used on line 7: give each device its own",
+            "line 9: `disk`: \"format qcow2\" is not supported: convert the image with `qemu-img convert -O raw IMAGE \
+         IMAGE.raw` and name that",
+            "line 11: `vif`: \"00:16:3e:zz:00:01\" is not accepted: \"00:16:3e:zz:00:01\" is not a MAC address: write \
+         six two-digit hexadecimal bytes, like 00:16:3e:12:34:56",
+            "line 12: `on_crash`: \"explode\" is not accepted: the actions are destroy, restart, rename-restart, \
+         preserve, coredump-destroy, coredump-restart, soft-reset",
+            "`kernel` is missing: pv and pvh guests need kernel = '/path' or bootloader = 'pygrub'; for a guest with \
+         BIOS or UEFI add type = 'hvm'",
+        ]
+    );
+}
+
+#[test]
+fn each_mistake_alone() {
+    assert_eq!(errors(&with("")), [""; 0]);
+    for (more, part) in [
+        ("maxmem=32", "at least memory"),
+        ("vcpus=4\nmaxvcpus=2", "at least vcpus"),
+        ("type='pvh'\nvcpus=129", "1 to 128"),
+        ("vcpus=8193", "1 to 8192"),
+        ("memory=16777217", "1 to 16777216"),
+        ("memory=['a']", "a list"),
+        ("memory='lots'", "lots"),
+        ("uuid='00000000-0000-0000-0000-000000000000'", "not all zero"),
+        ("uuid='{6b1e7d2a-6c1f-4a55-9a0e-4a6c1c1f0a01}'", "hexadecimal digits"),
+        ("type='xen'", "pv, pvh or hvm"),
+        ("builder='qemu'", "generic or hvm"),
+        ("kernel='vmlinuz'", "whole path"),
+        ("ramdisk='initrd'", "whole path"),
+        ("cpu_weight=0", "1 to 65535"),
+        ("disk=[1]", "quoted texts"),
+        ("vif=['mac=00:16:3e:00:00:01','mac=00:16:3e:00:00:01']", "already used"),
+        ("name=['x']", "a quoted text"),
+        ("type='hvm'\nboot='hd'", "three letters"),
+        ("type='hvm'\nfirmware='coreboot'", "bios or uefi"),
+        ("type='hvm'\nhap=2", "0 to 1"),
+    ] {
+        let found = errors(&with(more));
+        assert!(found.len() == 1 && found[0].contains(part), "{more}: {found:?}");
+    }
+    assert!(errors("").iter().any(|error| error.contains("`name` is missing")));
+    assert!(errors("memory 1").iter().any(|error| error.contains("line 1")));
+}
+
+#[test]
+fn the_later_setting_wins_with_a_remark() {
+    let (config, warnings) = good(&with("memory=128"));
+    assert_eq!(config.memory_mib, 128);
+    assert_eq!(warnings, [Warning::Repeated { line: 4, key: "memory".to_owned(), first: 3 }]);
+}
+
+#[test]
+fn a_command_line_takes_precedence_over_its_parts() {
+    let (config, warnings) = good(&with("root='/dev/xvda'\nextra='quiet'\ncmdline='console=hvc0'"));
+    let Guest::Pv(Kernel::Direct { cmdline, .. }) = config.guest else { panic!() };
+    assert_eq!((cmdline.as_str(), warnings.len()), ("console=hvc0", 2));
+}
+
+#[test]
+fn each_action_has_its_counterpart() {
+    use api::Action::{Coredump, Pause, Shutdown, Softreboot, Start};
+    for (word, expected) in [
+        ("destroy", vec![Shutdown]),
+        ("restart", vec![Start]),
+        ("rename-restart", vec![Start]),
+        ("preserve", vec![Pause]),
+        ("coredump-destroy", vec![Coredump, Shutdown]),
+        ("coredump-restart", vec![Coredump, Start]),
+        ("soft-reset", vec![Softreboot]),
+    ] {
+        let (vm, _, _) = good(&with(&format!("on_poweroff='{word}'"))).0.into_api();
+        assert_eq!(vm.on_shutdown, expected, "{word}");
+    }
+}
+
+/// A value no key takes draws a remark, whatever the kind of guest that has the key.
+#[test]
+fn every_supported_key_is_read() {
+    for key in keys::SUPPORTED {
+        let named = |kind: &str| match parse(format!("type='{kind}'\n{key}=[[1]]").as_bytes()) {
+            Ok((_, warnings)) => {
+                warnings.iter().any(|warning| warning.to_string().contains(&format!("`{key}`")))
+            }
+            Err(errors) => errors.to_string().contains(&format!("`{key}`")),
+        };
+        assert!(named("pv") || named("hvm"), "{key}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn never_panics(file: Vec<u8>) {
+        let _ = parse(&file);
+    }
+
+    #[test]
+    fn never_panics_on_damaged_files(at in 0usize..2000, byte: u8) {
+        for file in [PV, PVH, HVM, PYGRUB, BROKEN] {
+            let mut bytes = file.as_bytes().to_vec();
+            if let Some(slot) = bytes.get_mut(at) {
+                *slot = byte;
+            }
+            if let Ok((config, _)) = parse(&bytes) {
+                config.into_api();
+            }
+        }
+    }
+
+    #[test]
+    fn sizes_arrive(memory in 1u32..=1 << 20, more in 0u32..=1 << 20, vcpus in 1u16..=64, more_vcpus in 0u16..=64) {
+        let (maxmem, maxvcpus) = (memory + more, vcpus + more_vcpus);
+        let file = format!("name='x'\ntype='pvh'\nkernel='/k'\nmemory={memory}\nmaxmem={maxmem}\nvcpus={vcpus}\nmaxvcpus={maxvcpus}");
+        let (vm, _, _) = good(&file).0.into_api();
+        prop_assert_eq!(vm.memory_dynamic_min, i64::from(memory) << 20);
+        prop_assert_eq!(vm.memory_static_max, i64::from(maxmem) << 20);
+        prop_assert_eq!((vm.vcpus, vm.vcpu_max), (isize::try_from(vcpus)?, isize::try_from(maxvcpus)?));
+    }
+}
