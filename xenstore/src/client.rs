@@ -137,6 +137,18 @@ impl<'a> Transaction<'a> {
         Ok(Self { client, tx_id, open: true })
     }
 
+    /// A view of a transaction that somebody else ends.
+    #[cfg(feature = "xenstore-rs")]
+    pub(crate) const fn borrowed(client: &'a mut Client, tx_id: TxId) -> Self {
+        Self { client, tx_id, open: false }
+    }
+
+    /// The client, for what is not part of the transaction.
+    #[cfg(feature = "xenstore-rs")]
+    pub(crate) const fn client(&mut self) -> &mut Client {
+        self.client
+    }
+
     fn commit(mut self) -> Result<bool, Error> {
         self.open = false;
         self.client.end_transaction(self.tx_id, true)

@@ -21,6 +21,8 @@ pub use wire::{Errno, Reply, Request, TxId};
 
 pub mod batch;
 mod client;
+#[cfg(feature = "xenstore-rs")]
+pub mod compat;
 mod error;
 pub mod layout;
 mod operations;
