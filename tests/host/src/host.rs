@@ -4,7 +4,7 @@ use crate::{
     error::{Context as _, Error, Result},
     lock::Slot,
     paths,
-    process::{Life, Output, Stream},
+    process::{Life, Output, Sink, Stream},
     ssh::{Access, SSH_FAILED, quote, quote_all},
     vm::{self, Vm},
 };
@@ -47,10 +47,10 @@ pub struct Host {
     commands: Access,
     forwards: Access,
     forwarding: Mutex<bool>,
-    // Ends before the slot is given back.
     vm: Option<Vm>,
     owned: bool,
-    _slot: Option<Slot>,
+    /// Held while the machine runs: given back after it has ended.
+    slot: Option<Slot>,
 }
 
 /// A Unix socket here that leads to one in dom0, until it is dropped.
@@ -105,7 +105,7 @@ impl Host {
         let path = dir.join(RECORD);
         fs::write(&path, record.to_string()).at("write", &path)?;
         let mut host = Self::from_parts(name, dir, (vm.pid(), command, forward));
-        (host.vm, host._slot) = (Some(vm), slot);
+        (host.vm, host.slot) = (Some(vm), slot);
         host.connect(&host.commands)?;
         if life == Life::Detached {
             host.release();
@@ -126,7 +126,7 @@ impl Host {
             forwarding: Mutex::new(false),
             vm: None,
             owned: false,
-            _slot: None,
+            slot: None,
         }
     }
 
@@ -161,10 +161,8 @@ impl Host {
         let mut names = Vec::new();
         for entry in fs::read_dir(&dir).at("list", &dir)? {
             let file = entry.at("list", &dir)?.file_name().to_string_lossy().into_owned();
-            if let Some(name) = file.strip_prefix("host-") {
-                if Self::attach(name).is_ok() {
-                    names.push(name.to_owned());
-                }
+            if let Some(name) = file.strip_prefix("host-").filter(|name| Self::attach(name).is_ok()) {
+                names.push(name.to_owned());
             }
         }
         names.sort();
@@ -236,7 +234,7 @@ impl Host {
         script: &str,
         stdin: Option<File>,
         limit: Duration,
-        sink: Option<&mut dyn FnMut(Stream, &[u8])>,
+        sink: Option<Sink<'_>>,
     ) -> Result<Output> {
         let output = self.commands.run(script, stdin, limit, sink).map_err(|error| match error {
             Error::Deadline { limit, console, .. } => {

@@ -59,7 +59,7 @@ pub(crate) struct Launch {
 }
 
 /// QEMU's arguments.
-pub(crate) fn arguments(launch: &Launch) -> Vec<String> {
+pub(crate) fn arguments(launch: Launch) -> Vec<String> {
     use names::{CONSOLE, IMAGE, MEMORY, MONITOR};
     let share = if launch.shared_memory { "on" } else { "off" };
     let store = if launch.options.c_xenstored { " xenhost.store=c" } else { "" };
@@ -119,7 +119,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn line(shared_memory: bool, restore: bool) -> String {
-        arguments(&Launch { options: Options::default(), shared_memory, restore }).join(" ")
+        arguments(Launch { options: Options::default(), shared_memory, restore }).join(" ")
     }
 
     #[test]

@@ -28,6 +28,9 @@ pub fn say(text: &str) {
 }
 
 /// Runs one named step and prints how long it took.
+///
+/// # Errors
+/// Those of the step.
 pub fn step<T, E>(name: &str, run: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
     START.get_or_init(Instant::now);
     let begin = Instant::now();

@@ -51,7 +51,8 @@ pub struct Template {
     key: String,
     image: Image,
     options: Options,
-    _in_use: Arc<Lock>,
+    #[expect(dead_code, reason = "holding it is its purpose")]
+    in_use: Arc<Lock>,
 }
 
 /// What a layered template has beyond its base.
@@ -76,10 +77,10 @@ impl Template {
         let mut key = Key::new("base");
         key.field(image.key().as_bytes());
         key.field(qemu_version()?.as_bytes());
-        key.field(machine::arguments(&launch).join("\n").as_bytes());
+        key.field(machine::arguments(launch).join("\n").as_bytes());
         Self::get(&key.to_string(), &image, options, |dir| {
             step("boot of the nested host", || {
-                let vm = Vm::start("template", dir, &image, &launch, Life::Ours)?;
+                let vm = Vm::start("template", dir, &image, launch, Life::Ours)?;
                 vm.booted()?;
                 // A first login at both servers and a first command bring in what every clone needs.
                 let host = Host::new("template", dir, &image.ssh_key(), vm, Life::Ours, None)?;
@@ -118,7 +119,7 @@ impl Template {
         let link = dir.join(names::STATE);
         fs::rename(&state, &link).at("rename", &state)?;
         let launch = Launch { options: self.options, shared_memory: true, restore: true };
-        let vm = Vm::start("template", dir, &self.image, &launch, Life::Ours)?;
+        let vm = Vm::start("template", dir, &self.image, launch, Life::Ours)?;
         vm.restore()?;
         let host = Host::new("template", dir, &self.image.ssh_key(), vm, Life::Ours, None)?;
         for (local, remote) in layer.files {
@@ -142,8 +143,8 @@ impl Template {
             let in_use = Lock::shared(&name)?;
             if dir.is_dir() {
                 touch(&dir)?;
-                let (key, image, _in_use) = (key.to_owned(), image.clone(), Arc::new(in_use));
-                return Ok(Self { dir, key, image, options, _in_use });
+                let (key, image, in_use) = (key.to_owned(), image.clone(), Arc::new(in_use));
+                return Ok(Self { dir, key, image, options, in_use });
             }
             drop(in_use);
             let _building = Lock::exclusive(&name)?;
@@ -203,7 +204,7 @@ impl Template {
         }
         let launch = Launch { options: self.options, shared_memory: false, restore: true };
         let begin = || -> Result<Host> {
-            let vm = Vm::start(name, dir, &self.image, &launch, life)?;
+            let vm = Vm::start(name, dir, &self.image, launch, life)?;
             vm.restore()?;
             Host::new(name, dir, &self.image.ssh_key(), vm, life, slot)
         };

@@ -90,7 +90,7 @@ pub(crate) fn quit(dir: &Path) -> Result<(), QmpError> {
 
 impl Vm {
     /// Starts QEMU in `dir`, which holds the memory (and the state to restore).
-    pub(crate) fn start(name: &str, dir: &Path, image: &Image, launch: &Launch, life: Life) -> Result<Self> {
+    pub(crate) fn start(name: &str, dir: &Path, image: &Image, launch: Launch, life: Life) -> Result<Self> {
         let link = dir.join(names::IMAGE);
         symlink(image.dir(), &link).at("link", link)?;
         let mut command = Command::new(QEMU);

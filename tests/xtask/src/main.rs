@@ -27,7 +27,7 @@ enum Command {
 enum Failure {
     /// The nested host failed.
     #[error(transparent)]
-    Host(#[from] xen_host::Error),
+    Host(Box<xen_host::Error>),
     /// Something of this machine failed.
     #[error(transparent)]
     Io(#[from] io::Error),
@@ -39,6 +39,12 @@ enum Failure {
         /// The operating system's reason.
         source: io::Error,
     },
+}
+
+impl From<xen_host::Error> for Failure {
+    fn from(error: xen_host::Error) -> Self {
+        Self::Host(Box::new(error))
+    }
 }
 
 impl Failure {

@@ -149,10 +149,11 @@ fn prune(current: &str) -> Result<()> {
     let dir = paths::nested()?;
     for entry in fs::read_dir(&dir).at("list", &dir)? {
         let name = entry.at("list", &dir)?.file_name().to_string_lossy().into_owned();
-        if name.starts_with("image-") && name != current {
-            if let Some(_lock) = Lock::try_exclusive(&name)? {
-                paths::remove_tree(&dir.join(&name))?;
-            }
+        if !name.starts_with("image-") || name == current {
+            continue;
+        }
+        if let Some(_lock) = Lock::try_exclusive(&name)? {
+            paths::remove_tree(&dir.join(&name))?;
         }
     }
     Ok(())

@@ -153,7 +153,8 @@ pub(super) fn hypervisor(root: &Path) -> Result<PathBuf> {
     for entry in fs::read_dir(&dir).at("list", &dir)? {
         let path = entry.at("list", &dir)?.path();
         let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-        if name.starts_with("xen-4") && name.ends_with(".gz") && path.is_file() {
+        // Links to it (xen-4.17-amd64.efi and the like) have other names.
+        if name.starts_with("xen-4") && path.extension().is_some_and(|e| e == "gz") && path.is_file() {
             return Ok(path);
         }
     }
