@@ -36,7 +36,7 @@ const FUNCTIONS: &str = "xc_interface_(open|close)|xc_version|xc_physinfo|xc_cpu
     parse_image|mem_init|boot_mem_init|build_image|boot_image|gnttab_init|translated)|\
     xenevtchn_.*|xenforeignmemory_.*|xengnttab_.*|xendevicemodel_.*|xentoolcore_restrict_all|xtl_log|xs_.*|vsnprintf";
 const TYPES: &str = "xen_domctl_.*|xc_dom_image|xentoollog_.*|hvm_info_table|xen_compile_info.*|\
-    xen_extraversion_t|xen_capabilities_info_t|xen_changeset_info_t|xen_commandline_t|xc_error_code|xc_open_flags";
+    xen_extraversion_t|xen_capabilities_info_t|xen_changeset_info_t|xen_commandline_t|xc_error_code|xc_open_flags|xs_permissions";
 const VARS: &str = "XEN_DOMCTL_CDF_.*|XEN_DOMCTL_IOMMU_.*|XEN_DOMINF_.*|XEN_DOMCTL_SENDTRIGGER_.*|XEN_X86_.*|\
     XEN_SYSCTL_PHYSCAP_.*|XEN_SYSCTL_cpu_featureset_.*|XEN_SCHEDULER_.*|XEN_VCPUAFFINITY_.*|XENVER_.*|\
     XEN_DOMCTL_INTERFACE_VERSION|XEN_SYSCTL_INTERFACE_VERSION|XEN_DOMCTL_SHADOW_OP_.*|XEN_DOMCTL_GRANT_.*|\

@@ -1,10 +1,11 @@
 //! Calls about one domain: life cycle, memory limits, HVM parameters, CPU policy, event channels.
 
-use super::{ShutdownReason, Xenctrl, scalar_call};
+use super::{ShutdownReason, Xenctrl};
 use crate::compat;
 use crate::domid::DomId;
 use crate::error::{Error, Result};
 use crate::evtchn::Port;
+use crate::handle::scalar_call;
 use crate::sys;
 
 /// Bytes of a page, the granularity of [`Xenctrl::set_paging_mempool_bytes`].

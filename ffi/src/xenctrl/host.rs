@@ -4,8 +4,9 @@ use std::collections::BTreeSet;
 use std::ffi::{CStr, CString, c_char, c_int, c_uint, c_void};
 use std::ptr;
 
-use super::{Scheduler, Xenctrl, scalar_call};
+use super::{Scheduler, Xenctrl};
 use crate::error::{Error, Result};
+use crate::handle::scalar_call;
 use crate::log::printable;
 use crate::sys;
 

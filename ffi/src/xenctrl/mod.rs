@@ -18,7 +18,6 @@ mod sched;
 use std::cell::Cell;
 use std::ffi::c_int;
 use std::marker::PhantomData;
-use std::ptr::NonNull;
 
 pub use create::{CreateDomain, GrantVersion, GuestKind, Iommu};
 pub use domain::{CpuidPolicy, HvmParam, Pod, Trigger, TscMode};
@@ -27,9 +26,9 @@ pub use info::{DomainInfo, ShutdownReason, VcpuInfo};
 pub use sched::{CpuMap, SchedParams, Scheduler, VcpuAffinity};
 
 use crate::domid::DomId;
-use crate::error::{Error, Result, clear_errno, last_errno};
+use crate::error::{Error, Result};
+use crate::handle::Handle;
 use crate::log::Logger;
-use crate::process::Owner;
 use crate::sys;
 
 /// An open libxenctrl handle. Closed on drop.
@@ -38,17 +37,10 @@ use crate::sys;
 /// buffers per handle. It does not survive a fork: see [`Error::Forked`].
 #[derive(Debug)]
 pub struct Xenctrl {
-    raw: NonNull<sys::xc_interface>,
-    owner: Owner,
+    handle: Handle<sys::xc_interface>,
     dummy: bool,
-    /// Dropped after `raw` is closed: closing may log.
-    log: Logger,
     not_sync: PhantomData<Cell<()>>,
 }
-
-// SAFETY: nothing in the handle is tied to the thread that opened it; libxenctrl forbids only simultaneous use, which
-// `!Sync` and the calls' `&self` rule out.
-unsafe impl Send for Xenctrl {}
 
 impl Xenctrl {
     /// Opens `/dev/xen/privcmd` and, when present, `/dev/xen/hypercall`.
@@ -69,28 +61,22 @@ impl Xenctrl {
     }
 
     fn open_with(flags: u32) -> Result<Self> {
-        let log = Logger::new();
-        clear_errno();
-        // SAFETY: both loggers outlive the handle (field order of this struct and `Drop`); the flags are known ones.
-        // Without a domain-builder logger of ours the library would write to a file of its own choice.
-        let raw = unsafe { sys::xc_interface_open(log.as_ptr(), log.as_ptr(), flags) };
-        let errno = last_errno();
-        let Some(raw) = NonNull::new(raw) else {
-            return Err(Error::NoXen { what: "/dev/xen/privcmd", errno, detail: log.take_errors() });
+        // SAFETY: the library's own pair of functions, the first called with the logger it is given and known flags.
+        let handle = unsafe {
+            Handle::open(
+                "libxenctrl",
+                "/dev/xen/privcmd",
+                // Without a domain-builder logger of ours the library would write to a file of its own choice.
+                |logger| sys::xc_interface_open(logger, logger, flags),
+                sys::xc_interface_close,
+            )?
         };
-        Ok(Self {
-            raw,
-            owner: Owner::this_process("libxenctrl"),
-            dummy: flags & sys::XC_OPENFLAG_DUMMY != 0,
-            log,
-            not_sync: PhantomData,
-        })
+        Ok(Self { handle, dummy: flags & sys::XC_OPENFLAG_DUMMY != 0, not_sync: PhantomData })
     }
 
     /// The handle for libxenguest's calls, after checking that this process may use it.
     pub(crate) fn raw(&self) -> Result<*mut sys::xc_interface> {
-        self.owner.check()?;
-        Ok(self.raw.as_ptr())
+        self.handle.raw()
     }
 
     /// Refuses a handle that was opened by [`Xenctrl::open_dummy`]: libxenctrl would follow a null pointer.
@@ -102,68 +88,26 @@ impl Xenctrl {
     }
 
     pub(crate) fn log(&self) -> &Logger {
-        &self.log
+        self.handle.log()
     }
 
-    /// Runs one hypercall-making library function and turns a negative result into an [`Error`].
-    ///
-    /// libxenctrl's functions return -1 and set `errno`, but some return `-errno`.
+    /// Runs one library function that makes a hypercall.
     pub(crate) fn run(
         &self,
         call: &'static str,
         domid: Option<DomId>,
         function: impl FnOnce(*mut sys::xc_interface) -> c_int,
     ) -> Result<c_int> {
-        let raw = self.raw()?;
+        self.handle.raw()?;
         self.require_xen()?;
-        self.log.clear();
-        clear_errno();
-        let result = function(raw);
-        let errno = last_errno();
-        if result >= 0 {
-            return Ok(result);
-        }
-        let errno = if result == -1 { errno } else { -result };
-        Err(Error::Call { call, domid: domid.map(u32::from), errno, detail: self.log.take_errors() })
+        self.handle.run(call, domid, function)
     }
 
     #[cfg(test)]
     pub(crate) fn pretend_forked(&mut self) {
-        self.owner.pretend_forked();
+        self.handle.pretend_forked();
     }
 }
-
-impl Drop for Xenctrl {
-    fn drop(&mut self) {
-        if self.owner.is_here() {
-            // SAFETY: `raw` came from xc_interface_open, is closed once, and the logger is still alive.
-            unsafe { sys::xc_interface_close(self.raw.as_ptr()) };
-        }
-    }
-}
-
-/// What can be passed to a library by value: proof for [`scalar_call!`] that no pointer is involved.
-pub(crate) trait Scalar: Copy {}
-macro_rules! scalars { ($($t:ty),*) => { $(impl Scalar for $t {})* } }
-scalars!(u8, u16, u32, u64, i32, i64, bool);
-
-/// The identity, for values without pointers only.
-pub(crate) const fn scalar<T: Scalar>(value: T) -> T {
-    value
-}
-
-/// `scalar_call!(xc, Some(domid), xc_domain_pause(arguments...))`: a libxenctrl function whose arguments after the
-/// handle are all plain numbers.
-macro_rules! scalar_call {
-    ($xc:expr, $domid:expr, $function:ident($($argument:expr),* $(,)?)) => {
-        $xc.run(stringify!($function), $domid, |raw| {
-            // SAFETY: `raw` is the open handle, and `scalar` lets through no pointers, so the function has nothing
-            // else to reach.
-            unsafe { crate::sys::$function(raw, $(crate::xenctrl::scalar($argument)),*) }
-        })
-    };
-}
-pub(crate) use scalar_call;
 
 #[cfg(test)]
 mod tests {

@@ -3,9 +3,10 @@
 use std::ffi::c_int;
 use std::ptr;
 
-use super::{Xenctrl, scalar_call};
+use super::Xenctrl;
 use crate::domid::DomId;
 use crate::error::{Error, Result};
+use crate::handle::scalar_call;
 use crate::sys;
 
 /// A set of CPUs: bit N of byte N/8 is CPU N.
