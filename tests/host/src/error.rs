@@ -90,12 +90,12 @@ pub enum Error {
         command: String,
         /// The remote exit code.
         status: i32,
-        /// What it wrote to standard output.
-        stdout: String,
-        /// What it wrote to standard error.
-        stderr: String,
+        /// The end of what it wrote to standard output.
+        stdout: Box<str>,
+        /// The end of what it wrote to standard error.
+        stderr: Box<str>,
         /// The end of the Xen console.
-        console: String,
+        console: Box<str>,
     },
     /// The connection into dom0 failed (ssh itself, not the command).
     #[error("no connection into dom0 of {host} for {what}: {message}{}", tail(console))]

@@ -297,14 +297,14 @@ impl Host {
         if output.success() {
             return Ok(output.text());
         }
-        let tail = |bytes: &[u8]| crate::process::tail(bytes, ERROR_OUTPUT);
+        let tail = |bytes: &[u8]| crate::process::tail(bytes, ERROR_OUTPUT).into_boxed_str();
         Err(Error::Command {
             host: self.name.clone(),
             command: command.to_owned(),
             status: output.status,
             stdout: tail(&output.stdout),
             stderr: tail(&output.stderr),
-            console: self.console_tail(),
+            console: self.console_tail().into_boxed_str(),
         })
     }
 

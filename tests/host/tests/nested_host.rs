@@ -48,7 +48,7 @@ fn commands_files_and_failures() {
     assert_eq!(host.check(&["printf", "%s", awkward]).expect("printf"), awkward);
 
     let error = host.check(&["sh", "-c", "echo why >&2; exit 3"]).expect_err("fails");
-    assert!(matches!(&error, Error::Command { status: 3, stderr, .. } if stderr == "why"), "{error}");
+    assert!(matches!(&error, Error::Command { status: 3, stderr, .. } if &**stderr == "why"), "{error}");
     let begin = Instant::now();
     let error = host.run_within(&["sleep", "60"], Duration::from_millis(500)).expect_err("is late");
     assert!(matches!(&error, Error::Deadline { what, .. } if what.contains("sleep 60")), "{error}");

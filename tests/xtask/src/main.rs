@@ -1,9 +1,14 @@
 //! Developer commands, run as `cargo xtask COMMAND`.
 
+mod cargo;
+mod demo;
 mod host;
+mod licence;
+mod test;
 
 use clap::{Parser, Subcommand};
 use std::{io, process::ExitCode};
+use xen_host::progress::{say, step};
 
 /// Developer commands of xenopsd: a nested Xen host, a demonstration, the tests.
 #[derive(Debug, Parser)]
@@ -20,6 +25,14 @@ enum Command {
     Host(host::HostCommand),
     /// Install the packages and build the dom0 image and its snapshot, and nothing else
     Setup,
+    /// Show everything: install, build, boot, start xenopsd and a guest, use the guest, shut it down
+    Demo(demo::DemoArguments),
+    /// Run all tests, those on the nested Xen host included
+    Test(test::TestArguments),
+    /// Run the measurements on the nested Xen host
+    Bench(test::BenchArguments),
+    /// Check formatting, clippy's lints and the licences of the dependencies
+    Lint,
 }
 
 /// Why a command failed.
@@ -31,6 +44,26 @@ enum Failure {
     /// Something of this machine failed.
     #[error(transparent)]
     Io(#[from] io::Error),
+    /// A step's program failed; its own output has said why.
+    #[error("`{command}` failed: {status}")]
+    Step {
+        /// The command line.
+        command: String,
+        /// How it ended.
+        status: String,
+    },
+    /// A thread of ours panicked; its message is on standard error.
+    #[error("the {0} panicked")]
+    Panicked(&'static str),
+    /// There is nothing to run.
+    #[error("the suite has no {0} test target")]
+    NoTargets(&'static str),
+    /// The demonstration did not see what it should.
+    #[error("demonstration: {0}")]
+    Demo(String),
+    /// Dependencies whose licence is not in the list.
+    #[error("licences that deny.toml does not allow:\n  {}", .0.join("\n  "))]
+    Licences(Vec<String>),
     /// A program could not be started.
     #[error("cannot start `{program}`: {source}")]
     Start {
@@ -57,6 +90,10 @@ fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Host(command) => host::run(command),
         Command::Setup => setup(),
+        Command::Demo(arguments) => demo::run(&arguments),
+        Command::Test(arguments) => test::test(&arguments),
+        Command::Bench(arguments) => test::bench(&arguments),
+        Command::Lint => lint(),
     };
     result.unwrap_or_else(|failure| {
         eprintln!("error: {failure}");
@@ -67,5 +104,15 @@ fn main() -> ExitCode {
 fn setup() -> Result<ExitCode, Failure> {
     xen_host::packages::install()?;
     xen_host::Template::base(xen_host::Options::default())?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn lint() -> Result<ExitCode, Failure> {
+    use cargo::{cargo, check};
+    step("formatting", || check(&mut cargo(&["fmt", "--all", "--check"])))?;
+    let clippy = ["clippy", "--quiet", "--workspace", "--all-targets", "--", "--deny", "warnings"];
+    step("clippy", || check(&mut cargo(&clippy)))?;
+    let count = step("licences", licence::check)?;
+    say(&format!("{count} packages have licences that deny.toml allows"));
     Ok(ExitCode::SUCCESS)
 }

@@ -1,0 +1,166 @@
+//! `cargo xtask test` and `cargo xtask bench`: which packages and targets are run, in which order, with what built
+//! beforehand.
+//!
+//! ```text
+//!   packages ──┬── compile and run the tests that need no Xen ──┬── nested tests and conformance
+//!              └── dom0 image, boot, snapshot (other thread) ───┘
+//! ```
+
+use crate::{
+    Failure,
+    cargo::{build_programs, cargo, check},
+};
+use clap::Args;
+use std::{fs, path::Path, process::ExitCode, thread};
+use xen_host::{
+    Options, Template, packages,
+    progress::{say, step},
+    workspace,
+};
+
+/// The package of the end-to-end and conformance tests.
+const SUITE: &str = "suite";
+/// The nested host's own package.
+const HOST: &str = "xen-host";
+
+/// Arguments of `cargo xtask test`.
+#[derive(Debug, Args)]
+pub(crate) struct TestArguments {
+    /// Leave out everything that needs the nested Xen host
+    #[arg(long)]
+    quick: bool,
+    /// Run only the tests whose name contains this
+    filter: Option<String>,
+}
+
+/// Runs the tests.
+pub(crate) fn test(arguments: &TestArguments) -> Result<ExitCode, Failure> {
+    packages::install()?;
+    let filter = arguments.filter.as_deref();
+    let suite = Targets::of_suite()?;
+    if arguments.quick {
+        run_plain(filter)?;
+        step("conformance tests", || suite.run(Targets::QUICK, filter))?;
+    } else {
+        thread::scope(|scope| {
+            // Its own threads leave half of the machine to the compiler; both are done at about the same time.
+            let template = scope.spawn(|| Template::base(Options::default()));
+            let plain = run_plain(filter);
+            let template =
+                template.join().map_err(|_| Failure::Panicked("preparation of the nested host"))?;
+            plain?;
+            template.map_err(Failure::from)
+        })?;
+        step("programs for dom0", build_programs)?;
+        step("tests of the nested host", || {
+            check(&mut with_filter(&["test", "--package", HOST, "--test", "*"], filter))
+        })?;
+        step("end-to-end and conformance tests", || suite.run(Targets::ALL, filter))?;
+    }
+    say("all tests passed");
+    Ok(ExitCode::SUCCESS)
+}
+
+fn with_filter(arguments: &[&str], filter: Option<&str>) -> std::process::Command {
+    let mut command = cargo(arguments);
+    command.args(filter);
+    command
+}
+
+/// Everything that runs anywhere.
+fn run_plain(filter: Option<&str>) -> Result<(), Failure> {
+    step("tests without Xen", || {
+        check(&mut with_filter(&["test", "--workspace", "--exclude", SUITE, "--exclude", HOST], filter))?;
+        check(&mut with_filter(&["test", "--package", HOST, "--lib"], filter))
+    })
+}
+
+/// The suite's test targets: `conformance_*` run anywhere, `nested_*` on the nested host, `bench_*` measure.
+struct Targets(Vec<String>);
+
+impl Targets {
+    const QUICK: &[&str] = &["conformance_"];
+    const ALL: &[&str] = &["conformance_", "nested_"];
+    const BENCH: &[&str] = &["bench_"];
+
+    fn of_suite() -> Result<Self, Failure> {
+        Self::in_directory(&workspace().join("tests/suite/tests"))
+    }
+
+    fn in_directory(directory: &Path) -> Result<Self, Failure> {
+        let mut names = Vec::new();
+        if directory.is_dir() {
+            for entry in fs::read_dir(directory)? {
+                let path = entry?.path();
+                let single = path.extension().is_some_and(|e| e == "rs");
+                if single || path.join("main.rs").is_file() {
+                    names.extend(path.file_stem().map(|stem| stem.to_string_lossy().into_owned()));
+                }
+            }
+        }
+        names.sort();
+        Ok(Self(names))
+    }
+
+    fn chosen(&self, prefixes: &[&str]) -> Vec<&str> {
+        self.0
+            .iter()
+            .map(String::as_str)
+            .filter(|name| prefixes.iter().any(|p| name.starts_with(p)))
+            .collect()
+    }
+
+    fn run(&self, prefixes: &[&str], filter: Option<&str>) -> Result<(), Failure> {
+        let mut arguments = vec!["test", "--package", SUITE, "--lib"];
+        for name in self.chosen(prefixes) {
+            arguments.extend(["--test", name]);
+        }
+        check(&mut with_filter(&arguments, filter))
+    }
+}
+
+/// Arguments of `cargo xtask bench`.
+#[derive(Debug, Args)]
+pub(crate) struct BenchArguments {
+    /// Run only the measurements whose name contains this
+    filter: Option<String>,
+}
+
+/// Runs the suite's measurements, one at a time and with their output shown.
+pub(crate) fn bench(arguments: &BenchArguments) -> Result<ExitCode, Failure> {
+    packages::install()?;
+    let suite = Targets::of_suite()?;
+    let chosen = suite.chosen(Targets::BENCH);
+    if chosen.is_empty() {
+        return Err(Failure::NoTargets("bench_*"));
+    }
+    step("programs for dom0", build_programs)?;
+    step("nested host", || Template::base(Options::default()))?;
+    let mut command = cargo(&["test", "--release", "--package", SUITE]);
+    for name in chosen {
+        command.args(["--test", name]);
+    }
+    command.args(&arguments.filter).args(["--", "--nocapture", "--test-threads=1"]);
+    step("measurements", || check(&mut command))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn targets_are_chosen_by_their_prefix() {
+        let targets = Targets(["bench_a", "conformance_b", "nested_c", "other"].map(str::to_owned).to_vec());
+        assert_eq!(targets.chosen(Targets::QUICK), ["conformance_b"]);
+        assert_eq!(targets.chosen(Targets::ALL), ["conformance_b", "nested_c"]);
+        assert_eq!(targets.chosen(Targets::BENCH), ["bench_a"]);
+    }
+
+    #[test]
+    fn targets_are_found() {
+        let own = Targets::in_directory(&workspace().join("tests/host/tests")).expect("reads");
+        assert!(own.0.contains(&"nested_host".to_owned()), "{:?}", own.0);
+        assert!(Targets::in_directory(Path::new("/nowhere")).is_ok_and(|t| t.0.is_empty()));
+    }
+}
