@@ -14,3 +14,17 @@ pub mod api;
 pub mod edge;
 pub mod rpc;
 pub mod xlcfg;
+
+pub mod config;
+pub mod core;
+pub mod daemon;
+pub mod device;
+pub mod domain;
+pub mod hostinfo;
+pub mod ops;
+pub mod service;
+pub mod state;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+pub(crate) use testing::*;

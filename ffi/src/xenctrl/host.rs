@@ -57,7 +57,7 @@ const fn number(text: &str) -> u32 {
 }
 
 /// The host's processors, memory and what it can virtualise.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Physinfo {
     /// CPUs online.
     pub nr_cpus: u32,

@@ -282,12 +282,11 @@ impl<'a> Arguments<'a> {
 /// prefixes, `0u` for unsigned decimal, `_` between digits. Prefixed numbers may use all `bits` bits and wrap to
 /// negative; plain decimal must fit the signed range.
 pub(crate) fn parse_integer(text: &str, bits: u32) -> Option<i64> {
-    let (negative, rest) = match text.as_bytes() {
-        [b'-', rest @ ..] => (true, rest),
-        [b'+', rest @ ..] => (false, rest),
-        rest => (false, rest),
+    let (negative, rest) = match text.strip_prefix('-') {
+        Some(rest) => (true, rest),
+        None => (false, text.strip_prefix('+').unwrap_or(text)),
     };
-    let (radix, unsigned, digits) = match rest {
+    let (radix, unsigned, digits) = match rest.as_bytes() {
         [b'0', b'x' | b'X', digits @ ..] => (16, true, digits),
         [b'0', b'o' | b'O', digits @ ..] => (8, true, digits),
         [b'0', b'b' | b'B', digits @ ..] => (2, true, digits),

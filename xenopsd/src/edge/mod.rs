@@ -1,3 +1,245 @@
-//! The three edges: everything that touches the machine goes through here.
+//! The three edges: everything that touches the machine goes through here, and nothing else does.
+//!
+//! | trait | what it is |
+//! |---|---|
+//! | [`Hypervisor`] | domains: create, build, pause, destroy, list; the host's resources |
+//! | [`xenstore::Transport`] | the store, reached through [`xenstore::Client`] |
+//! | [`Host`] | Linux: disks, network interfaces, images |
+//!
+//! [`Edges`] bundles them and lends connections to worker threads: neither libxenctrl's handle nor a xenstore
+//! connection may be shared between threads, so each worker borrows its own and gives it back.
 
+mod events;
+mod image;
 pub mod linux;
+mod machine;
+mod pool;
+mod xen;
+
+use std::path::{Path, PathBuf};
+
+pub use ffi::domid::DomId;
+pub use ffi::xenctrl::{DomainInfo, Physinfo, ShutdownReason, XenVersion};
+
+pub use events::{Events, Subscription};
+pub use image::{Image, ImageError, ImageFile, MAX_KERNEL, MAX_RAMDISK};
+pub use machine::{LinuxHost, StoreAddress, real};
+pub use pool::{Edges, Lent};
+
+/// Why the hypervisor refused.
+#[derive(Debug, thiserror::Error)]
+pub enum HypervisorError {
+    /// A call failed; the text names the call, the domain and the reason.
+    #[error("{0}")]
+    Call(String),
+    /// The kernel or ramdisk is not something this kind of domain can boot; the guest's owner must change it.
+    #[error("{0}")]
+    Image(String),
+    /// Not enough free memory to populate the domain.
+    #[error("not enough memory: {0}")]
+    Memory(String),
+}
+
+/// What a new domain is, as far as the hypervisor fixes it at creation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewDomain {
+    /// The VM's UUID, kept by the hypervisor as the domain's handle.
+    pub uuid: [u8; 16],
+    /// Size of the vcpu table.
+    pub max_vcpus: u32,
+    /// Grant table frames the guest may grow to.
+    pub max_grant_frames: u32,
+    /// Security label; 0 lets the hypervisor choose.
+    pub ssidref: u32,
+}
+
+/// What a PV domain is built from.
+pub struct PvBuild<'a> {
+    /// As at creation.
+    pub max_vcpus: u32,
+    /// Memory populated now, in KiB.
+    pub target_kib: u64,
+    /// What the guest may balloon up to, in KiB.
+    pub static_max_kib: u64,
+    /// Kernel image: ELF or bzImage.
+    pub kernel: &'a Image,
+    /// Initial ramdisk.
+    pub ramdisk: Option<&'a Image>,
+    /// Kernel command line.
+    pub cmdline: &'a str,
+}
+
+/// One of the two rings a domain is born with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ring {
+    /// The guest's event channel port.
+    pub port: u32,
+    /// The shared page: a machine frame for PV.
+    pub gfn: u64,
+}
+
+/// What a build leaves for the store to announce.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Built {
+    /// The xenstore ring.
+    pub store: Ring,
+    /// The console ring.
+    pub console: Ring,
+}
+
+/// Domain-level calls. A handle belongs to one thread at a time.
+pub trait Hypervisor: Send {
+    /// Which hypervisor this is.
+    ///
+    /// # Errors
+    /// [`HypervisorError::Call`].
+    fn version(&self) -> Result<XenVersion, HypervisorError>;
+
+    /// Processors and memory of the host.
+    ///
+    /// # Errors
+    /// [`HypervisorError::Call`].
+    fn host(&self) -> Result<Physinfo, HypervisorError>;
+
+    /// Every domain, dom0 included, by domid.
+    ///
+    /// # Errors
+    /// [`HypervisorError::Call`].
+    fn domains(&self) -> Result<Vec<DomainInfo>, HypervisorError>;
+
+    /// One domain; none when there is no such domid.
+    ///
+    /// # Errors
+    /// [`HypervisorError::Call`].
+    fn domain(&self, domid: DomId) -> Result<Option<DomainInfo>, HypervisorError>;
+
+    /// Makes an empty PV domain, paused.
+    ///
+    /// # Errors
+    /// [`HypervisorError::Call`].
+    fn create_pv(&self, new: &NewDomain) -> Result<DomId, HypervisorError>;
+
+    /// Gives a new domain its memory, vcpus, rings and kernel. On failure the domain is still there, to be destroyed.
+    ///
+    /// # Errors
+    /// Any [`HypervisorError`].
+    fn build_pv(&self, domid: DomId, build: &PvBuild<'_>) -> Result<Built, HypervisorError>;
+
+    /// Sets the scheduler's weight (1 to 65535, relative to 256) and cap (percent of one processor, 0 none).
+    ///
+    /// # Errors
+    /// [`HypervisorError::Call`].
+    fn set_scheduler(&self, domid: DomId, weight: u16, cap: u16) -> Result<(), HypervisorError>;
+
+    /// Stops the domain's vcpus. Pauses are counted.
+    ///
+    /// # Errors
+    /// [`HypervisorError::Call`].
+    fn pause(&self, domid: DomId) -> Result<(), HypervisorError>;
+
+    /// Undoes one pause.
+    ///
+    /// # Errors
+    /// [`HypervisorError::Call`].
+    fn unpause(&self, domid: DomId) -> Result<(), HypervisorError>;
+
+    /// Destroys the domain; may run for minutes with hundreds of GiB. An absent domain is not an error.
+    ///
+    /// # Errors
+    /// [`HypervisorError::Call`].
+    fn destroy(&self, domid: DomId) -> Result<(), HypervisorError>;
+
+    /// The hypervisor's own console ring.
+    ///
+    /// # Errors
+    /// [`HypervisorError::Call`].
+    fn console_ring(&self) -> Result<Vec<u8>, HypervisorError>;
+
+    /// Injects the hypervisor's debug keys.
+    ///
+    /// # Errors
+    /// [`HypervisorError::Call`].
+    fn send_debug_keys(&self, keys: &str) -> Result<(), HypervisorError>;
+}
+
+/// Whether a guest may write to a disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// Opened read-only from the first open on: nothing downstream can write.
+    ReadOnly,
+    /// Reads and writes.
+    ReadWrite,
+}
+
+/// A disk as a block device in dom0, ready for a backend.
+#[derive(Debug)]
+pub struct AttachedDisk {
+    /// Major and minor number.
+    pub device: (u64, u64),
+    /// Its node below `/dev`.
+    pub node: PathBuf,
+    /// Held while the disk is attached: it keeps a loop device alive until the backend has it, after which the kernel
+    /// clears it with the last user, and a block device from changing under the backend's feet.
+    pub keep: Option<std::os::fd::OwnedFd>,
+}
+
+/// What a network interface's host side is given.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VifSettings {
+    /// The bridge it joins.
+    pub bridge: String,
+    /// In bytes; none leaves the bridge's.
+    pub mtu: Option<u32>,
+    /// Whether the link is up.
+    pub carrier: bool,
+}
+
+/// Why Linux refused: what, on which object, and what to do is in the text.
+#[derive(Debug, thiserror::Error)]
+pub enum HostError {
+    /// Something named by the client is not there.
+    #[error("{text}")]
+    Missing {
+        /// `disk`, `network`, `kernel`, …
+        class: &'static str,
+        /// The path or name.
+        id: String,
+        /// For people.
+        text: String,
+    },
+    /// It is there and cannot be used.
+    #[error("{text}")]
+    Unusable {
+        /// As above.
+        class: &'static str,
+        /// For people.
+        text: String,
+    },
+}
+
+/// The Linux side.
+pub trait Host: Send + Sync {
+    /// Checks, taking nothing, that a disk can be attached.
+    ///
+    /// # Errors
+    /// [`HostError`].
+    fn check_disk(&self, path: &Path, access: Access) -> Result<(), HostError>;
+
+    /// Makes a disk a block device: itself, or through a loop device.
+    ///
+    /// # Errors
+    /// [`HostError`].
+    fn attach_disk(&self, path: &Path, access: Access) -> Result<AttachedDisk, HostError>;
+
+    /// Checks that a bridge exists and is one.
+    ///
+    /// # Errors
+    /// [`HostError`].
+    fn check_bridge(&self, bridge: &str) -> Result<(), HostError>;
+
+    /// Sets a new backend interface up and puts it into its bridge.
+    ///
+    /// # Errors
+    /// [`HostError`].
+    fn connect_vif(&self, interface: &str, settings: &VifSettings) -> Result<(), HostError>;
+}

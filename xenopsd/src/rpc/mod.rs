@@ -1,1 +1,26 @@
-//! Frames and codecs: HTTP/1.1 on a Unix socket, XML-RPC, JSON-RPC.
+//! Frames and codecs: HTTP/1.1 on a Unix socket, XML-RPC and JSON-RPC bodies.
+//!
+//! ```text
+//!           socket          http             codec (json_rpc over json, or xml)        api
+//!  client ─────────► bytes ──────► body ────────────────────────────► method, params ──────► Call
+//!                                                                                             │ Service
+//!  client ◄───────── bytes ◄────── head+body ◄─── Responder (any thread) ◄─── Value ◄─────────┘
+//! ```
+//!
+//! [`server`] drives this with one I/O thread; [`client`] is the other end, blocking. Everything that comes from
+//! outside is bounded by the constants in [`http`], [`json`], [`xml`] and [`server`].
+
+pub mod client;
+pub mod codec;
+pub mod http;
+pub mod json;
+pub mod json_rpc;
+pub mod server;
+pub mod socket;
+pub mod text;
+pub mod xml;
+pub mod xml_rpc;
+
+pub use client::{Client, ClientError};
+pub use codec::Codec;
+pub use server::{Responder, Server, Service, StopHandle};

@@ -168,6 +168,8 @@ pub enum LoopError {
 
 /// Attaches `disk` to a free loop device.
 ///
+/// Returns the device and its open node; with `autoclear` the device lasts as long as that node, or another opener.
+///
 /// `reserve` is called with each number before it is tried, the last call wins; it is where the caller records that
 /// `/dev/loopN` may be about to hold this file. When attaching fails, the last record stands for nothing.
 ///
@@ -178,7 +180,7 @@ pub fn attach(
     disk: &FileDisk,
     options: &AttachOptions<'_>,
     reserve: &mut dyn FnMut(u32) -> io::Result<()>,
-) -> Result<LoopDevice, LoopError> {
+) -> Result<(LoopDevice, File), LoopError> {
     let control = open(LOOP_CONTROL, OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty())
         .map_err(|errno| LoopError::NoDriver { source: errno.into() })?;
     for _ in 0..ATTACH_ATTEMPTS {
@@ -190,7 +192,7 @@ pub fn attach(
             other => other?,
         };
         match bind(&node, disk, options) {
-            Ok(()) => return finish(number, dev, &node, disk, options),
+            Ok(()) => return finish(number, dev, &node, disk, options).map(|device| (device, node)),
             Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {}
             Err(source) => return Err(LoopError::Io { number, action: "attach a file to", source }),
         }

@@ -49,7 +49,8 @@ fn an_attached_file_is_read_and_written_and_detached() {
         recorded.push(n);
         Ok(())
     })
-    .unwrap();
+    .unwrap()
+    .0;
     assert_eq!(recorded.last(), Some(&device.number), "the number was recorded before use");
     assert!(!device.read_only);
     let mut node = File::options().read(true).write(true).open(&device.path).unwrap();
@@ -77,7 +78,7 @@ fn a_file_opened_for_reading_gives_a_read_only_device() {
     let disk = image(dir.path(), Access::ReadOnly);
     let options =
         AttachOptions { name: Some("iso"), block_size: BlockSize::B4096, ..AttachOptions::default() };
-    let device = attach(&disk, &options, &mut |_| Ok(())).unwrap();
+    let device = attach(&disk, &options, &mut |_| Ok(())).unwrap().0;
     assert!(device.read_only);
     assert_eq!(status(device.number).unwrap().unwrap().name, "iso");
     let size = std::fs::read_to_string(attribute(device.number, "queue/logical_block_size")).unwrap();
@@ -96,7 +97,7 @@ fn a_recycled_number_is_left_alone() {
     let Some(_alone) = loop_driver() else { return };
     let dir = tempfile::tempdir().unwrap();
     let disk = image(dir.path(), Access::ReadWrite);
-    let device = attach(&disk, &AttachOptions::default(), &mut |_| Ok(())).unwrap();
+    let device = attach(&disk, &AttachOptions::default(), &mut |_| Ok(())).unwrap().0;
     let other = FileId { device: disk.id.device, inode: disk.id.inode + 1 };
     assert!(matches!(detach(device.number, other), Err(LoopError::Foreign { .. })));
     assert!(status(device.number).unwrap().is_some(), "still attached");
@@ -108,7 +109,7 @@ fn a_device_in_use_is_freed_by_its_last_user() {
     let Some(_alone) = loop_driver() else { return };
     let dir = tempfile::tempdir().unwrap();
     let disk = image(dir.path(), Access::ReadWrite);
-    let device = attach(&disk, &AttachOptions::default(), &mut |_| Ok(())).unwrap();
+    let device = attach(&disk, &AttachOptions::default(), &mut |_| Ok(())).unwrap().0;
     let user = File::open(&device.path).unwrap();
     assert_eq!(detach(device.number, disk.id).unwrap(), Detached::WhenClosed);
     drop(user);
@@ -159,7 +160,7 @@ fn attaching_in_parallel_never_shares_a_device() {
             .map(|_| {
                 scope.spawn(|| {
                     let disk = reopened(&path, Access::ReadOnly);
-                    attach(&disk, &AttachOptions::default(), &mut |_| Ok(())).unwrap()
+                    attach(&disk, &AttachOptions::default(), &mut |_| Ok(())).unwrap().0
                 })
             })
             .collect();
@@ -179,7 +180,7 @@ fn a_missing_node_is_made_again() {
     let Some(_alone) = loop_driver() else { return };
     let dir = tempfile::tempdir().unwrap();
     let disk = image(dir.path(), Access::ReadWrite);
-    let device = attach(&disk, &AttachOptions::default(), &mut |_| Ok(())).unwrap();
+    let device = attach(&disk, &AttachOptions::default(), &mut |_| Ok(())).unwrap().0;
     std::fs::remove_file(&device.path).unwrap();
     assert_eq!(detach(device.number, disk.id).unwrap(), Detached::Done);
     assert!(device.path.exists());

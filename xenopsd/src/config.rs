@@ -1,0 +1,223 @@
+//! The daemon's settings: command line flags, then the configuration file, which overrides them as the model has it.
+//!
+//! The file is `key = value` lines with the flags' long names; `#` begins a comment; surrounding quotes are removed;
+//! later lines win. A key this daemon does not know is named in the log, because the file may be shared with another.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::{CommandFactory, FromArgMatches, Parser};
+
+use crate::core::Patience;
+use crate::edge::StoreAddress;
+use crate::service::MAX_WORKERS;
+
+/// Where the file is looked for when none is named; its absence is fine.
+pub const DEFAULT_FILE: &str = "/etc/xenopsd.conf";
+
+/// The Xen toolstack daemon: builds domains, plugs their devices, and answers a management layer.
+#[derive(Debug, Clone, Parser)]
+#[command(
+    name = "xenopsd",
+    version,
+    after_help = "FILES\n  /etc/xenopsd.conf       settings, `key = value` with the long names above\n  \
+        <sockets-path>/xenopsd       XML-RPC over HTTP, mode 0600\n  \
+        <sockets-path>/xenopsd.json  JSON-RPC over HTTP, mode 0600\n\n\
+        EXIT STATUS\n  0  stopped by SIGTERM or SIGINT\n  1  cannot run: no Xen, no xenstored, socket or state directory unusable\n  2  usage\n\n\
+        LOGGING\n  to standard error; `--log-level xenopsd=debug,xen=info` selects by module"
+)]
+pub struct Config {
+    /// Settings file
+    #[arg(long, default_value = DEFAULT_FILE)]
+    pub config: PathBuf,
+    /// Directory of the sockets
+    #[arg(long, default_value = "/var/lib/xcp")]
+    pub sockets_path: PathBuf,
+    /// Directory of the VM records
+    #[arg(long, default_value = "/var/run/nonpersistent/xenopsd/classic")]
+    pub database_path: PathBuf,
+    /// File to write the process id to
+    #[arg(long)]
+    pub pidfile: Option<PathBuf>,
+    /// How many operations run at once
+    #[arg(long, default_value_t = 4, value_parser = workers)]
+    pub worker_pool_size: usize,
+    /// Way to xenstored
+    #[arg(long, value_enum, default_value_t)]
+    pub xenstore: StoreAddress,
+    /// Seconds a backend may take to appear or to close
+    #[arg(long, default_value_t = 60)]
+    pub hotplug_timeout: u64,
+    /// Seconds a guest may take to acknowledge a shutdown request
+    #[arg(long, default_value_t = 60)]
+    pub domain_shutdown_ack_timeout: u64,
+    /// What is logged: error, warn, info, debug or trace, or per module
+    #[arg(long, default_value = "info")]
+    pub log_level: String,
+    /// Log JSON lines instead of text
+    #[arg(long)]
+    pub log_json: bool,
+    /// Print the RPC contract as markdown and exit
+    #[arg(long)]
+    pub print_contract: bool,
+}
+
+fn workers(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(n @ 1..=MAX_WORKERS) => Ok(n),
+        _ => Err(format!("must be between 1 and {MAX_WORKERS}")),
+    }
+}
+
+/// The settings cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// Wrong flags, or a request for help: clap's own text and exit status.
+    #[error(transparent)]
+    Usage(#[from] clap::Error),
+    /// The file is there and cannot be read.
+    #[error("settings file {}: {source}", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// What the kernel said.
+        source: std::io::Error,
+    },
+    /// A line of the file is wrong.
+    #[error("settings file {}, line {line}: {what}", path.display())]
+    Line {
+        /// The file.
+        path: PathBuf,
+        /// Counted from 1.
+        line: usize,
+        /// What is wrong and what would be right.
+        what: String,
+    },
+}
+
+/// Settings, and the keys of the file that mean nothing here.
+#[derive(Debug)]
+pub struct Loaded {
+    /// The settings.
+    pub config: Config,
+    /// `(line, key)`.
+    pub unknown: Vec<(usize, String)>,
+}
+
+impl Config {
+    /// Reads the command line and the file it names.
+    ///
+    /// # Errors
+    /// [`ConfigError`].
+    pub fn load(args: &[String]) -> Result<Loaded, ConfigError> {
+        let flags = Self::try_parse_from(args)?;
+        let path = &flags.config;
+        match std::fs::read_to_string(path) {
+            Ok(text) => flags.override_with(&text, args),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound && path == Path::new(DEFAULT_FILE) => {
+                Ok(Loaded { config: flags, unknown: Vec::new() })
+            }
+            Err(source) => Err(ConfigError::Unreadable { path: path.clone(), source }),
+        }
+    }
+
+    /// Each line of the file is parsed as the flag of its name, so that both have the same checks and help.
+    fn override_with(&self, text: &str, args: &[String]) -> Result<Loaded, ConfigError> {
+        let command = Self::command().args_override_self(true);
+        let mut all = args.to_vec();
+        let mut unknown = Vec::new();
+        for (index, line) in text.lines().enumerate() {
+            let at = |what: String| ConfigError::Line { path: self.config.clone(), line: index + 1, what };
+            let line = line.split('#').next().unwrap_or_default().trim();
+            if line.is_empty() {
+                continue;
+            }
+            let (key, value) = line.split_once('=').ok_or_else(|| at("expected `key = value`".to_owned()))?;
+            let (key, value) = (key.trim().replace('_', "-"), unquoted(value.trim()));
+            let Some(argument) = command.get_arguments().find(|a| a.get_long() == Some(&*key)) else {
+                unknown.push((index + 1, key));
+                continue;
+            };
+            if key == "config" || key == "print-contract" {
+                return Err(at(format!("{key} can only be given on the command line")));
+            }
+            if argument.get_action().takes_values() {
+                all.push(format!("--{key}={value}"));
+            } else if value == "true" {
+                all.push(format!("--{key}"));
+            } else if value != "false" {
+                return Err(at(format!("{key} must be true or false")));
+            }
+            command.clone().try_get_matches_from(&all).map_err(|e| at(first_line(&e)))?;
+        }
+        let matches = command.try_get_matches_from(&all)?;
+        Ok(Loaded { config: Self::from_arg_matches(&matches)?, unknown })
+    }
+
+    /// The time limits.
+    pub fn patience(&self) -> Patience {
+        Patience {
+            hotplug: Duration::from_secs(self.hotplug_timeout),
+            shutdown_ack: Duration::from_secs(self.domain_shutdown_ack_timeout),
+            ..Patience::default()
+        }
+    }
+}
+
+fn unquoted(value: &str) -> &str {
+    let inside = |quote| value.strip_prefix(quote).and_then(|v: &str| v.strip_suffix(quote));
+    inside('"').or_else(|| inside('\'')).unwrap_or(value)
+}
+
+fn first_line(error: &clap::Error) -> String {
+    let text = error.to_string();
+    text.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(file: &str, flags: &[&str]) -> Result<Loaded, ConfigError> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("conf");
+        std::fs::write(&path, file).unwrap();
+        let mut args = vec!["xenopsd".to_owned(), format!("--config={}", path.display())];
+        args.extend(flags.iter().map(|f| (*f).to_owned()));
+        Config::load(&args)
+    }
+
+    #[test]
+    fn the_file_overrides_flags_and_later_lines_win() {
+        let text = "worker-pool-size = 7 # comment\n\nworker-pool-size='9'\nlog-json = true\nxenstore = \"xenbus\"\n";
+        let loaded = load(text, &["--worker-pool-size", "2"]).unwrap();
+        assert_eq!(loaded.config.worker_pool_size, 9);
+        assert!(loaded.config.log_json);
+        assert_eq!(loaded.config.xenstore, StoreAddress::Xenbus);
+    }
+
+    #[test]
+    fn unknown_keys_are_named_with_their_line() {
+        let loaded = load("\nqueue = org.xen.xapi.xenops.classic\n", &[]).unwrap();
+        assert_eq!(loaded.unknown, [(2, "queue".to_owned())]);
+    }
+
+    #[test]
+    fn a_bad_value_is_an_error_with_its_line() {
+        for (text, line) in [("worker-pool-size = 0", 1), ("# x\nlog-json = maybe", 2), ("nonsense", 1), ("config=/x", 1)] {
+            match load(text, &[]) {
+                Err(ConfigError::Line { line: at, what, .. }) => {
+                    assert_eq!(at, line, "{text}");
+                    assert!(!what.is_empty());
+                }
+                other => panic!("{text}: {other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_named_file_must_exist() {
+        let args = ["xenopsd".to_owned(), "--config=/nonexistent".to_owned()];
+        assert!(matches!(Config::load(&args), Err(ConfigError::Unreadable { .. })));
+    }
+}

@@ -1,0 +1,259 @@
+//! The daemon's shared state, and the road from a request to a running operation.
+//!
+//! ```text
+//!   service ── submit(vm, operation) ──► task ──► queue of that VM ──► perform ──► plan ──► runner ──► atoms
+//!   event thread ── "domains changed" ──► which VM's domain began or ended ──► check, on that VM's queue
+//! ```
+
+mod operation;
+mod runtime;
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use xenstore::Path;
+
+use crate::api::value::Value;
+use crate::api::{DynamicId, Error};
+use crate::edge::{DomId, DomainInfo, Edges, Events};
+use crate::ops::queue::{Queues, Slot};
+use crate::ops::task::{TaskHandle, Tasks};
+use crate::ops::timer::Timer;
+use crate::ops::updates::Updates;
+use crate::ops::wait::Waiting;
+use crate::state::Records;
+
+pub use operation::Operation;
+pub use runtime::{Runtime, Runtimes};
+
+/// Times that an administrator may set.
+#[derive(Debug, Clone, Copy)]
+pub struct Patience {
+    /// How long a backend may take to appear or to close.
+    pub hotplug: Duration,
+    /// How long a guest may take to acknowledge a shutdown request.
+    pub shutdown_ack: Duration,
+    /// How long a destroyed domain may stay a zombie before the operation ends without it.
+    pub zombie: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self {
+            hotplug: Duration::from_secs(60),
+            shutdown_ack: Duration::from_secs(60),
+            zombie: Duration::from_secs(30),
+        }
+    }
+}
+
+/// Everything the threads share.
+pub struct Core {
+    /// Stored VMs and devices.
+    pub records: Records,
+    /// The machine.
+    pub edges: Edges,
+    /// Watches.
+    pub events: Events,
+    /// The change feed.
+    pub updates: Updates,
+    /// Tasks.
+    pub tasks: Tasks,
+    /// Per-VM queues.
+    pub queues: Queues,
+    /// What is known of VMs only while this process runs.
+    pub runtimes: Runtimes,
+    /// Limits of waits.
+    pub patience: Patience,
+    /// Fresh for every run, so that clients notice a restart.
+    pub instance_id: String,
+    /// Domains as last seen, to tell which began or ended.
+    seen: Mutex<Vec<Seen>>,
+}
+
+/// The part of a domain's state whose change means something to its VM.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Seen {
+    domid: DomId,
+    uuid: [u8; 16],
+    dying: bool,
+    stopped: bool,
+}
+
+impl Core {
+    /// Puts the parts together and begins to follow domains.
+    ///
+    /// # Errors
+    /// When the event thread has ended or Xen does not answer.
+    pub fn start(
+        records: Records,
+        edges: Edges,
+        events: Events,
+        workers: usize,
+        patience: Patience,
+    ) -> Result<Arc<Self>, Error> {
+        let updates = Updates::new(Timer::start());
+        let core = Arc::new(Self {
+            records,
+            edges,
+            events,
+            tasks: Tasks::new(updates.clone()),
+            updates,
+            queues: Queues::new(workers),
+            runtimes: Runtimes::default(),
+            patience,
+            instance_id: uuid::Uuid::new_v4().to_string(),
+            seen: Mutex::default(),
+        });
+        core.follow_domains()?;
+        Ok(core)
+    }
+
+    /// Queues an operation and returns its task.
+    ///
+    /// # Errors
+    /// `Does_not_exist` for an unknown VM; `Internal_error` when too much is queued.
+    pub fn submit(self: &Arc<Self>, vm: &str, dbg: &str, operation: Operation) -> Result<String, Error> {
+        if !self.records.has_vm(vm) {
+            return Err(Error::does_not_exist("VM", format!("{vm}/config")));
+        }
+        let task = self.tasks.create(dbg);
+        let id = task.id().to_owned();
+        let end = TaskEnd { tasks: self.tasks.clone(), task: Some(task.clone()), then: None };
+        self.enqueue(vm, operation, task, end).map(|()| id)
+    }
+
+    /// Queues an operation whose outcome, also that it could not be queued, goes to `then` instead of to a task the
+    /// client has to destroy.
+    pub fn submit_then(
+        self: &Arc<Self>,
+        vm: &str,
+        dbg: &str,
+        operation: Operation,
+        then: impl FnOnce(Result<(), Error>) + Send + 'static,
+    ) {
+        let task = self.tasks.create_unowned(dbg);
+        let end = TaskEnd { tasks: self.tasks.clone(), task: Some(task.clone()), then: Some(Box::new(then)) };
+        if let Err(error) = self.enqueue(vm, operation, task, end) {
+            tracing::error!(%vm, %error, "an operation could not be queued");
+        }
+    }
+
+    fn enqueue(
+        self: &Arc<Self>,
+        vm: &str,
+        operation: Operation,
+        task: TaskHandle,
+        mut end: TaskEnd,
+    ) -> Result<(), Error> {
+        let core = Arc::clone(self);
+        let id = vm.to_owned();
+        let coalesce = (operation == Operation::Check).then_some("check");
+        let job = Box::new(move |slot: &Slot| {
+            let outcome = core.perform(&id, &operation, &task, slot);
+            if let Err(error) = &outcome {
+                tracing::warn!(vm = %id, task = task.id(), %error, "{operation} failed");
+            }
+            core.updates.add(DynamicId::Vm(id));
+            end.end(outcome);
+        });
+        self.queues.push(vm, coalesce, job)
+    }
+
+    /// The VM's domain, found by the handle the hypervisor keeps: domids are reused, UUIDs are not.
+    ///
+    /// # Errors
+    /// When the hypervisor does not answer.
+    pub fn domain_of(&self, vm: &str) -> Result<Option<DomainInfo>, Error> {
+        let Ok(uuid) = uuid::Uuid::try_parse(vm) else { return Ok(None) };
+        let domains = self.edges.hypervisor()?.domains()?;
+        Ok(domains.into_iter().find(|d| d.uuid == *uuid.as_bytes() && !d.dying))
+    }
+
+    /// What a step of `task` waits with.
+    pub fn waiting<'a>(&'a self, task: Option<&'a TaskHandle>, slot: &'a Slot) -> Waiting<'a> {
+        Waiting { events: &self.events, task, slot }
+    }
+
+    /// Domains begin and end without being asked: xenstored says when, the hypervisor says which.
+    fn follow_domains(self: &Arc<Self>) -> Result<(), Error> {
+        let (look, looks) = crossbeam::channel::bounded(1);
+        for special in ["@introduceDomain", "@releaseDomain"] {
+            let look = look.clone();
+            let path = Path::new(special).map_err(|e| Error::internal(e.to_string()))?;
+            // Full means that a look is due already.
+            self.events.always(&path, move || {
+                let _ = look.try_send(());
+            })?;
+        }
+        self.look_at_domains()?;
+        let core = Arc::downgrade(self);
+        let follow = move || {
+            while looks.recv().is_ok() {
+                let Some(core) = core.upgrade() else { return };
+                if let Err(error) = core.look_at_domains() {
+                    tracing::error!(%error, "domains cannot be listed; the next change is awaited");
+                }
+            }
+        };
+        std::thread::Builder::new()
+            .name("domain-events".into())
+            .stack_size(crate::ops::WORKER_STACK)
+            .spawn(follow)
+            .map_err(|e| Error::internal(format!("no thread for domain events: {e}")))?;
+        Ok(())
+    }
+
+    fn look_at_domains(self: &Arc<Self>) -> Result<(), Error> {
+        let now: Vec<Seen> = self.edges.hypervisor()?.domains()?.iter().map(Seen::of).collect();
+        let before = {
+            let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+            std::mem::replace(&mut *seen, now.clone())
+        };
+        let changed = now.iter().filter(|d| !before.contains(d)).chain(before.iter().filter(|d| !now.contains(d)));
+        let mut vms: Vec<String> =
+            changed.map(|d| uuid::Uuid::from_bytes(d.uuid).hyphenated().to_string()).collect();
+        vms.sort();
+        vms.dedup();
+        for vm in vms.into_iter().filter(|vm| self.records.has_vm(vm)) {
+            self.submit_then(&vm, "domain event", Operation::Check, |_| ());
+        }
+        Ok(())
+    }
+}
+
+impl Seen {
+    fn of(domain: &DomainInfo) -> Self {
+        Self {
+            domid: domain.domid,
+            uuid: domain.uuid,
+            dying: domain.dying,
+            stopped: domain.shutdown.is_some(),
+        }
+    }
+}
+
+type Then = Box<dyn FnOnce(Result<(), Error>) + Send>;
+
+/// Ends a task exactly once, also when its job panics or is never run.
+struct TaskEnd {
+    tasks: Tasks,
+    task: Option<TaskHandle>,
+    then: Option<Then>,
+}
+
+impl TaskEnd {
+    fn end(&mut self, outcome: Result<(), Error>) {
+        let Some(task) = self.task.take() else { return };
+        self.tasks.finish(&task, outcome.clone().map(|()| None::<Value>));
+        if let Some(then) = self.then.take() {
+            then(outcome);
+        }
+    }
+}
+
+impl Drop for TaskEnd {
+    fn drop(&mut self) {
+        self.end(Err(Error::internal("the operation could not be run to its end; the daemon's log says why")));
+    }
+}

@@ -1,0 +1,44 @@
+//! What is known of a VM only while this process runs. Nothing here is needed to recover: a restarted daemon finds
+//! domains and devices by looking.
+
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use crate::edge::DomId;
+
+/// One VM's.
+#[derive(Debug, Default)]
+pub struct Runtime {
+    /// When it last started: for the clients (seconds since 1970) and for measuring.
+    pub started: Option<(f64, Instant)>,
+    /// A reboot is between its two halves: clients are told `Running`, so that they do not see it halted.
+    pub rebooting: bool,
+    /// Its domain, to clean up after one that somebody else destroyed.
+    pub domid: Option<DomId>,
+    /// Loop devices kept open for its disks, by device.
+    pub kept: Vec<(String, OwnedFd)>,
+}
+
+/// All VMs'.
+#[derive(Default)]
+pub struct Runtimes {
+    table: Mutex<HashMap<String, Runtime>>,
+}
+
+impl Runtimes {
+    /// Looks at, or changes, one VM's.
+    pub fn with<R>(&self, vm: &str, apply: impl FnOnce(&mut Runtime) -> R) -> R {
+        apply(self.lock().entry(vm.to_owned()).or_default())
+    }
+
+    /// Forgets a VM.
+    pub fn forget(&self, vm: &str) {
+        self.lock().remove(vm);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Runtime>> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

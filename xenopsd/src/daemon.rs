@@ -1,0 +1,113 @@
+//! The daemon as a whole: checks the host, binds the sockets, starts the threads, and stops on a signal.
+
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use nix::sys::signal::{SigSet, Signal};
+use xenstore::WatchStream;
+
+use crate::config::Config;
+use crate::core::Core;
+use crate::edge::{Events, real};
+use crate::rpc::codec::Codec;
+use crate::rpc::server::Server;
+use crate::rpc::socket::BoundSocket;
+use crate::service::Service;
+use crate::state::Records;
+
+/// Why the daemon cannot run; the text says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError {
+    /// This is not a dom0, or Xen does not answer.
+    #[error("{0}\nxenopsd runs in dom0 as root; `xenops check` lists what is missing")]
+    NoXen(String),
+    /// No xenstored.
+    #[error("cannot reach xenstored: {0}\nstart it (`systemctl start xenstored`, or /etc/init.d/xen start)")]
+    NoXenstore(String),
+    /// Anything else.
+    #[error("{0}")]
+    Other(String),
+}
+
+fn other(what: &str) -> impl FnOnce(&dyn std::fmt::Display) -> DaemonError {
+    move |error| DaemonError::Other(format!("{what}: {error}"))
+}
+
+/// Runs until SIGTERM or SIGINT.
+///
+/// # Errors
+/// [`DaemonError`] when it cannot start.
+pub fn run(config: &Config) -> Result<(), DaemonError> {
+    // Blocked before any thread exists, so that only the waiting below takes them.
+    let mut signals = SigSet::empty();
+    signals.add(Signal::SIGTERM);
+    signals.add(Signal::SIGINT);
+    signals.thread_block().map_err(|e| other("signals cannot be blocked")(&e))?;
+
+    let edges = real(config.xenstore);
+    let hypervisor = edges.hypervisor().map_err(|e| DaemonError::NoXen(e.to_string()))?;
+    let version = hypervisor.version().map_err(|e| DaemonError::NoXen(e.to_string()))?;
+    drop(hypervisor);
+    let watches = WatchStream::connect(config.xenstore.endpoint())
+        .map_err(|e| DaemonError::NoXenstore(e.to_string()))?;
+    drop(edges.store().map_err(|e| DaemonError::NoXenstore(e.to_string()))?);
+
+    // Before any state is touched: another daemon on the same sockets owns it.
+    let xml = bind(&config.sockets_path.join("xenopsd"))?;
+    let json = bind(&config.sockets_path.join("xenopsd.json"))?;
+    let records = Records::open(&config.database_path).map_err(|e| other("state")(&e))?;
+    let events = Events::start(watches).map_err(|e| other("xenstore watches")(&e))?;
+    let core = Core::start(records, edges, events, config.worker_pool_size, config.patience())
+        .map_err(|e| other("domains")(&e))?;
+    let service = Service::start(Arc::clone(&core)).map_err(|e| other("call threads")(&e))?;
+    let listeners = [(&xml, Codec::Xml), (&json, Codec::Json)]
+        .into_iter()
+        .map(|(socket, codec)| socket.try_clone_listener().map(|listener| (listener, codec)))
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|e| other("listener")(&e))?;
+    let server = Server::bind(listeners, service).map_err(|e| other("socket server")(&e))?;
+    let stop = server.stop_handle();
+    let pidfile = config.pidfile.as_deref().map(Pidfile::write).transpose()?;
+    tracing::info!(
+        xen = %format!("{}.{}{}", version.major, version.minor, version.extra),
+        sockets = %config.sockets_path.display(),
+        instance = %core.instance_id,
+        "ready"
+    );
+    std::thread::Builder::new()
+        .name("signals".into())
+        .stack_size(crate::ops::SMALL_STACK)
+        .spawn(move || {
+            let signal = signals.wait();
+            tracing::info!(?signal, "stopping; guests keep running");
+            stop.stop();
+        })
+        .map_err(|e| other("signal thread")(&e))?;
+    let outcome = server.run().map_err(|e| other("socket server")(&e));
+    drop(pidfile);
+    outcome
+}
+
+fn bind(path: &Path) -> Result<BoundSocket, DaemonError> {
+    BoundSocket::bind(path).map_err(|e| DaemonError::Other(e.to_string()))
+}
+
+/// Removed when the daemon stops.
+struct Pidfile(PathBuf);
+
+impl Pidfile {
+    fn write(path: &Path) -> Result<Self, DaemonError> {
+        File::create(path)
+            .and_then(|mut file| writeln!(file, "{}", std::process::id()))
+            .map_err(|e| other("pidfile")(&format!("{}: {e}", path.display())))?;
+        Ok(Self(path.to_owned()))
+    }
+}
+
+impl Drop for Pidfile {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}

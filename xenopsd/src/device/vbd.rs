@@ -1,0 +1,113 @@
+//! Disks: a file or block device of dom0, shown to the guest by the kernel's blkback.
+//!
+//! Everything blkback wants is written in one go, the device number included, so that a plug costs one transaction
+//! and one wait.
+
+use std::path::Path;
+
+use xenstore::layout::{self, BlockBackend, BlockDevice, DeviceAddress, DeviceKind, Media};
+
+use super::{Plug, handshake, plugged, store_domid};
+use crate::api::{Disk, Error, Vbd, VbdMode, VbdState, VbdType};
+use crate::core::Core;
+use crate::edge::Access;
+
+/// The ring layout of a 64-bit x86 guest, which blkback must be told for PV.
+const PV_PROTOCOL: &str = "x86_64-abi";
+
+/// Run by `xl block-detach`, should an administrator use it on our domain.
+const SCRIPT: &str = "/etc/xen/scripts/block";
+
+/// The number the guest knows the disk by.
+///
+/// # Errors
+/// When the record has no position.
+pub fn number(vbd: &Vbd) -> Result<u32, Error> {
+    let position =
+        vbd.position.as_ref().ok_or_else(|| Error::internal(format!("VBD {} has no device number", vbd.id)))?;
+    position.to_xenstore().map_err(|e| Error::internal(format!("VBD {}: {e}", vbd.id)))
+}
+
+/// How it may be opened: a CD-ROM is read-only whatever its record says.
+fn access(vbd: &Vbd) -> Access {
+    if vbd.mode == VbdMode::ReadOnly || vbd.ty == VbdType::Cdrom { Access::ReadOnly } else { Access::ReadWrite }
+}
+
+fn local_path(vbd: &Vbd) -> Result<Option<&Path>, Error> {
+    match &vbd.backend {
+        None => Ok(None),
+        Some(Disk::Local(path)) => Ok(Some(Path::new(path))),
+        Some(Disk::Vdi(vdi)) => Err(Error::Unimplemented(format!("disk {vdi} of a storage service"))),
+    }
+}
+
+/// Finds what would make a plug fail, taking nothing.
+///
+/// # Errors
+/// `Does_not_exist("disk", …)`, `Storage_backend_error` for something that is no usable disk, `Unimplemented`.
+pub fn check(core: &Core, vbd: &Vbd) -> Result<(), Error> {
+    number(vbd)?;
+    match local_path(vbd)? {
+        Some(path) => Ok(core.edges.host().check_disk(path, access(vbd))?),
+        None => Ok(()),
+    }
+}
+
+/// Attaches the disk to dom0, offers it to the guest and waits for its backend.
+///
+/// # Errors
+/// As [`check`], and when the backend refuses. What was attached is given back with the domain.
+pub fn plug(plug: &Plug<'_>, vbd: &Vbd) -> Result<(), Error> {
+    let Some(path) = local_path(vbd)? else {
+        tracing::info!(vbd = %vbd.id, "an empty drive has no backend to offer to a PV guest");
+        return Ok(());
+    };
+    let access = access(vbd);
+    let attached = plug.core.edges.host().attach_disk(path, access)?;
+    let (major, minor) = attached.device;
+    let node = attached.node.into_os_string().into_encoded_bytes();
+    let number = |n: u64| u32::try_from(n).map_err(|_| Error::internal(format!("device number {n} is too large")));
+    let layout = layout::Vbd {
+        domid: store_domid(plug.domid),
+        backend_domid: xenstore::DomId::DOM0,
+        vdev: self::number(vbd)?,
+        name: vbd.id.device.clone(),
+        backend: BlockBackend::Phy { path: path.as_os_str().as_encoded_bytes().to_vec() },
+        media: if vbd.ty == VbdType::Cdrom { Media::Cdrom } else { Media::Disk },
+        writable: access == Access::ReadWrite,
+        removable: vbd.unpluggable && vbd.ty != VbdType::Disk,
+        bootable: true,
+        discard: true,
+        trusted: true,
+        protocol: Some(PV_PROTOCOL.to_owned()),
+        script: Some(SCRIPT.to_owned()),
+        device: Some(BlockDevice { major: number(major)?, minor: number(minor)?, path: node }),
+        extra_backend: layout::pairs(vbd.extra_backend_keys.iter().map(|(k, v)| (k, v.as_bytes())))
+            .map_err(|e| Error::internal(format!("VBD {}: extra_backend_keys: {e}", vbd.id)))?,
+        extra_private: layout::pairs(vbd.extra_private_keys.iter().map(|(k, v)| (k, v.as_bytes())))
+            .map_err(|e| Error::internal(format!("VBD {}: extra_private_keys: {e}", vbd.id)))?,
+    };
+    plug.core.edges.store()?.commit(&layout.create())?;
+    if let Some(keep) = attached.keep {
+        plug.core.runtimes.with(plug.vm, |r| r.kept.push((vbd.id.device.clone(), keep)));
+    }
+    handshake::backend_ready(plug, layout.address())
+}
+
+/// What is observed of a disk.
+///
+/// # Errors
+/// When Xen or xenstored does not answer.
+pub fn state(core: &Core, vbd: &Vbd) -> Result<VbdState, Error> {
+    let plugged = match number(vbd) {
+        Ok(id) => plugged(core, &vbd.id.vm, |domid| DeviceAddress {
+            kind: DeviceKind::Vbd,
+            domid,
+            id,
+            backend_domid: xenstore::DomId::DOM0,
+        })?,
+        Err(_) => false,
+    };
+    let backend_present = vbd.backend.clone().filter(|_| plugged);
+    Ok(VbdState { active: plugged, plugged, qos_target: vbd.qos, backend_present })
+}

@@ -1,0 +1,193 @@
+//! Network interfaces: netback makes `vifD.N`, we set it up and put it into its bridge.
+
+use std::str::FromStr;
+
+use uuid::Uuid;
+use xenstore::layout::{self, DeviceAddress, DeviceKind, Mac};
+
+use super::{Plug, handshake, plugged, store_domid};
+use crate::api::{Error, Network, Vif, VifState};
+use crate::core::Core;
+use crate::edge::VifSettings;
+
+/// The MTU that a record has when nobody chose one; the bridge's own is then kept.
+const DEFAULT_MTU: isize = 1500;
+
+/// Smallest and largest MTU an interface can be asked to have (RFC 791; netback's limit).
+const MTU_RANGE: std::ops::RangeInclusive<u32> = 68..=65535;
+
+/// Largest index: netback's `handle` is 16 bits wide.
+const MAX_HANDLE: u32 = 0xffff;
+
+/// The MAC address a new record gets: as given, `random`, or (empty) derived from the VM's id and the position, so
+/// that it stays when the VM is added again.
+///
+/// # Errors
+/// When it is not the address of a single host.
+pub fn chosen_mac(vif: &Vif) -> Result<String, Error> {
+    let local = |bytes: [u8; 16]| {
+        let [a, b, c, d, e, f, ..] = bytes;
+        // Locally administered, and of one host.
+        Mac([(a | 0x02) & !0x01, b, c, d, e, f]).to_string()
+    };
+    match vif.mac.as_str() {
+        "random" => Ok(local(Uuid::new_v4().into_bytes())),
+        "" => {
+            let vm = Uuid::try_parse(&vif.id.vm).unwrap_or_default();
+            Ok(local(Uuid::new_v5(&vm, format!("vif {}", vif.position).as_bytes()).into_bytes()))
+        }
+        given => mac(given).map(|m| m.to_string()).map_err(|e| Error::internal(format!("VIF {}: {e}", vif.id))),
+    }
+}
+
+fn mac(text: &str) -> Result<Mac, String> {
+    let mac = Mac::from_str(text).map_err(|e| e.to_string())?;
+    if mac.0[0] & 1 != 0 || mac.0 == [0; 6] {
+        return Err(format!("{text} cannot be the MAC address of an interface: it is for groups"));
+    }
+    Ok(mac)
+}
+
+fn handle(vif: &Vif) -> Result<u32, Error> {
+    let position = u32::try_from(vif.position).ok().filter(|n| *n <= MAX_HANDLE);
+    position.ok_or_else(|| Error::internal(format!("VIF {}: position {} is out of range", vif.id, vif.position)))
+}
+
+fn settings(vif: &Vif) -> Result<VifSettings, Error> {
+    let bridge = match &vif.backend {
+        Network::Local(bridge) => bridge.clone(),
+        Network::Remote { .. } => return Err(Error::Unimplemented("VIF on a network of a driver domain".to_owned())),
+        Network::Sriov { .. } => return Err(Error::Unimplemented("VIF on an SR-IOV network".to_owned())),
+    };
+    let mtu = if vif.mtu == DEFAULT_MTU {
+        None
+    } else {
+        let mtu = u32::try_from(vif.mtu).ok().filter(|n| MTU_RANGE.contains(n));
+        Some(mtu.ok_or_else(|| {
+            Error::internal(format!("VIF {}: MTU {} is not between {MTU_RANGE:?}", vif.id, vif.mtu))
+        })?)
+    };
+    Ok(VifSettings { bridge, mtu, carrier: vif.carrier })
+}
+
+/// Finds what would make a plug fail, taking nothing.
+///
+/// # Errors
+/// `Does_not_exist("network", …)`, `Unimplemented`, or `Internal_error` with what is wrong in the record.
+pub fn check(core: &Core, vif: &Vif) -> Result<(), Error> {
+    handle(vif)?;
+    mac(&vif.mac).map_err(|e| Error::internal(format!("VIF {}: {e}", vif.id)))?;
+    Ok(core.edges.host().check_bridge(&settings(vif)?.bridge)?)
+}
+
+/// Offers the interface to the guest, waits for netback, and sets up the host's side.
+///
+/// # Errors
+/// As [`check`], and when netback or the bridge refuses. What was made goes away with the domain.
+pub fn plug(plug: &Plug<'_>, vif: &Vif) -> Result<(), Error> {
+    let settings = settings(vif)?;
+    let handle = handle(vif)?;
+    let layout = layout::Vif {
+        domid: store_domid(plug.domid),
+        backend_domid: xenstore::DomId::DOM0,
+        handle,
+        mac: mac(&vif.mac).map_err(|e| Error::internal(format!("VIF {}: {e}", vif.id)))?,
+        bridge: settings.bridge.clone(),
+        mtu: settings.mtu,
+        rate: vif.rate.map(rate).transpose()?,
+        carrier: vif.carrier,
+        trusted: true,
+        emulated: false,
+        script: None,
+        extra_backend: Vec::new(),
+        extra_private: layout::pairs(vif.extra_private_keys.iter().map(|(k, v)| (k, v.as_bytes())))
+            .map_err(|e| Error::internal(format!("VIF {}: extra_private_keys: {e}", vif.id)))?,
+    };
+    let address = layout.address();
+    plug.core.edges.store()?.commit(&layout.create())?;
+    handshake::backend_ready(plug, address)?;
+    plug.core.edges.host().connect_vif(&interface(plug.domid, handle), &settings)?;
+    Ok(plug.core.edges.store()?.commit(&layout::Vif::connect(address))?)
+}
+
+/// netback's name for the host's side.
+fn interface(domid: crate::edge::DomId, handle: u32) -> String {
+    format!("vif{domid}.{handle}")
+}
+
+/// Kilobytes per second and a time slice in µs become bytes per slice.
+fn rate((kbps, slice_us): (i64, i64)) -> Result<layout::Rate, Error> {
+    let bad = || Error::internal(format!("rate [{kbps}, {slice_us}]: both numbers must be positive"));
+    let (kbps, interval_us) = (u64::try_from(kbps).map_err(|_| bad())?, u64::try_from(slice_us).map_err(|_| bad())?);
+    if kbps == 0 || interval_us == 0 {
+        return Err(bad());
+    }
+    Ok(layout::Rate { bytes: kbps.saturating_mul(1024).saturating_mul(interval_us) / 1_000_000, interval_us })
+}
+
+/// What is observed of an interface.
+///
+/// # Errors
+/// When Xen or xenstored does not answer.
+pub fn state(core: &Core, vif: &Vif) -> Result<VifState, Error> {
+    let id = handle(vif)?;
+    let address =
+        |domid| DeviceAddress { kind: DeviceKind::Vif, domid, id, backend_domid: xenstore::DomId::DOM0 };
+    let plugged = plugged(core, &vif.id.vm, address)?;
+    let domid = if plugged { core.domain_of(&vif.id.vm)?.map(|d| d.domid) } else { None };
+    Ok(VifState {
+        active: plugged,
+        plugged,
+        kthread_pid: 0,
+        media_present: plugged && vif.carrier,
+        device: domid.map(|d| interface(d, id)),
+        pvs_rules_active: false,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::test_vif;
+
+    const ID: &str = "11111111-2222-3333-4444-555555555555";
+
+    fn with_mac(mac: &str) -> Vif {
+        Vif { mac: mac.to_owned(), ..test_vif(ID, "0") }
+    }
+
+    #[test]
+    fn a_given_mac_is_kept_and_a_bad_one_refused() {
+        assert_eq!(chosen_mac(&with_mac("00:16:3E:00:00:01")).unwrap(), "00:16:3e:00:00:01");
+        for bad in ["00:16:3e:00:00", "00:16:3e:00:00:zz", "01:00:5e:00:00:01", "00:00:00:00:00:00", "x"] {
+            assert!(matches!(chosen_mac(&with_mac(bad)), Err(Error::InternalError(_))), "{bad}");
+        }
+    }
+
+    #[test]
+    fn derived_macs_last_and_differ_by_position() {
+        let first = chosen_mac(&with_mac("")).unwrap();
+        assert_eq!(first, chosen_mac(&with_mac("")).unwrap());
+        let second = chosen_mac(&Vif { position: 1, ..with_mac("") }).unwrap();
+        assert_ne!(first, second);
+        assert_ne!(chosen_mac(&with_mac("random")).unwrap(), chosen_mac(&with_mac("random")).unwrap());
+        assert!(mac(&first).is_ok());
+    }
+
+    #[test]
+    fn rates_become_bytes_per_interval() {
+        let rate = rate((1024, 50_000)).unwrap();
+        assert_eq!((rate.bytes, rate.interval_us), (52_428, 50_000));
+        assert!(super::rate((0, 1)).is_err());
+        assert!(super::rate((1, -1)).is_err());
+    }
+
+    #[test]
+    fn mtus_outside_the_range_are_refused() {
+        assert_eq!(settings(&test_vif(ID, "0")).unwrap().mtu, None);
+        assert_eq!(settings(&Vif { mtu: 9000, ..test_vif(ID, "0") }).unwrap().mtu, Some(9000));
+        for mtu in [0, 67, 65536, -1] {
+            assert!(settings(&Vif { mtu, ..test_vif(ID, "0") }).is_err(), "{mtu}");
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! The end of a domain, in whatever state it is: half built, running, crashed, or destroyed by somebody else.
+//!
+//! Devices are told to close first, and the domain is destroyed while they do so: the backends' work and the freeing
+//! of the guest's memory go on side by side. Every step goes on past failures of the one before, so that nothing is
+//! left that could be taken away.
+
+use std::time::Instant;
+
+use uuid::Uuid;
+use xenstore::layout::{DeviceAddress, DeviceKind, XenbusState, devices_of, remove_domain};
+use xenstore::{Batch, Operations, Path};
+
+use super::VmExecutor;
+use crate::api::Error;
+use crate::device::store_domid;
+use crate::edge::DomId;
+use crate::ops::wait::Ended;
+
+impl VmExecutor<'_> {
+    /// Tells every backend to let go.
+    pub(super) fn close_devices(&self) -> Result<(), Error> {
+        let Some(domid) = self.own_domid()? else { return Ok(()) };
+        let mut store = self.core.edges.store()?;
+        let devices = backends_of(&mut store, domid)?;
+        let states: Vec<Path> = devices.iter().map(DeviceAddress::backend_state).collect();
+        let mut batch = Batch::new();
+        for (device, state) in devices.iter().zip(store.read_all(&states)?) {
+            let closed = XenbusState::Closed.to_value();
+            if state.is_some_and(|s| s != closed) {
+                batch.append(device.request_close());
+            }
+            // Whatever the guest answers no longer matters.
+            batch.append(device.hide_frontend());
+        }
+        Ok(store.commit(&batch)?)
+    }
+
+    /// The domain itself; found by UUID, so that a recycled number is never destroyed.
+    pub(super) fn destroy_domain(&self) -> Result<(), Error> {
+        let uuid = self.uuid()?;
+        let hypervisor = self.core.edges.hypervisor()?;
+        for domain in hypervisor.domains()?.iter().filter(|d| d.uuid == *uuid.as_bytes() && !d.dying) {
+            hypervisor.destroy(domain.domid)?;
+        }
+        Ok(())
+    }
+
+    /// Waits for the backends, gives the host's resources back and removes the trees.
+    pub(super) fn release_devices(&self) -> Result<(), Error> {
+        let Some(domid) = self.own_domid()? else { return Ok(()) };
+        let waited = self.wait_for_backends(domid);
+        self.core.runtimes.with(self.vm(), |r| r.kept.clear());
+        let removed = self.remove_trees(domid);
+        let gone = self.wait_until_gone(domid);
+        self.core.runtimes.with(self.vm(), |r| r.domid = None);
+        waited.and(removed).and(gone)
+    }
+
+    fn wait_for_backends(&self, domid: DomId) -> Result<(), Error> {
+        let devices = backends_of(&mut *self.core.edges.store()?, domid)?;
+        let states: Vec<Path> = devices.iter().map(DeviceAddress::backend_state).collect();
+        let deadline = Instant::now() + self.core.patience.hotplug;
+        let closed = || {
+            let values = self.core.edges.store()?.read_all(&states)?;
+            let open = |v: &Vec<u8>| XenbusState::from_value(v) != XenbusState::Closed;
+            Ok(values.iter().flatten().all(|v| !open(v)).then_some(()))
+        };
+        // Not cancellable: what is half closed must be closed.
+        self.core.waiting(None, self.slot).until(&states, deadline, closed).map_err(|ended| match ended {
+            Ended::TimedOut => Error::internal(format!(
+                "VM {}: a backend of domain {domid} did not close within {} s; see dom0's kernel log",
+                self.vm(),
+                self.core.patience.hotplug.as_secs()
+            )),
+            Ended::Failed(error) => error,
+        })
+    }
+
+    fn remove_trees(&self, domid: DomId) -> Result<(), Error> {
+        let mut store = self.core.edges.store()?;
+        let mut batch = Batch::new();
+        for device in devices_of(&mut *store, store_domid(domid))? {
+            batch.append(device.remove());
+        }
+        batch.append(remove_domain(store_domid(domid), Some(self.uuid()?)));
+        Ok(store.commit(&batch)?)
+    }
+
+    /// A domain stays listed, dying, while somebody in dom0 holds its pages; what is tied to it must not be used again
+    /// before.
+    fn wait_until_gone(&self, domid: DomId) -> Result<(), Error> {
+        let uuid = self.uuid()?;
+        let released = Path::new("@releaseDomain").map_err(xenstore::Error::from)?;
+        let deadline = Instant::now() + self.core.patience.zombie;
+        let gone = || {
+            let left = self.core.edges.hypervisor()?.domain(domid)?;
+            Ok(left.is_none_or(|d| d.uuid != *uuid.as_bytes()).then_some(()))
+        };
+        self.core.waiting(None, self.slot).until(&[released], deadline, gone).map_err(|ended| match ended {
+            Ended::TimedOut => Error::internal(format!(
+                "domain {domid} of VM {} is destroyed but still held by somebody in dom0 (`xl list` shows it dying)",
+                self.vm()
+            )),
+            Ended::Failed(error) => error,
+        })
+    }
+
+    /// The number of our domain, also after its end; none when there is nothing of ours under it.
+    fn own_domid(&self) -> Result<Option<DomId>, Error> {
+        let uuid = self.uuid()?;
+        let hypervisor = self.core.edges.hypervisor()?;
+        let Some(domid) = self.core.runtimes.with(self.vm(), |r| r.domid) else {
+            let found = hypervisor.domains()?.into_iter().find(|d| d.uuid == *uuid.as_bytes());
+            self.core.runtimes.with(self.vm(), |r| r.domid = found.as_ref().map(|d| d.domid));
+            return Ok(found.map(|d| d.domid));
+        };
+        match hypervisor.domain(domid)? {
+            Some(other) if other.uuid != *uuid.as_bytes() => {
+                tracing::warn!(vm = self.vm(), %domid, "the VM's former domid belongs to another domain by now");
+                self.core.runtimes.with(self.vm(), |r| r.domid = None);
+                Ok(None)
+            }
+            _ => Ok(Some(domid)),
+        }
+    }
+
+    pub(super) fn uuid(&self) -> Result<Uuid, Error> {
+        Uuid::try_parse(self.vm()).map_err(|_| Error::internal(format!("VM id {:?} is not a UUID", self.vm())))
+    }
+}
+
+/// Devices with a backend that has a state. Console 0 has none: xenconsoled lets go with the domain.
+fn backends_of(store: &mut xenstore::Client, domid: DomId) -> Result<Vec<DeviceAddress>, Error> {
+    let mut devices = devices_of(store, store_domid(domid))?;
+    devices.retain(|d| d.kind != DeviceKind::Console);
+    Ok(devices)
+}

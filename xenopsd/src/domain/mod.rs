@@ -1,0 +1,101 @@
+//! What the atoms of a plan do to a domain.
+
+mod create;
+mod destroy;
+pub mod observe;
+mod shutdown;
+
+use std::sync::{Mutex, PoisonError};
+
+use crate::api::Error;
+use crate::core::Core;
+use crate::device;
+use crate::edge::DomId;
+use crate::ops::plan::{Atom, Records};
+use crate::ops::queue::Slot;
+use crate::ops::runner::Executor;
+use crate::ops::task::TaskHandle;
+use create::BootFiles;
+
+/// Carries out the atoms of one operation on one VM.
+pub struct VmExecutor<'a> {
+    core: &'a Core,
+    records: &'a Records,
+    task: &'a TaskHandle,
+    slot: &'a Slot,
+    /// Opened by the check and read by the build: what was checked is what is booted.
+    files: Mutex<Option<BootFiles>>,
+}
+
+impl<'a> VmExecutor<'a> {
+    /// For one run of a plan.
+    pub fn new(core: &'a Core, records: &'a Records, task: &'a TaskHandle, slot: &'a Slot) -> Self {
+        Self { core, records, task, slot, files: Mutex::default() }
+    }
+
+    fn vm(&self) -> &str {
+        &self.records.vm.id
+    }
+
+    /// The domain, or the error of an operation that needs one.
+    fn domid(&self) -> Result<DomId, Error> {
+        match self.core.runtimes.with(self.vm(), |r| r.domid) {
+            Some(domid) => Ok(domid),
+            None => {
+                let found = self.core.domain_of(self.vm())?.ok_or(Error::DomainNotBuilt)?;
+                self.core.runtimes.with(self.vm(), |r| r.domid = Some(found.domid));
+                Ok(found.domid)
+            }
+        }
+    }
+
+    fn files(&self) -> Option<BootFiles> {
+        self.files.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    fn keep_files(&self, files: BootFiles) {
+        *self.files.lock().unwrap_or_else(PoisonError::into_inner) = Some(files);
+    }
+
+    fn plug(&self, task: Option<&'a TaskHandle>) -> Result<device::Plug<'a>, Error> {
+        Ok(device::Plug {
+            core: self.core,
+            vm: &self.records.vm.id,
+            domid: self.domid()?,
+            waiting: self.core.waiting(task, self.slot),
+        })
+    }
+}
+
+impl Executor for VmExecutor<'_> {
+    fn execute(&self, atom: &Atom) -> Result<(), Error> {
+        match atom {
+            Atom::CheckStart => self.check_start(),
+            Atom::CreateDomain => self.create_domain(),
+            Atom::BuildDomain => self.build_domain(),
+            Atom::PlugVbd(name) => {
+                let vbd = self.records.vbds.iter().find(|v| v.id.device == *name);
+                device::vbd::plug(&self.plug(Some(self.task))?, vbd.ok_or_else(|| Error::does_not_exist("VBD", name))?)
+            }
+            Atom::PlugVif(name) => {
+                let vif = self.records.vifs.iter().find(|v| v.id.device == *name);
+                device::vif::plug(&self.plug(Some(self.task))?, vif.ok_or_else(|| Error::does_not_exist("VIF", name))?)
+            }
+            Atom::Unpause => Ok(self.core.edges.hypervisor()?.unpause(self.domid()?)?),
+            Atom::Pause => Ok(self.core.edges.hypervisor()?.pause(self.domid()?)?),
+            Atom::PauseBestEffort => {
+                if let Ok(domid) = self.domid() {
+                    let paused = self.core.edges.hypervisor()?.pause(domid);
+                    if let Err(error) = paused {
+                        tracing::debug!(vm = self.vm(), %error, "not paused before it is destroyed");
+                    }
+                }
+                Ok(())
+            }
+            Atom::RequestShutdown(what, timeout) => self.request_shutdown(*what, *timeout),
+            Atom::CloseDevices => self.close_devices(),
+            Atom::DestroyDomain => self.destroy_domain(),
+            Atom::ReleaseDevices => self.release_devices(),
+        }
+    }
+}

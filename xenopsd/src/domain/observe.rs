@@ -1,0 +1,124 @@
+//! What can be seen of a VM: its power state and the rest of `Vm.state`.
+
+use xenstore::{Operations, Path};
+
+use crate::api::{
+    BuilderInfo, Console, ConsoleProtocol, Dict, DomainType, Error, Int, PowerState, Vm, VmState,
+};
+use crate::core::Core;
+use crate::device::store_domid;
+use crate::edge::{DomId, DomainInfo};
+
+/// Bytes of a page, the hypervisor's unit of memory.
+const PAGE: i64 = 4096;
+
+/// Longest value shown of a node the guest can write.
+const MAX_GUEST_VALUE: usize = 4096;
+
+/// Running, paused, or not there. A guest that has shut down and awaits its end is still `Running` to clients, as its
+/// domain exists.
+pub fn power_state(domain: Option<&DomainInfo>) -> PowerState {
+    match domain {
+        None => PowerState::Halted,
+        Some(domain) if domain.paused => PowerState::Paused,
+        Some(_) => PowerState::Running,
+    }
+}
+
+/// The whole state of one VM.
+///
+/// # Errors
+/// When the hypervisor or xenstored does not answer.
+pub fn state(core: &Core, vm: &Vm) -> Result<VmState, Error> {
+    state_with(core, vm, core.domain_of(&vm.id)?.as_ref())
+}
+
+/// As [`state`], with the domain looked up by the caller (one hypercall serves a list of VMs).
+///
+/// # Errors
+/// When xenstored does not answer.
+pub fn state_with(core: &Core, vm: &Vm, domain: Option<&DomainInfo>) -> Result<VmState, Error> {
+    let (started, rebooting) =
+        core.runtimes.with(&vm.id, |r| (r.started.map_or(0.0, |(since_epoch, _)| since_epoch), r.rebooting));
+    let mut state = halted(vm);
+    state.last_start_time = started;
+    if let Some(domain) = domain {
+        let pages = i64::try_from(domain.tot_pages).unwrap_or(i64::MAX / PAGE);
+        let limit = i64::try_from(domain.max_pages).unwrap_or(i64::MAX / PAGE);
+        state.domids = vec![domain_number(domain.domid)];
+        state.memory_actual = pages.saturating_mul(PAGE);
+        state.memory_limit = limit.saturating_mul(PAGE);
+        state.hvm = domain.hvm;
+        state.domain_type = domain_type(vm);
+        read_store(core, domain.domid, &mut state)?;
+    }
+    state.power_state = if rebooting { PowerState::Running } else { power_state(domain) };
+    Ok(state)
+}
+
+fn halted(vm: &Vm) -> VmState {
+    VmState {
+        power_state: PowerState::Halted,
+        domids: Vec::new(),
+        consoles: Vec::new(),
+        memory_target: 0,
+        memory_actual: 0,
+        memory_limit: 0,
+        vcpu_target: vm.vcpus,
+        shadow_multiplier_target: 1.0,
+        rtc_timeoffset: platform(vm, "timeoffset").unwrap_or_default(),
+        uncooperative_balloon_driver: false,
+        guest_agent: Dict::new(),
+        xsdata_state: Dict::new(),
+        pv_drivers_detected: false,
+        last_start_time: 0.0,
+        hvm: false,
+        nomigrate: false,
+        nested_virt: false,
+        domain_type: DomainType::Undefined,
+        featureset: platform(vm, "featureset").unwrap_or_default(),
+        numa_optimised: false,
+        numa_nodes: 0,
+        numa_node_memory: Vec::new(),
+    }
+}
+
+fn platform(vm: &Vm, key: &str) -> Option<String> {
+    vm.platformdata.iter().find(|(k, _)| *k == key).map(|(_, v)| v.clone())
+}
+
+fn domain_type(vm: &Vm) -> DomainType {
+    match vm.ty {
+        BuilderInfo::Hvm(_) => DomainType::Hvm,
+        BuilderInfo::Pv(_) => DomainType::Pv,
+        BuilderInfo::PvInPvh(_) => DomainType::PvInPvh,
+        BuilderInfo::Pvh(_) => DomainType::Pvh,
+    }
+}
+
+fn domain_number(domid: DomId) -> Int {
+    Int::try_from(domid.get()).unwrap_or_default()
+}
+
+fn read_store(core: &Core, domid: DomId, state: &mut VmState) -> Result<(), Error> {
+    let mut store = core.edges.store()?;
+    let at = |below: &str| Path::new(&format!("/local/domain/{domid}/{below}")).map_err(xenstore::Error::from);
+    let wanted = [at("memory/target")?, at("memory/uncooperative")?, at("console/tty")?];
+    let values = store.read_all(&wanted)?;
+    let text = |n: usize| values[n].as_deref().map(text_of);
+    // `memory/target` is the toolstack's own, the guest may only read it.
+    let target_kib: i64 = text(0).and_then(|t| t.parse().ok()).unwrap_or(0);
+    state.memory_target = target_kib.saturating_mul(1024);
+    state.uncooperative_balloon_driver = values[1].is_some();
+    if let Some(path) = text(2).filter(|tty| !tty.is_empty()) {
+        state.consoles.push(Console { protocol: ConsoleProtocol::Vt100, port: 0, path });
+    }
+    let vm_data = xenstore::vmdata::read(&mut *store, store_domid(domid))?;
+    state.xsdata_state = vm_data.iter().map(|(path, value)| (path.as_str().to_owned(), text_of(value))).collect();
+    Ok(())
+}
+
+/// A guest's bytes as text: cut to a bound, invalid UTF-8 replaced.
+fn text_of(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(&bytes[..bytes.len().min(MAX_GUEST_VALUE)]).into_owned()
+}

@@ -1,0 +1,132 @@
+//! The real machine: Xen's libraries, xenstored, Linux.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use xenstore::transport::{DEFAULT_XENBUS, Endpoint};
+use xenstore::Client;
+
+use super::linux::blockdev::{self, Disk, Links, OpenDiskError};
+use super::linux::loopdev::{self, AttachOptions};
+use super::linux::mac::MacAddr;
+use super::linux::netlink::{IfName, Netlink};
+use super::linux::vif;
+use super::xen::XenHypervisor;
+use super::{Access, AttachedDisk, Edges, Host, HostError, VifSettings};
+
+/// Which way to xenstored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum StoreAddress {
+    /// The daemon's socket (`$XENSTORED_PATH`, else `/run/xenstored/socket`).
+    #[default]
+    Socket,
+    /// The kernel's `/dev/xen/xenbus`: for a dom0 whose xenstored runs in a domain of its own.
+    Xenbus,
+    /// Xen's own client library, as the reference to compare with.
+    Libxenstore,
+}
+
+/// The edges of the host this process runs on.
+pub fn real(store: StoreAddress) -> Edges {
+    Edges::new(
+        || Ok(Box::new(XenHypervisor::open()?) as Box<dyn super::Hypervisor>),
+        move || open_store(store),
+        Arc::new(LinuxHost),
+    )
+}
+
+impl StoreAddress {
+    /// Where our own client connects. Watches always go this way: libxenstore delivers them on a thread of its own.
+    pub fn endpoint(self) -> Endpoint {
+        match self {
+            Self::Socket | Self::Libxenstore => Endpoint::from_environment(),
+            Self::Xenbus => Endpoint::Xenbus(DEFAULT_XENBUS.into()),
+        }
+    }
+}
+
+fn open_store(address: StoreAddress) -> Result<Client, xenstore::Error> {
+    match address {
+        StoreAddress::Socket | StoreAddress::Xenbus => Client::connect_to(address.endpoint()),
+        StoreAddress::Libxenstore => todo!(),
+    }
+}
+
+/// Linux in dom0.
+#[derive(Debug, Clone, Copy)]
+pub struct LinuxHost;
+
+impl Host for LinuxHost {
+    fn check_disk(&self, path: &Path, access: Access) -> Result<(), HostError> {
+        open_disk(path, access).map(drop)
+    }
+
+    fn attach_disk(&self, path: &Path, access: Access) -> Result<AttachedDisk, HostError> {
+        match open_disk(path, access)? {
+            Disk::Block(disk) => Ok(AttachedDisk {
+                device: (disk.rdev.major, disk.rdev.minor),
+                node: disk.path,
+                keep: Some(disk.file.into()),
+            }),
+            Disk::File(disk) => {
+                // The kernel frees the device with its last user: us until the backend has opened it, then the
+                // backend. A daemon killed in between leaves nothing behind.
+                let options = AttachOptions { direct_io: true, autoclear: true, ..AttachOptions::default() };
+                let (device, node) = loopdev::attach(&disk, &options, &mut |_| Ok(()))
+                    .map_err(|error| HostError::Unusable { class: "disk", text: error.to_string() })?;
+                Ok(AttachedDisk {
+                    device: (device.dev.major, device.dev.minor),
+                    node: device.path,
+                    keep: Some(node.into()),
+                })
+            }
+        }
+    }
+
+    fn check_bridge(&self, bridge: &str) -> Result<(), HostError> {
+        let name = interface_name(bridge)?;
+        let link = Netlink::open().and_then(|mut netlink| netlink.link_by_name(&name)).map_err(unusable_network)?;
+        match link {
+            None => Err(HostError::Missing {
+                class: "network",
+                id: bridge.to_owned(),
+                text: format!("bridge {bridge} does not exist; make it with `ip link add {bridge} type bridge`"),
+            }),
+            Some(link) if !link.is_bridge() => {
+                Err(unusable_network(format!("{bridge} is a network interface but not a bridge")))
+            }
+            Some(_) => Ok(()),
+        }
+    }
+
+    fn connect_vif(&self, interface: &str, settings: &VifSettings) -> Result<(), HostError> {
+        let interface = interface_name(interface)?;
+        let bridge = interface_name(&settings.bridge)?;
+        let mut netlink = Netlink::open().map_err(unusable_network)?;
+        vif::connect_vif(&mut netlink, &interface, settings.mtu, &bridge, MacAddr::BACKEND)
+            .map(drop)
+            .map_err(unusable_network)
+    }
+}
+
+fn open_disk(path: &Path, access: Access) -> Result<Disk, HostError> {
+    let access = match access {
+        Access::ReadOnly => blockdev::Access::ReadOnly,
+        Access::ReadWrite => blockdev::Access::ReadWrite,
+    };
+    // Paths come from the administrator's configuration, where links such as /dev/vg/lv are usual.
+    blockdev::open_disk(path, access, Links::Follow).map_err(|error| match &error {
+        OpenDiskError::Missing { path, .. } => {
+            HostError::Missing { class: "disk", id: path.display().to_string(), text: error.to_string() }
+        }
+        _ => HostError::Unusable { class: "disk", text: error.to_string() },
+    })
+}
+
+fn interface_name(name: &str) -> Result<IfName, HostError> {
+    name.parse::<IfName>().map_err(|e| unusable_network(format!("{name:?} is no interface name: {e}")))
+}
+
+fn unusable_network(why: impl std::fmt::Display) -> HostError {
+    HostError::Unusable { class: "network", text: why.to_string() }
+}

@@ -1,0 +1,98 @@
+//! What the host is: `HOST.stat`, from the hypervisor (which sees all processors) and dom0's `/proc/cpuinfo` (which
+//! has the names).
+
+use crate::api::{ChipsetInfo, CpuInfo, CpuPolicy, Error, Host, Hypervisor, Int};
+use crate::core::Core;
+
+/// Pages per MiB.
+const PAGES_PER_MIB: u64 = 256;
+
+/// The host as the contract describes it.
+///
+/// # Errors
+/// When the hypervisor does not answer.
+pub fn stat(core: &Core) -> Result<Host, Error> {
+    let hypervisor = core.edges.hypervisor()?;
+    let host = hypervisor.host()?;
+    let version = hypervisor.version()?;
+    let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let field = |name: &str| first_field(&cpuinfo, name);
+    let cores = host.threads_per_core.max(1) * host.cores_per_socket.max(1);
+    Ok(Host {
+        cpu_info: CpuInfo {
+            cpu_count: int(host.nr_cpus),
+            socket_count: int(host.nr_cpus.div_ceil(cores)),
+            threads_per_core: int(host.threads_per_core),
+            nr_nodes: int(host.nr_nodes),
+            vendor: field("vendor_id"),
+            speed: format!("{}.{:03}", host.cpu_khz / 1000, host.cpu_khz % 1000),
+            modelname: field("model name"),
+            family: field("cpu family"),
+            model: field("model"),
+            stepping: field("stepping"),
+            flags: field("flags"),
+            features: CpuPolicy::default(),
+            features_pv: CpuPolicy::default(),
+            features_hvm: CpuPolicy::default(),
+            features_pv_host: CpuPolicy::default(),
+            features_hvm_host: CpuPolicy::default(),
+        },
+        hypervisor: Hypervisor {
+            version: format!("{}.{}{}", version.major, version.minor, version.extra),
+            capabilities: version.capabilities.trim().to_owned(),
+        },
+        chipset_info: ChipsetInfo { iommu: host.iommu, hvm: host.hvm },
+    })
+}
+
+/// All memory of the machine, the hypervisor's own included.
+///
+/// # Errors
+/// When the hypervisor does not answer.
+pub fn total_memory_mib(core: &Core) -> Result<i64, Error> {
+    let pages = core.edges.hypervisor()?.host()?.total_pages;
+    Ok(i64::try_from(pages / PAGES_PER_MIB).unwrap_or(i64::MAX))
+}
+
+/// The hypervisor's console ring, anything but printable ASCII and line ends replaced.
+///
+/// # Errors
+/// When the hypervisor does not answer.
+pub fn console_data(core: &Core) -> Result<String, Error> {
+    let ring = core.edges.hypervisor()?.console_ring()?;
+    let shown = |byte: u8| match byte {
+        b'\n' | b'\r' | b'\t' | b' '..=b'~' => char::from(byte),
+        _ => '?',
+    };
+    Ok(ring.into_iter().map(shown).collect())
+}
+
+/// Sends debug keys to the hypervisor, whose answer is in its console ring.
+///
+/// # Errors
+/// When the keys are refused.
+pub fn send_debug_keys(core: &Core, keys: &str) -> Result<(), Error> {
+    Ok(core.edges.hypervisor()?.send_debug_keys(keys)?)
+}
+
+fn int(n: u32) -> Int {
+    Int::try_from(n).unwrap_or(Int::MAX)
+}
+
+fn first_field(cpuinfo: &str, name: &str) -> String {
+    let line = cpuinfo.lines().filter_map(|line| line.split_once(':')).find(|(key, _)| key.trim() == name);
+    line.map(|(_, value)| value.trim().to_owned()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_are_matched_whole() {
+        let text = "model\t\t: 17\nmodel name\t: A CPU: fast\nflags\t: fpu vme\n";
+        assert_eq!(first_field(text, "model"), "17");
+        assert_eq!(first_field(text, "model name"), "A CPU: fast");
+        assert_eq!(first_field(text, "absent"), "");
+    }
+}

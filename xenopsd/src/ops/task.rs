@@ -1,0 +1,317 @@
+//! Tasks: what a client sees of an operation in flight, and how it cancels it.
+//!
+//! ```text
+//!   Pending(progress) ──► Completed { duration, result }
+//!          │        └───► Failed(error)
+//!          └─ cancel: the next atom or the wait in progress ends with `Cancelled`
+//! ```
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use crossbeam::channel::{Receiver, Sender, bounded};
+
+use crate::api::value::{ToValue, Value};
+use crate::api::{self, DynamicId, Error};
+use crate::ops::updates::Updates;
+
+/// Finished tasks that clients never destroyed are forgotten, oldest first, beyond this many.
+pub const MAX_FINISHED: usize = 4096;
+
+/// Nothing is ever sent: the receiver wakes when the sender is dropped.
+pub(crate) enum Never {}
+
+struct Progress {
+    state: api::TaskState,
+    subtasks: Vec<(String, api::TaskState)>,
+    destroy_on_finish: bool,
+    cancel: Option<Sender<Never>>,
+    cancel_points: u64,
+}
+
+struct Shared {
+    id: String,
+    dbg: String,
+    ctime: f64,
+    started: Instant,
+    cancelled: Receiver<Never>,
+    progress: Mutex<Progress>,
+}
+
+/// One task, as held by the worker that runs it. Cheap to clone.
+#[derive(Clone)]
+pub struct TaskHandle {
+    shared: Arc<Shared>,
+    updates: Updates,
+}
+
+impl TaskHandle {
+    /// The task's id: a decimal counter of this process.
+    pub fn id(&self) -> &str {
+        &self.shared.id
+    }
+
+    /// The client's own words for the log, from the call's `debug_info`.
+    pub fn dbg(&self) -> &str {
+        &self.shared.dbg
+    }
+
+    /// Sets the fraction done, 0.0 to 1.0.
+    pub fn set_progress(&self, done: f64) {
+        let mut progress = self.lock();
+        if let api::TaskState::Pending(old) = &mut progress.state {
+            *old = done.clamp(0.0, 1.0);
+            drop(progress);
+            self.announce();
+        }
+    }
+
+    /// Records the outcome of a named step, visible in the task's `subtasks`.
+    pub fn subtask(&self, name: String, state: api::TaskState) {
+        let mut progress = self.lock();
+        match progress.subtasks.iter_mut().find(|(n, _)| *n == name) {
+            Some((_, old)) => *old = state,
+            None => progress.subtasks.push((name, state)),
+        }
+    }
+
+    /// To be called between steps.
+    ///
+    /// # Errors
+    /// `Cancelled` once a client has cancelled the task.
+    pub fn check_cancelled(&self) -> Result<(), Error> {
+        let mut progress = self.lock();
+        progress.cancel_points += 1;
+        if progress.cancel.is_none() { Err(self.cancelled_error()) } else { Ok(()) }
+    }
+
+    /// The error a cancelled step ends with.
+    pub fn cancelled_error(&self) -> Error {
+        Error::Cancelled(self.shared.id.clone())
+    }
+
+    /// A channel that is disconnected by a cancel; for `select!` in waits.
+    pub(crate) fn cancel_event(&self) -> &Receiver<Never> {
+        &self.shared.cancelled
+    }
+
+    fn announce(&self) {
+        self.updates.add(DynamicId::Task(self.shared.id.clone()));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Progress> {
+        self.shared.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn describe(&self) -> api::Task {
+        let progress = self.lock();
+        api::Task {
+            id: self.shared.id.clone(),
+            dbg: self.shared.dbg.clone(),
+            ctime: self.shared.ctime,
+            state: progress.state.clone(),
+            subtasks: progress.subtasks.iter().cloned().collect(),
+            debug_info: [("cancel_points_seen".to_owned(), progress.cancel_points.to_string())].into_iter().collect(),
+            backtrace: "()".to_owned(),
+            cancellable: progress.cancel.is_some(),
+        }
+    }
+
+    fn is_finished(&self) -> bool {
+        !matches!(self.lock().state, api::TaskState::Pending(_))
+    }
+}
+
+/// All tasks of this process.
+#[derive(Clone)]
+pub struct Tasks {
+    table: Arc<Mutex<BTreeMap<u64, TaskHandle>>>,
+    next: Arc<AtomicU64>,
+    updates: Updates,
+}
+
+impl Tasks {
+    /// An empty table announcing changes on `updates`.
+    pub fn new(updates: Updates) -> Self {
+        Self { table: Arc::default(), next: Arc::default(), updates }
+    }
+
+    /// A new pending task, kept until a client destroys it.
+    pub fn create(&self, dbg: &str) -> TaskHandle {
+        self.new_task(dbg, false)
+    }
+
+    /// A new pending task that no client waits for: it is forgotten when it ends.
+    pub fn create_unowned(&self, dbg: &str) -> TaskHandle {
+        self.new_task(dbg, true)
+    }
+
+    fn new_task(&self, dbg: &str, destroy_on_finish: bool) -> TaskHandle {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let (cancel, cancelled) = bounded(0);
+        let progress = Progress {
+            state: api::TaskState::Pending(0.0),
+            subtasks: Vec::new(),
+            destroy_on_finish,
+            cancel: Some(cancel),
+            cancel_points: 0,
+        };
+        let ctime = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+        let shared = Shared {
+            id: number.to_string(),
+            dbg: dbg.to_owned(),
+            ctime,
+            started: Instant::now(),
+            cancelled,
+            progress: Mutex::new(progress),
+        };
+        let task = TaskHandle { shared: Arc::new(shared), updates: self.updates.clone() };
+        let mut table = self.lock();
+        table.insert(number, task.clone());
+        let forgotten = forget_oldest_finished(&mut table);
+        drop(table);
+        for old in forgotten {
+            self.updates.remove(&DynamicId::Task(old));
+        }
+        task.announce();
+        task
+    }
+
+    /// Ends a task with its outcome. A task whose client asked for it disappears at once.
+    pub fn finish(&self, task: &TaskHandle, outcome: Result<Option<Value>, Error>) {
+        let duration = task.shared.started.elapsed().as_secs_f64();
+        let mut progress = task.lock();
+        progress.state = match outcome {
+            Ok(result) => api::TaskState::Completed(api::Completion { duration, result }),
+            Err(error) => api::TaskState::Failed(error.to_value()),
+        };
+        let destroy = progress.destroy_on_finish;
+        drop(progress);
+        task.announce();
+        if destroy {
+            self.forget(task.id());
+        }
+    }
+
+    /// What a client sees of a task.
+    ///
+    /// # Errors
+    /// `Does_not_exist("Task", id)`.
+    pub fn stat(&self, id: &str) -> Result<api::Task, Error> {
+        Ok(self.find(id)?.describe())
+    }
+
+    /// Every task, oldest first.
+    pub fn list(&self) -> Vec<api::Task> {
+        let all: Vec<_> = self.lock().values().cloned().collect();
+        all.iter().map(TaskHandle::describe).collect()
+    }
+
+    /// Asks a task to stop at its next step or in its present wait. Cancelling twice, or a finished task, is
+    /// not an error.
+    ///
+    /// # Errors
+    /// `Does_not_exist("Task", id)`.
+    pub fn cancel(&self, id: &str) -> Result<(), Error> {
+        let task = self.find(id)?;
+        task.lock().cancel = None;
+        task.announce();
+        Ok(())
+    }
+
+    /// Forgets a finished task; a pending one is left to run and forgotten when it ends.
+    ///
+    /// # Errors
+    /// `Does_not_exist("Task", id)`.
+    pub fn destroy(&self, id: &str) -> Result<(), Error> {
+        let task = self.find(id)?;
+        task.lock().destroy_on_finish = true;
+        if task.is_finished() {
+            self.forget(id);
+        }
+        Ok(())
+    }
+
+    fn forget(&self, id: &str) {
+        if let Ok(number) = id.parse() {
+            self.lock().remove(&number);
+        }
+        self.updates.remove(&DynamicId::Task(id.to_owned()));
+    }
+
+    fn find(&self, id: &str) -> Result<TaskHandle, Error> {
+        let missing = || Error::does_not_exist("Task", id);
+        let number: u64 = id.parse().map_err(|_| missing())?;
+        self.lock().get(&number).cloned().ok_or_else(missing)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, TaskHandle>> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn forget_oldest_finished(table: &mut BTreeMap<u64, TaskHandle>) -> Vec<String> {
+    let finished: Vec<u64> = table.iter().filter(|(_, t)| t.is_finished()).map(|(n, _)| *n).collect();
+    let excess = finished.len().saturating_sub(MAX_FINISHED);
+    finished[..excess].iter().filter_map(|n| table.remove(n)).map(|t| t.id().to_owned()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::timer::Timer;
+
+    fn tasks() -> Tasks {
+        Tasks::new(Updates::new(Timer::start()))
+    }
+
+    #[test]
+    fn a_task_completes_with_its_result() {
+        let tasks = tasks();
+        let task = tasks.create("unit test");
+        assert!(matches!(tasks.stat(task.id()).unwrap().state, api::TaskState::Pending(_)));
+        tasks.finish(&task, Ok(Some(Value::Int(3))));
+        let api::TaskState::Completed(done) = tasks.stat(task.id()).unwrap().state else {
+            panic!("not completed")
+        };
+        assert_eq!(done.result, Some(Value::Int(3)));
+        tasks.destroy(task.id()).unwrap();
+        assert_eq!(
+            tasks.stat(task.id()),
+            Err(Error::does_not_exist("Task", task.id()))
+        );
+    }
+
+    #[test]
+    fn a_cancel_is_seen_at_the_next_step_and_in_a_wait() {
+        let tasks = tasks();
+        let task = tasks.create("unit test");
+        task.check_cancelled().unwrap();
+        tasks.cancel(task.id()).unwrap();
+        assert_eq!(task.check_cancelled(), Err(Error::Cancelled(task.id().to_owned())));
+        assert!(task.cancel_event().recv().is_err());
+        assert!(!tasks.stat(task.id()).unwrap().cancellable);
+    }
+
+    #[test]
+    fn destroying_a_pending_task_takes_effect_when_it_ends() {
+        let tasks = tasks();
+        let task = tasks.create("unit test");
+        tasks.destroy(task.id()).unwrap();
+        assert!(tasks.stat(task.id()).is_ok());
+        tasks.finish(&task, Ok(None));
+        assert!(tasks.stat(task.id()).is_err());
+    }
+
+    #[test]
+    fn finished_tasks_nobody_destroys_are_bounded() {
+        let tasks = tasks();
+        for _ in 0..MAX_FINISHED + 10 {
+            let task = tasks.create("unit test");
+            tasks.finish(&task, Ok(None));
+        }
+        assert!(tasks.list().len() <= MAX_FINISHED + 1);
+    }
+}

@@ -1,0 +1,78 @@
+//! Waiting for something in the store: no polling, always a deadline, cancellable, and without holding a processor
+//! slot that another VM could use.
+//!
+//! ```text
+//!   condition? ──yes──► done
+//!     │  ▲ no
+//!     ▼  │
+//!   one of: a watch fired · task cancelled · deadline
+//! ```
+
+use std::time::Instant;
+
+use crossbeam::channel::Select;
+use xenstore::Path;
+
+use crate::api::Error;
+use crate::edge::Events;
+use crate::ops::queue::Slot;
+use crate::ops::task::TaskHandle;
+
+/// What a waiting step holds.
+#[derive(Clone, Copy)]
+pub struct Waiting<'a> {
+    /// Where watches come from.
+    pub events: &'a Events,
+    /// The task whose cancellation ends the wait; none for steps that must run to their end.
+    pub task: Option<&'a TaskHandle>,
+    /// Given back while waiting.
+    pub slot: &'a Slot,
+}
+
+/// A wait that did not get what it waited for.
+#[derive(Debug, PartialEq)]
+pub enum Ended {
+    /// The deadline passed.
+    TimedOut,
+    /// The condition itself failed, or the task was cancelled.
+    Failed(Error),
+}
+
+impl Waiting<'_> {
+    /// Evaluates `condition` now and whenever something at or below one of `paths` changes, until it yields a value.
+    ///
+    /// # Errors
+    /// [`Ended`].
+    pub fn until<T>(
+        &self,
+        paths: &[Path],
+        deadline: Instant,
+        mut condition: impl FnMut() -> Result<Option<T>, Error>,
+    ) -> Result<T, Ended> {
+        // Often it is true already, and then no watch is needed.
+        if let Some(value) = condition().map_err(Ended::Failed)? {
+            return Ok(value);
+        }
+        let changes = self.events.subscribe(paths).map_err(Ended::Failed)?;
+        loop {
+            if let Some(value) = condition().map_err(Ended::Failed)? {
+                return Ok(value);
+            }
+            let timed_out = self.slot.without(|| {
+                let mut select = Select::new();
+                select.recv(changes.receiver());
+                if let Some(task) = self.task {
+                    select.recv(task.cancel_event());
+                }
+                select.ready_deadline(deadline).is_err()
+            });
+            if timed_out {
+                return Err(Ended::TimedOut);
+            }
+            changes.take();
+            if let Some(task) = self.task {
+                task.check_cancelled().map_err(Ended::Failed)?;
+            }
+        }
+    }
+}

@@ -1,0 +1,313 @@
+//! A blocking client over a Unix socket: one connection per call.
+
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::{Duration, Instant};
+
+use super::codec::{Codec, CodecError};
+use super::http::{Reply, ReplyError, frame_request};
+use super::socket::connect_within;
+use crate::api::value::{FromValue as _, Int, Value};
+use crate::api::{
+    DecodeError, DynamicId, Error, Method, Task, TaskDestroy, TaskStat, TaskState, UpdatesGet, UpdatesLastId,
+};
+
+/// How long an ordinary call may take before the daemon counts as hung.
+pub const CALL_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// How long one request for updates waits for something to happen, in seconds, while waiting for a task.
+const UPDATES_WAIT: Int = 30;
+const UPDATES_WAIT_TIME: Duration = Duration::from_secs(30);
+
+/// Bytes read at once.
+const CHUNK: usize = 64 * 1024;
+
+/// Why a call did not succeed.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// The daemon answered with an error.
+    #[error(transparent)]
+    Remote(Error),
+    /// Nobody listens on the socket.
+    #[error("no xenopsd is listening on {}: {source}; is it running?", .path.display())]
+    NotRunning {
+        /// The socket.
+        path: PathBuf,
+        /// What connecting said.
+        source: io::Error,
+    },
+    /// Reading or writing failed.
+    #[error("{method}: cannot {doing} {}: {source}", .path.display())]
+    Io {
+        /// The method called.
+        method: &'static str,
+        /// What was being done.
+        doing: &'static str,
+        /// The socket.
+        path: PathBuf,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// The daemon did not answer in time.
+    #[error("{method}: no answer within {} s", .after.as_secs())]
+    Timeout {
+        /// The method called.
+        method: &'static str,
+        /// How long it was waited for.
+        after: Duration,
+    },
+    /// The answer is not the HTTP expected.
+    #[error("{method}: {source}")]
+    Http {
+        /// The method called.
+        method: &'static str,
+        /// What is wrong with it.
+        source: ReplyError,
+    },
+    /// The answer's body does not decode.
+    #[error("{method}: the reply's body is not understood: {source}")]
+    Codec {
+        /// The method called.
+        method: &'static str,
+        /// What is wrong with it.
+        source: CodecError,
+    },
+    /// The answer is not what the method returns.
+    #[error("{method}: the result is not what the contract says: {source}")]
+    Result {
+        /// The method called.
+        method: &'static str,
+        /// What is wrong with it.
+        source: DecodeError,
+    },
+}
+
+/// A client of a daemon. Cheap; calls are independent of each other and may be made from several threads.
+#[derive(Debug)]
+pub struct Client {
+    path: PathBuf,
+    codec: Codec,
+    timeout: Option<Duration>,
+    agent: String,
+    next_id: AtomicI64,
+}
+
+impl Client {
+    /// A client of the daemon at `path`, in XML-RPC. Connects once to see that somebody is there.
+    ///
+    /// # Errors
+    /// [`ClientError::NotRunning`].
+    pub fn connect(path: impl Into<PathBuf>) -> Result<Self, ClientError> {
+        let client = Self::new(path, Codec::Xml);
+        client.open("connect", client.timeout)?;
+        Ok(client)
+    }
+
+    /// A client that does not connect before its first call.
+    pub fn new(path: impl Into<PathBuf>, codec: Codec) -> Self {
+        let agent = std::env::args_os().next().map(PathBuf::from);
+        let agent =
+            agent.as_deref().and_then(Path::file_name).map(|name| name.to_string_lossy().into_owned());
+        Self {
+            path: path.into(),
+            codec,
+            timeout: Some(CALL_TIMEOUT),
+            agent: agent.unwrap_or_else(|| "xenops".to_owned()),
+            next_id: AtomicI64::new(1),
+        }
+    }
+
+    /// The same client in another encoding.
+    #[must_use]
+    pub fn with_codec(mut self, codec: Codec) -> Self {
+        self.codec = codec;
+        self
+    }
+
+    /// The same client with another limit for a call; `None` waits for ever.
+    #[must_use]
+    pub fn with_timeout(mut self, timeout: Option<Duration>) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// The socket it calls.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Makes a call within the client's limit.
+    ///
+    /// # Errors
+    /// [`ClientError::Remote`] with the daemon's own error, or why there was no answer.
+    pub fn call<M: Method>(&self, arguments: &M) -> Result<M::Result, ClientError> {
+        self.call_within(arguments, self.timeout)
+    }
+
+    /// Makes a call within a limit of its own; `None` waits for ever, which is what `UPDATES.get` wants.
+    ///
+    /// # Errors
+    /// As [`Client::call`].
+    pub fn call_within<M: Method>(
+        &self,
+        arguments: &M,
+        timeout: Option<Duration>,
+    ) -> Result<M::Result, ClientError> {
+        let value = self.call_raw(M::NAME, arguments.to_params(), timeout)?;
+        M::Result::from_value(&value).map_err(|source| ClientError::Result { method: M::NAME, source })
+    }
+
+    fn call_raw(
+        &self,
+        method: &'static str,
+        params: Value,
+        timeout: Option<Duration>,
+    ) -> Result<Value, ClientError> {
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        let body = self.codec.encode_request(method, params, id);
+        let request = frame_request(self.codec, &self.path.to_string_lossy(), &self.agent, &body);
+        let mut exchange = Exchange {
+            stream: self.open(method, timeout)?,
+            path: &self.path,
+            method,
+            timeout,
+            // A limit beyond what the clock can express is none.
+            deadline: timeout.and_then(|timeout| Instant::now().checked_add(timeout)),
+        };
+        exchange.send(&request)?;
+        let reply = exchange.receive()?;
+        match self.codec.decode_reply(&reply) {
+            Ok(Ok(value)) => Ok(value),
+            Ok(Err(error)) => match Error::from_value(&error) {
+                Ok(error) => Err(ClientError::Remote(error)),
+                Err(source) => Err(ClientError::Result { method, source }),
+            },
+            Err(source) => Err(ClientError::Codec { method, source }),
+        }
+    }
+
+    fn open(&self, method: &'static str, timeout: Option<Duration>) -> Result<UnixStream, ClientError> {
+        let timeout = timeout.filter(|timeout| !timeout.is_zero());
+        connect_within(&self.path, timeout).map_err(|source| match source.kind() {
+            io::ErrorKind::WouldBlock => {
+                ClientError::Timeout { method, after: timeout.unwrap_or(Duration::MAX) }
+            }
+            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+                ClientError::NotRunning { path: self.path.clone(), source }
+            }
+            _ => ClientError::Io { method, doing: "connect to", path: self.path.clone(), source },
+        })
+    }
+
+    /// Waits for a task to end and forgets it in the daemon. `progress` sees the task whenever it has changed.
+    /// Returns what the task returns, which for most is nothing.
+    ///
+    /// # Errors
+    /// [`ClientError::Remote`] with the task's own error if it failed.
+    pub fn wait_task(
+        &self,
+        debug_info: &str,
+        id: &str,
+        mut progress: impl FnMut(&Task),
+    ) -> Result<Option<Value>, ClientError> {
+        let stat = TaskStat { debug_info: debug_info.to_owned(), id: id.to_owned() };
+        // The stream's position must be read before the task: a change in between would be missed otherwise.
+        let mut last_id = self.call(&UpdatesLastId { debug_info: debug_info.to_owned() })?;
+        let mut task = self.call(&stat)?;
+        progress(&task);
+        while matches!(task.state, TaskState::Pending(_)) {
+            let get = UpdatesGet {
+                debug_info: debug_info.to_owned(),
+                last_id: Some(last_id),
+                timeout: Some(UPDATES_WAIT),
+            };
+            let patience = self.timeout.map(|timeout| timeout.saturating_add(UPDATES_WAIT_TIME));
+            let (_, changed, next) = self.call_within(&get, patience)?;
+            last_id = next;
+            if changed.iter().any(|object| matches!(object, DynamicId::Task(task) if task == id)) {
+                task = self.call(&stat)?;
+                progress(&task);
+            }
+        }
+        // The outcome is known; that the daemon has forgotten the task already would not change it.
+        let _ = self.call(&TaskDestroy { debug_info: debug_info.to_owned(), id: id.to_owned() });
+        match task.state {
+            TaskState::Completed(completion) => Ok(completion.result),
+            TaskState::Failed(error) => Err(ClientError::Remote(task_error(&error))),
+            TaskState::Pending(_) => Ok(None),
+        }
+    }
+}
+
+/// A task's failure as an error of the contract; what is none is shown as it is.
+fn task_error(error: &Value) -> Error {
+    Error::from_value(error).unwrap_or_else(|_| Error::InternalError(super::json::print_lossy(error)))
+}
+
+/// One request and its reply on one connection.
+struct Exchange<'a> {
+    stream: UnixStream,
+    path: &'a Path,
+    method: &'static str,
+    timeout: Option<Duration>,
+    deadline: Option<Instant>,
+}
+
+impl Exchange<'_> {
+    fn error(&self, doing: &'static str, source: io::Error) -> ClientError {
+        match source.kind() {
+            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => self.late(),
+            _ => ClientError::Io { method: self.method, doing, path: self.path.to_path_buf(), source },
+        }
+    }
+
+    fn late(&self) -> ClientError {
+        ClientError::Timeout { method: self.method, after: self.timeout.unwrap_or(Duration::MAX) }
+    }
+
+    /// What is left of the limit, for a socket timeout.
+    fn remaining(&self) -> Result<Option<Duration>, ClientError> {
+        let Some(deadline) = self.deadline else { return Ok(None) };
+        let remaining = deadline.saturating_duration_since(Instant::now());
+        if remaining.is_zero() { Err(self.late()) } else { Ok(Some(remaining)) }
+    }
+
+    fn send(&mut self, mut request: &[u8]) -> Result<(), ClientError> {
+        while !request.is_empty() {
+            let remaining = self.remaining()?;
+            self.stream.set_write_timeout(remaining).map_err(|error| self.error("write to", error))?;
+            match self.stream.write(request) {
+                Ok(0) => return Err(self.error("write to", io::ErrorKind::WriteZero.into())),
+                Ok(written) => request = &request[written..],
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // The server may have refused without reading all of it; its answer says why.
+                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
+                Err(error) => return Err(self.error("write to", error)),
+            }
+        }
+        Ok(())
+    }
+
+    fn receive(&mut self) -> Result<Vec<u8>, ClientError> {
+        let http = |source| ClientError::Http { method: self.method, source };
+        let mut reply = Reply::default();
+        let mut chunk = vec![0; CHUNK];
+        loop {
+            let remaining = self.remaining()?;
+            self.stream.set_read_timeout(remaining).map_err(|error| self.error("read from", error))?;
+            match (&self.stream).read(&mut chunk) {
+                Ok(0) => break,
+                Ok(read) => {
+                    if reply.feed(&chunk[..read]).map_err(http)? {
+                        break;
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(self.error("read from", error)),
+            }
+        }
+        reply.into_body().map_err(http)
+    }
+}

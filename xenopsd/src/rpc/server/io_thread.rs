@@ -1,0 +1,422 @@
+//! The event loop.
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::io;
+use std::os::unix::net::UnixListener as StdUnixListener;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use crossbeam::channel::{Receiver, unbounded};
+use mio::net::{UnixListener, UnixStream};
+use mio::{Events, Interest, Poll, Token, Waker};
+
+use super::connection::{Connection, Phase, Read, Written};
+use super::responder::{Completed, Outbox, Presence, Responder};
+use super::{Limits, Service};
+use crate::api::Error;
+use crate::api::value::ToValue as _;
+use crate::rpc::codec::Codec;
+use crate::rpc::http::{Refusal, Request, frame_reply};
+use crate::rpc::socket::peer;
+
+/// Events taken from the kernel at once.
+const EVENTS: usize = 256;
+
+/// How long accepting pauses when the process is out of file descriptors and no connection's end will free one.
+const ACCEPT_RETRY: Duration = Duration::from_secs(1);
+
+/// The token of the waker; listeners follow, connections come after those and are never reused.
+const WAKER: usize = 0;
+
+/// Why the server could not start or had to end.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    /// Setting up the event loop or waiting for events failed.
+    #[error("cannot {doing}: {source}")]
+    Io {
+        /// What was being done.
+        doing: &'static str,
+        /// Why it failed.
+        source: io::Error,
+    },
+}
+
+/// Ends [`Server::run`] from another thread.
+#[derive(Clone)]
+pub struct StopHandle {
+    stopping: Arc<AtomicBool>,
+    waker: Arc<Waker>,
+}
+
+impl StopHandle {
+    /// Makes [`Server::run`] return soon. Calls being served get no answer any more.
+    pub fn stop(&self) {
+        self.stopping.store(true, Ordering::Release);
+        if let Err(error) = self.waker.wake() {
+            tracing::error!(%error, "cannot wake the RPC server to end it");
+        }
+    }
+}
+
+impl std::fmt::Debug for StopHandle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("StopHandle").finish_non_exhaustive()
+    }
+}
+
+struct Listener {
+    socket: UnixListener,
+    codec: Codec,
+    /// There may be connections to accept: the kernel says so once, when the first arrives.
+    ready: bool,
+}
+
+/// A server on one or more listening sockets, not running yet.
+pub struct Server<S> {
+    service: S,
+    limits: Limits,
+    agent: Arc<str>,
+    poll: Poll,
+    listeners: Vec<Listener>,
+    connections: HashMap<usize, Connection>,
+    next_connection: usize,
+    /// Connections by deadline.
+    deadlines: BTreeSet<(Instant, usize)>,
+    /// Connections whose turn of reading ended with more to read.
+    unfinished: VecDeque<usize>,
+    /// When to try accepting again after running out of file descriptors.
+    accept_retry: Option<Instant>,
+    reserved: usize,
+    outbox: Outbox,
+    completed: Receiver<Completed>,
+    stopping: Arc<AtomicBool>,
+}
+
+impl<S> std::fmt::Debug for Server<S> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Server")
+            .field("listeners", &self.listeners.len())
+            .field("connections", &self.connections.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl<S: Service> Server<S> {
+    /// Prepares to serve.
+    ///
+    /// # Errors
+    /// [`ServerError::Io`] if the kernel refuses an event queue or a listener.
+    pub fn bind(listeners: Vec<(StdUnixListener, Codec)>, service: S) -> Result<Self, ServerError> {
+        Self::with_limits(listeners, service, Limits::default())
+    }
+
+    /// As [`Server::bind`], with other bounds.
+    ///
+    /// # Errors
+    /// As [`Server::bind`].
+    pub fn with_limits(
+        listeners: Vec<(StdUnixListener, Codec)>,
+        service: S,
+        limits: Limits,
+    ) -> Result<Self, ServerError> {
+        let io = |doing| move |source| ServerError::Io { doing, source };
+        let poll = Poll::new().map_err(io("create an event queue"))?;
+        let waker = Waker::new(poll.registry(), Token(WAKER)).map_err(io("create a waker"))?;
+        let mut served = Vec::new();
+        for (socket, codec) in listeners {
+            socket.set_nonblocking(true).map_err(io("make a listener non-blocking"))?;
+            let mut socket = UnixListener::from_std(socket);
+            let token = Token(WAKER + 1 + served.len());
+            poll.registry()
+                .register(&mut socket, token, Interest::READABLE)
+                .map_err(io("watch a listener"))?;
+            served.push(Listener { socket, codec, ready: true });
+        }
+        let (sender, completed) = unbounded();
+        let program = std::env::args_os().next().map(std::path::PathBuf::from);
+        let agent = program
+            .as_deref()
+            .and_then(|path| path.file_name())
+            .map(|name| name.to_string_lossy().chars().filter(char::is_ascii_graphic).collect::<String>());
+        Ok(Self {
+            service,
+            limits,
+            agent: agent.unwrap_or_else(|| "xenopsd".to_owned()).into(),
+            next_connection: WAKER + 1 + served.len(),
+            poll,
+            listeners: served,
+            connections: HashMap::new(),
+            deadlines: BTreeSet::new(),
+            unfinished: VecDeque::new(),
+            accept_retry: None,
+            reserved: 0,
+            outbox: Outbox { sender, waker: Arc::new(waker) },
+            completed,
+            stopping: Arc::new(AtomicBool::new(false)),
+        })
+    }
+
+    /// What ends [`Server::run`].
+    pub fn stop_handle(&self) -> StopHandle {
+        StopHandle { stopping: self.stopping.clone(), waker: self.outbox.waker.clone() }
+    }
+
+    /// Serves until stopped.
+    ///
+    /// # Errors
+    /// [`ServerError::Io`] if the kernel refuses to say what happens.
+    pub fn run(mut self) -> Result<(), ServerError> {
+        let mut events = Events::with_capacity(EVENTS);
+        while !self.stopping.load(Ordering::Acquire) {
+            self.accept_all();
+            match self.poll.poll(&mut events, self.patience()) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(source) => return Err(ServerError::Io { doing: "wait for events", source }),
+            }
+            for event in &events {
+                let Token(token) = event.token();
+                if token == WAKER {
+                    continue;
+                }
+                if let Some(listener) = self.listeners.get_mut(token - WAKER - 1) {
+                    listener.ready = true;
+                } else {
+                    self.attend(token, event.is_write_closed() || event.is_error());
+                }
+            }
+            for _ in 0..self.unfinished.len() {
+                if let Some(token) = self.unfinished.pop_front() {
+                    self.attend(token, false);
+                }
+            }
+            while let Ok(completed) = self.completed.try_recv() {
+                self.complete(completed);
+            }
+            self.expire();
+        }
+        for (_, connection) in self.connections.drain() {
+            if let Phase::Waiting(presence) = connection.phase {
+                presence.leave();
+            }
+        }
+        Ok(())
+    }
+
+    /// How long there is nothing to do unless something happens.
+    fn patience(&self) -> Option<Duration> {
+        if !self.unfinished.is_empty() {
+            return Some(Duration::ZERO);
+        }
+        let deadline = self.deadlines.first().map(|(deadline, _)| *deadline);
+        let next = deadline.into_iter().chain(self.accept_retry).min()?;
+        Some(next.saturating_duration_since(Instant::now()))
+    }
+
+    fn accept_all(&mut self) {
+        if self.accept_retry.is_some_and(|retry| retry > Instant::now()) {
+            return;
+        }
+        self.accept_retry = None;
+        for index in 0..self.listeners.len() {
+            while self.listeners[index].ready && self.connections.len() < self.limits.connections {
+                match self.listeners[index].socket.accept() {
+                    Ok((stream, _)) => self.admit(stream, self.listeners[index].codec),
+                    Err(error) => match error.kind() {
+                        io::ErrorKind::WouldBlock => self.listeners[index].ready = false,
+                        io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted => {}
+                        _ => {
+                            tracing::error!(%error, "cannot accept an RPC connection; trying again soon");
+                            self.accept_retry = Instant::now().checked_add(ACCEPT_RETRY);
+                            return;
+                        }
+                    },
+                }
+            }
+        }
+    }
+
+    fn admit(&mut self, mut stream: UnixStream, codec: Codec) {
+        match peer(&stream) {
+            Ok(peer) if peer.uid() == 0 || peer.uid() == nix::unistd::geteuid().as_raw() => {}
+            Ok(peer) => {
+                tracing::warn!(
+                    uid = peer.uid(),
+                    pid = peer.pid(),
+                    "turned away an RPC client that is not root"
+                );
+                return;
+            }
+            Err(error) => {
+                tracing::warn!(%error, "turned away an RPC client whose user is unknown");
+                return;
+            }
+        }
+        let token = self.next_connection;
+        self.next_connection += 1;
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        if let Err(error) = self.poll.registry().register(&mut stream, Token(token), interest) {
+            tracing::error!(%error, "cannot watch an RPC connection");
+            return;
+        }
+        let deadline = Instant::now().checked_add(self.limits.request_time);
+        self.connections.insert(token, Connection::new(stream, codec));
+        self.set_deadline(token, deadline);
+    }
+
+    fn set_deadline(&mut self, token: usize, deadline: Option<Instant>) {
+        if let Some(connection) = self.connections.get_mut(&token) {
+            if let Some(old) = std::mem::replace(&mut connection.deadline, deadline) {
+                self.deadlines.remove(&(old, token));
+            }
+            if let Some(new) = deadline {
+                self.deadlines.insert((new, token));
+            }
+        }
+    }
+
+    /// Does what a connection's phase calls for now that its socket has something to say. `gone` means that the
+    /// client has closed altogether, and not merely its sending side.
+    fn attend(&mut self, token: usize, gone: bool) {
+        let Some(connection) = self.connections.get_mut(&token) else { return };
+        connection.gone |= gone;
+        match connection.phase {
+            Phase::Reading(_) => self.read(token),
+            Phase::Waiting(_) => {}
+            Phase::Writing { .. } => self.write(token),
+            Phase::Draining => self.drain(token),
+        }
+        let waiting_for_nobody = self
+            .connections
+            .get(&token)
+            .is_some_and(|connection| connection.gone && matches!(connection.phase, Phase::Waiting(_)));
+        if waiting_for_nobody {
+            self.close(token);
+        }
+    }
+
+    fn read(&mut self, token: usize) {
+        let Some(connection) = self.connections.get_mut(&token) else { return };
+        let (reserved, limit) = (&mut self.reserved, self.limits.request_bytes);
+        let outcome = connection.read(|length| {
+            let fits = reserved.saturating_add(length) <= limit;
+            if fits {
+                *reserved += length;
+            }
+            fits
+        });
+        match outcome {
+            Read::Idle => {}
+            Read::More => self.unfinished.push_back(token),
+            Read::Closed => self.close(token),
+            Read::Refused(refusal) => self.refuse(token, refusal),
+            Read::Complete(request) => self.serve(token, &request),
+        }
+    }
+
+    fn refuse(&mut self, token: usize, refusal: Refusal) {
+        let Some(connection) = self.connections.get_mut(&token) else { return };
+        tracing::warn!(%refusal, "refused an RPC request");
+        match refusal.answer(connection.codec) {
+            Some(answer) => self.reply(token, answer, true),
+            None => self.close(token),
+        }
+    }
+
+    fn serve(&mut self, token: usize, request: &Request) {
+        let Some(connection) = self.connections.get_mut(&token) else { return };
+        self.reserved -= std::mem::take(&mut connection.reserved);
+        let codec = connection.codec;
+        let call = match codec.decode_call(request.body()) {
+            Ok(call) => call,
+            Err(error) => {
+                tracing::warn!(%error, "answered an RPC request that makes no sense with an error");
+                let body = codec.encode_reply(Err(Error::to_value(&error)));
+                return self.reply(token, frame_reply(codec, &self.agent, &body), false);
+            }
+        };
+        let presence = Arc::new(Presence::default());
+        connection.phase = Phase::Waiting(presence.clone());
+        self.set_deadline(token, None);
+        let method = call.name();
+        tracing::debug!(method, debug_info = call.debug_info(), "RPC");
+        let responder =
+            Responder::new(&call, token, codec, self.agent.clone(), self.outbox.clone(), presence);
+        if catch_unwind(AssertUnwindSafe(|| self.service.call(call, responder))).is_err() {
+            tracing::error!(method, "an RPC handler panicked");
+        }
+    }
+
+    fn complete(&mut self, completed: Completed) {
+        let phase = self.connections.get(&completed.connection).map(|connection| &connection.phase);
+        if let Some(Phase::Waiting(_)) = phase {
+            self.reply(completed.connection, completed.bytes, false);
+        } else {
+            tracing::debug!("dropped an RPC reply whose client has gone");
+        }
+    }
+
+    fn reply(&mut self, token: usize, bytes: Vec<u8>, refused: bool) {
+        if let Some(connection) = self.connections.get_mut(&token) {
+            connection.phase = Phase::Writing { bytes, sent: 0, refused };
+            self.set_deadline(token, Instant::now().checked_add(self.limits.reply_time));
+            self.write(token);
+        }
+    }
+
+    fn write(&mut self, token: usize) {
+        let Some(connection) = self.connections.get_mut(&token) else { return };
+        match connection.write() {
+            Written::Blocked { progressed: true } => {
+                self.set_deadline(token, Instant::now().checked_add(self.limits.reply_time));
+            }
+            Written::Blocked { progressed: false } => {}
+            Written::All if matches!(connection.phase, Phase::Writing { refused: true, .. }) => {
+                connection.begin_draining();
+                let deadline = Instant::now().checked_add(self.limits.drain_time);
+                self.set_deadline(token, deadline);
+                self.drain(token);
+            }
+            Written::All | Written::Closed => self.close(token),
+        }
+    }
+
+    fn drain(&mut self, token: usize) {
+        let Some(connection) = self.connections.get_mut(&token) else { return };
+        match connection.drain() {
+            Read::More => self.unfinished.push_back(token),
+            Read::Closed => self.close(token),
+            _ => {}
+        }
+    }
+
+    /// Closes connections whose time is up.
+    fn expire(&mut self) {
+        let now = Instant::now();
+        while let Some((deadline, token)) = self.deadlines.first().copied()
+            && deadline <= now
+        {
+            let phase = self.connections.get(&token).map(|connection| &connection.phase);
+            if let Some(Phase::Reading(_) | Phase::Writing { .. }) = phase {
+                tracing::warn!("closed an RPC connection whose client is too slow");
+            }
+            self.deadlines.remove(&(deadline, token));
+            self.close(token);
+        }
+    }
+
+    fn close(&mut self, token: usize) {
+        let Some(mut connection) = self.connections.remove(&token) else { return };
+        if let Some(deadline) = connection.deadline {
+            self.deadlines.remove(&(deadline, token));
+        }
+        self.reserved -= connection.reserved;
+        // Fails only for a socket that was never registered.
+        let _ = self.poll.registry().deregister(&mut connection.stream);
+        if let Phase::Waiting(presence) = connection.phase {
+            presence.leave();
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! The RPC server: one I/O thread for all connections, replies from any thread.
+//!
+//! ```text
+//!            accept, check credentials            complete: decode, Service::call
+//!  listener ───────────────────────────► Reading ────────────────────────────────► Waiting
+//!                                           │ refused                                 │ Responder::send
+//!                                           │ (413, 404, ...)                         ▼ (channel + waker)
+//!                                           └──────────────────────────────────────► Writing ──► closed
+//!                                                                                     │ refused
+//!                                                                                     ▼
+//!                                                                                  Draining ──► closed
+//! ```
+//!
+//! * Reading has a deadline, Writing has one that starts anew with every byte taken, Draining has a short one.
+//!   Waiting has none: a request for updates may wait for ever. A client that goes away while it waits is noticed,
+//!   and its [`Responder`] told.
+//! * Only root and the user the daemon runs as are served; anybody else is closed without a byte.
+//! * Connections over [`Limits::connections`] wait in the kernel's queue until others end.
+//! * A request that cannot be decoded is answered with `Internal_error` and a text that says why. (The reference
+//!   implementation closes the connection instead, which leaves its users without any explanation.)
+
+mod connection;
+mod io_thread;
+mod responder;
+
+#[cfg(test)]
+mod tests;
+
+use std::time::Duration;
+
+use crate::api::Call;
+
+pub use io_thread::{Server, ServerError, StopHandle};
+pub use responder::Responder;
+
+/// What answers calls.
+pub trait Service: Send + Sync {
+    /// Takes a call. Runs on the I/O thread and must not wait for anything: what takes time belongs on another
+    /// thread, which the responder can be given to. A panic is reported to the caller as an internal error.
+    fn call(&self, call: Call, reply: Responder);
+}
+
+impl<S: Service + ?Sized> Service for std::sync::Arc<S> {
+    fn call(&self, call: Call, reply: Responder) {
+        (**self).call(call, reply);
+    }
+}
+
+/// The server's bounds.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Connections served at once. A management layer keeps one waiting for updates and a few calling; each
+    /// command line that watches keeps one. A connection costs a file descriptor.
+    pub connections: usize,
+    /// Bytes of incomplete requests held at once, over all connections: eight of the largest.
+    pub request_bytes: usize,
+    /// How long a request may take to arrive.
+    pub request_time: Duration,
+    /// How long a client may go without taking a byte of its reply.
+    pub reply_time: Duration,
+    /// How long the rest of a refused request is read and thrown away, so that the client sees the answer
+    /// before its own write fails.
+    pub drain_time: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 2048,
+            request_bytes: 8 * super::http::BODY_MAX,
+            request_time: Duration::from_secs(30),
+            reply_time: Duration::from_secs(60),
+            drain_time: Duration::from_secs(5),
+        }
+    }
+}

@@ -1,0 +1,199 @@
+//! From the contract's calls to what the daemon does: the one table of methods.
+//!
+//! Calls that only look are answered by a few call threads; calls that do something become operations on their VM's
+//! queue and answer with a task; `UPDATES.get` is parked in the change feed. No call ever occupies the socket thread.
+//!
+//! ```text
+//!   socket thread ──► call threads ──► answer
+//!         │                 └────────► operation queued, its task's id is the answer
+//!         └── UPDATES.get ──► change feed ──► answer when something changes
+//! ```
+
+mod devices;
+mod vm;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam::channel::{Receiver, Sender, TrySendError, bounded};
+
+use crate::api::value::{ToValue, Value};
+use crate::api::{Call, DynamicId, Error, Int, Method, Query, UpdatesGet, VmRemove};
+use crate::core::{Core, Operation};
+use crate::hostinfo;
+use crate::ops::updates::UpdatesError;
+use crate::rpc::server::{self, Responder};
+
+/// Threads that answer calls which only look. Each may block on the hypervisor or the store for milliseconds.
+const CALL_THREADS: usize = 2;
+
+/// Calls waiting for such a thread; more are refused, so that a flood costs its sender and nobody else.
+const MAX_WAITING_CALLS: usize = 1024;
+
+/// Most operations that may be asked to run at once.
+pub const MAX_WORKERS: usize = 256;
+
+/// Longest clean shutdown a client may ask for, in seconds: a day.
+const MAX_DELAY: f64 = 86_400.0;
+
+/// The service behind the sockets.
+pub struct Service {
+    core: Arc<Core>,
+    calls: Sender<(Call, Responder)>,
+}
+
+impl Service {
+    /// Starts the call threads.
+    ///
+    /// # Errors
+    /// When the kernel refuses a thread.
+    pub fn start(core: Arc<Core>) -> std::io::Result<Self> {
+        let (calls, waiting) = bounded(MAX_WAITING_CALLS);
+        for _ in 0..CALL_THREADS {
+            let (core, waiting): (_, Receiver<(Call, Responder)>) = (Arc::clone(&core), waiting.clone());
+            std::thread::Builder::new()
+                .name("call".into())
+                .stack_size(crate::ops::WORKER_STACK)
+                .spawn(move || waiting.iter().for_each(|(call, reply)| serve(&core, call, reply)))?;
+        }
+        Ok(Self { core, calls })
+    }
+}
+
+impl server::Service for Service {
+    fn call(&self, call: Call, reply: Responder) {
+        if let Call::UpdatesGet(wanted) = &call {
+            return updates_get(&self.core, wanted, reply);
+        }
+        match self.calls.try_send((call, reply)) {
+            Ok(()) => {}
+            Err(TrySendError::Full((_, reply)) | TrySendError::Disconnected((_, reply))) => {
+                reply.send(Err(Error::internal(format!(
+                    "{MAX_WAITING_CALLS} calls are waiting already; try again later"
+                ))));
+            }
+        }
+    }
+}
+
+fn updates_get(core: &Core, wanted: &UpdatesGet, reply: Responder) {
+    let timeout = wanted.timeout.map(|seconds| Duration::from_secs(u64::try_from(seconds).unwrap_or(0)));
+    let answer = move |batch: Result<_, UpdatesError>| {
+        reply.finish::<UpdatesGet>(batch.map_err(|refused| Error::internal(refused.to_string())));
+    };
+    core.updates.get(wanted.last_id, timeout, Box::new(answer));
+}
+
+fn serve(core: &Arc<Core>, call: Call, reply: Responder) {
+    tracing::debug!(method = call.name(), dbg = call.debug_info(), "call");
+    match call {
+        // Removal waits behind the VM's other operations, without a thread to wait in.
+        Call::VmRemove(vm) if core.records.has_vm(&vm.id) => {
+            let done = move |outcome| reply.finish::<VmRemove>(outcome);
+            core.submit_then(&vm.id, &vm.debug_info, Operation::Remove, done);
+        }
+        call => reply.send(answer(core, &call)),
+    }
+}
+
+/// What a method returns, checked against its declaration.
+fn returns<M: Method>(_: &M, result: Result<M::Result, Error>) -> Result<Value, Error> {
+    result.map(|value| value.to_value())
+}
+
+/// Every method that is answered at once. One that is missing here is `Unimplemented`.
+fn answer(core: &Arc<Core>, call: &Call) -> Result<Value, Error> {
+    match call {
+        Call::QueryService(m) => returns(m, Ok(query(core))),
+
+        Call::TaskStat(m) => returns(m, core.tasks.stat(&m.id)),
+        Call::TaskList(m) => returns(m, Ok(core.tasks.list())),
+        Call::TaskCancel(m) => returns(m, core.tasks.cancel(&m.id)),
+        Call::TaskDestroy(m) => returns(m, core.tasks.destroy(&m.id)),
+        Call::TaskDestroyOnFinish(m) => returns(m, core.tasks.destroy(&m.id)),
+
+        Call::HostStat(m) => returns(m, hostinfo::stat(core)),
+        Call::HostGetTotalMemoryMib(m) => returns(m, hostinfo::total_memory_mib(core)),
+        Call::HostGetConsoleData(m) => returns(m, hostinfo::console_data(core)),
+        Call::HostSendDebugKeys(m) => returns(m, hostinfo::send_debug_keys(core, &m.debug_keys)),
+        Call::HostSetWorkerPoolSize(m) => returns(m, set_workers(core, m.pool_size)),
+
+        Call::VmAdd(m) => returns(m, vm::add(core, &m.vm)),
+        Call::VmRemove(m) => returns(m, core.records.vm(&m.id).map(drop)),
+        Call::VmExists(m) => returns(m, Ok(core.records.has_vm(&m.id))),
+        Call::VmStat(m) => returns(m, vm::stat(core, &m.id)),
+        Call::VmList(m) => returns(m, vm::list(core)),
+        Call::VmStart(m) => returns(m, core.submit(&m.id, &m.debug_info, Operation::Start)),
+        Call::VmPause(m) => returns(m, core.submit(&m.id, &m.debug_info, Operation::Pause)),
+        Call::VmUnpause(m) => returns(m, core.submit(&m.id, &m.debug_info, Operation::Unpause)),
+        Call::VmCreate(m) => returns(m, core.submit(&m.id, &m.debug_info, Operation::CreateDomain)),
+        Call::VmBuild(m) => returns(m, core.submit(&m.id, &m.debug_info, Operation::BuildDomain)),
+        Call::VmDestroy(m) => returns(m, core.submit(&m.id, &m.debug_info, Operation::DestroyDomain)),
+        Call::VmShutdown(m) => {
+            let operation = delay(m.delay).map(Operation::Shutdown);
+            returns(m, operation.and_then(|o| core.submit(&m.id, &m.debug_info, o)))
+        }
+        Call::VmReboot(m) => {
+            let operation = delay(m.delay).map(Operation::Reboot);
+            returns(m, operation.and_then(|o| core.submit(&m.id, &m.debug_info, o)))
+        }
+
+        Call::VbdAdd(m) => returns(m, devices::add_vbd(core, &m.vbd)),
+        Call::VbdRemove(m) => returns(m, devices::remove_vbd(core, &m.id)),
+        Call::VbdStat(m) => returns(m, devices::stat_vbd(core, &m.id)),
+        Call::VbdList(m) => returns(m, devices::list_vbds(core, &m.id)),
+        Call::VifAdd(m) => returns(m, devices::add_vif(core, &m.vif)),
+        Call::VifRemove(m) => returns(m, devices::remove_vif(core, &m.id)),
+        Call::VifStat(m) => returns(m, devices::stat_vif(core, &m.id)),
+        Call::VifList(m) => returns(m, devices::list_vifs(core, &m.id)),
+
+        Call::UpdatesLastId(m) => returns(m, Ok(core.updates.last_id())),
+        Call::UpdatesInjectBarrier(m) => returns(m, inject_barrier(core, &m.vm_id, m.id)),
+        Call::UpdatesRemoveBarrier(m) => returns(m, Ok(core.updates.remove_barrier(m.id))),
+        Call::UpdatesRefreshVm(m) => returns(m, vm::refresh(core, &m.id)),
+
+        other => Err(Error::Unimplemented(other.name().to_owned())),
+    }
+}
+
+fn query(core: &Core) -> Query {
+    Query {
+        name: "xenops".to_owned(),
+        vendor: env!("CARGO_PKG_NAME").to_owned(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        features: Vec::new(),
+        instance_id: core.instance_id.clone(),
+    }
+}
+
+/// A clean shutdown's timeout: absent is a hard one.
+fn delay(seconds: Option<f64>) -> Result<Option<Duration>, Error> {
+    let Some(seconds) = seconds else { return Ok(None) };
+    if !(0.0..=MAX_DELAY).contains(&seconds) {
+        return Err(Error::internal(format!("delay {seconds} is not between 0 and {MAX_DELAY} seconds")));
+    }
+    Ok(Some(Duration::from_secs_f64(seconds)))
+}
+
+fn set_workers(core: &Core, size: Int) -> Result<(), Error> {
+    match usize::try_from(size) {
+        Ok(size @ 1..=MAX_WORKERS) => {
+            core.queues.resize(size);
+            Ok(())
+        }
+        _ => Err(Error::internal(format!("worker pool size {size} is not between 1 and {MAX_WORKERS}"))),
+    }
+}
+
+fn inject_barrier(core: &Core, vm: &str, id: Int) -> Result<(), Error> {
+    let belongs = |object: &DynamicId| match object {
+        DynamicId::Vm(id) => id == vm,
+        DynamicId::Vbd(id)
+        | DynamicId::Vif(id)
+        | DynamicId::Pci(id)
+        | DynamicId::Vgpu(id)
+        | DynamicId::Vusb(id) => id.vm == vm,
+        DynamicId::Task(_) => false,
+    };
+    core.updates.inject_barrier(id, belongs).map_err(|refused| Error::internal(refused.to_string()))
+}

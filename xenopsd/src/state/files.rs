@@ -1,0 +1,139 @@
+//! Small files that survive a crash at any instant: written aside, flushed, renamed, directory flushed.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+/// Largest record read back. Ours are a few KiB; a larger file is not ours.
+const MAX_RECORD: u64 = 16 * 1024 * 1024;
+
+const ASIDE: &str = ".tmp";
+
+/// The state directory refused.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {action} {}: {source}; check that the state directory is writable and not full", path.display())]
+pub struct StateError {
+    /// What was attempted: `create`, `read`, `write`, `list`, `remove`.
+    pub action: &'static str,
+    /// The file or directory.
+    pub path: PathBuf,
+    /// What the kernel said.
+    pub source: io::Error,
+}
+
+/// A directory of small files in sub-directories.
+#[derive(Debug)]
+pub struct Files {
+    root: PathBuf,
+}
+
+impl Files {
+    /// Opens `root`, creating it 0755 when missing.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub fn open(root: &Path) -> Result<Self, StateError> {
+        create_dirs(root)?;
+        Ok(Self { root: root.to_owned() })
+    }
+
+    /// Whether `dir/name` is there.
+    pub fn exists(&self, dir: &str, name: &str) -> bool {
+        self.root.join(dir).join(name).exists()
+    }
+
+    /// The contents of `dir/name`; none when it does not exist.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub fn read(&self, dir: &str, name: &str) -> Result<Option<Vec<u8>>, StateError> {
+        let path = self.root.join(dir).join(name);
+        let file = match File::open(&path) {
+            Ok(file) => file,
+            Err(error) if absent(&error) => return Ok(None),
+            Err(source) => return Err(StateError { action: "read", path, source }),
+        };
+        let mut bytes = Vec::new();
+        match file.take(MAX_RECORD + 1).read_to_end(&mut bytes) {
+            Ok(read) if read as u64 <= MAX_RECORD => Ok(Some(bytes)),
+            Ok(_) => Err(StateError { action: "read", path, source: io::ErrorKind::FileTooLarge.into() }),
+            Err(source) => Err(StateError { action: "read", path, source }),
+        }
+    }
+
+    /// Replaces `dir/name` so that a crash leaves either the old contents or the new, never less.
+    ///
+    /// # Errors
+    /// [`StateError`]; the old contents are then still there.
+    pub fn write(&self, dir: &str, name: &str, bytes: &[u8]) -> Result<(), StateError> {
+        let dir = self.root.join(dir);
+        create_dirs(&dir)?;
+        let path = dir.join(name);
+        let aside = dir.join(format!("{name}{ASIDE}"));
+        let written = (|| {
+            let mut file =
+                OpenOptions::new().write(true).create(true).truncate(true).mode(0o644).open(&aside)?;
+            file.write_all(bytes)?;
+            file.sync_all()?;
+            fs::rename(&aside, &path)?;
+            File::open(&dir)?.sync_all()
+        })();
+        written.map_err(|source| {
+            // The half-written copy is of no use; a full disk is helped by removing it.
+            let _ = fs::remove_file(&aside);
+            StateError { action: "write", path, source }
+        })
+    }
+
+    /// Removes `dir/name` and then `dir` when that was its last file. Absent is fine.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub fn remove(&self, dir: &str, name: &str) -> Result<(), StateError> {
+        let dir = self.root.join(dir);
+        let path = dir.join(name);
+        match fs::remove_file(&path) {
+            Err(source) if !absent(&source) => return Err(StateError { action: "remove", path, source }),
+            _ => {}
+        }
+        // Fails while other files are left, which is what is wanted.
+        let _ = fs::remove_dir(&dir);
+        Ok(())
+    }
+
+    /// Names in `dir`, sorted; none when it does not exist. Half-written files are not names.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub fn list(&self, dir: &str) -> Result<Vec<String>, StateError> {
+        let path = self.root.join(dir);
+        let entries = match fs::read_dir(&path) {
+            Ok(entries) => entries,
+            Err(error) if absent(&error) => return Ok(Vec::new()),
+            Err(source) => return Err(StateError { action: "list", path, source }),
+        };
+        let mut names = Vec::new();
+        for entry in entries {
+            let entry = entry.map_err(|source| StateError { action: "list", path: path.clone(), source })?;
+            let Ok(name) = entry.file_name().into_string() else { continue };
+            if !name.ends_with(ASIDE) {
+                names.push(name);
+            }
+        }
+        names.sort();
+        Ok(names)
+    }
+}
+
+fn absent(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+}
+
+fn create_dirs(path: &Path) -> Result<(), StateError> {
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o755)
+        .create(path)
+        .map_err(|source| StateError { action: "create", path: path.to_owned(), source })
+}
