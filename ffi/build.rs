@@ -1,8 +1,9 @@
 //! Finds Xen's libraries by pkg-config and generates the bindings from their installed headers.
 //!
-//! Trying other headers than the installed ones, without changing the system: put that release's `tools/include`
-//! and `xen/include/public` (as `xen/`) in one folder, copy the `xen*.pc` files with `includedir` and `Version`
-//! changed to it, and run `PKG_CONFIG_PATH=that-folder cargo check -p ffi --target-dir elsewhere`.
+//! Trying other headers than the installed ones, without changing the system: put that release's `tools/include`,
+//! `xen/include/public` (as `xen/`) and `tools/include/xen-sys/Linux` (as `xen/sys/`) in one folder, copy the `xen*.pc`
+//! files with `includedir` and `Version` changed to it, and run
+//! `PKG_CONFIG_PATH=that-folder cargo check -p ffi --tests --target-dir elsewhere`.
 
 use std::env;
 use std::path::PathBuf;

@@ -145,8 +145,12 @@ pub(crate) fn last_errno() -> i32 {
 
 /// Sets `errno` to 0, so that a call that fails without setting it is not blamed with an older number.
 pub(crate) fn clear_errno() {
+    set_errno(0);
+}
+
+pub(crate) fn set_errno(errno: i32) {
     // SAFETY: the returned pointer is this thread's errno, valid and writable as long as the thread lives.
-    unsafe { *libc::__errno_location() = 0 };
+    unsafe { *libc::__errno_location() = errno };
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use std::ffi::{CStr, c_char, c_int, c_ulong};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Mutex, PoisonError};
 
+use crate::error::{last_errno, set_errno};
 use crate::sys;
 
 /// Longest line taken over from a library, in bytes. libxc's own buffer for one message is 1024 bytes.
@@ -117,9 +118,12 @@ unsafe fn context_text(text: *const c_char) -> String {
     printable(unsafe { CStr::from_ptr(text) }.to_bytes())
 }
 
-/// A panic must not cross into C, and logging is not worth aborting the daemon for.
+/// A panic must not cross into C, and logging is not worth aborting the daemon for. Nor may it change the error
+/// number: the libraries log before they return it.
 fn contain(log: impl FnOnce()) {
+    let errno = last_errno();
     let _ = catch_unwind(AssertUnwindSafe(log));
+    set_errno(errno);
 }
 
 unsafe extern "C" fn vmessage(
@@ -216,6 +220,14 @@ mod tests {
             sys::xtl_log(logger.as_ptr(), sys::XTL_ERROR, libc::EBUSY, std::ptr::null(), c"mapping".as_ptr());
         }
         assert_eq!(logger.take_errors().as_deref(), Some("mapping: Device or resource busy (os error 16)"));
+    }
+
+    #[test]
+    fn logging_keeps_the_error_number() {
+        let logger = Logger::new();
+        set_errno(libc::ENODEV);
+        say(&logger, sys::XTL_ERROR, c"the caller's errno is about to be returned");
+        assert_eq!(last_errno(), libc::ENODEV);
     }
 
     proptest::proptest! {

@@ -4,6 +4,7 @@ use std::ffi::{CStr, c_int};
 use std::marker::PhantomData;
 use std::ptr::{self, NonNull};
 
+use super::pvh::{RamLayout, memory_map};
 use super::{BuildError, Built, MAX_RAMDISK, MAX_UNPACKED_KERNEL};
 use crate::domid::DomId;
 use crate::error::{Error, clear_errno, last_errno};
@@ -43,7 +44,16 @@ pub(super) struct DomImage<'a> {
     raw: NonNull<sys::xc_dom_image>,
     xc: &'a Xenctrl,
     domid: Option<DomId>,
+    /// The PVH memory map, which the library reads when it writes the start info.
+    memory_map: Vec<sys::e820entry>,
     files: PhantomData<&'a [u8]>,
+}
+
+/// Bytes of ACPI tables and the guest-physical address they go to.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct AcpiTable<'a> {
+    pub(super) bytes: &'a [u8],
+    pub(super) address: u64,
 }
 
 impl<'a> DomImage<'a> {
@@ -65,7 +75,7 @@ impl<'a> DomImage<'a> {
         let Some(raw) = NonNull::new(raw) else {
             return Err(Error::plain("xc_dom_allocate", domid, errno));
         };
-        let mut image = Self { raw, xc, domid, files: PhantomData };
+        let mut image = Self { raw, xc, domid, memory_map: Vec::new(), files: PhantomData };
         let fields = image.fields();
         // The library presets a flag for tools that libxl does not set either.
         fields.flags = 0;
@@ -181,11 +191,55 @@ impl<'a> DomImage<'a> {
         unsafe { std::slice::from_raw_parts(fields.kernel_blob.cast::<u8>(), fields.kernel_size) }
     }
 
+    /// Where a PVH guest's RAM goes. It gets all of it at once: no populate-on-demand.
+    pub(super) fn set_layout(&mut self, layout: RamLayout) {
+        let fields = self.fields();
+        fields.mmio_start = layout.hole_start;
+        fields.mmio_size = (1 << 32) - layout.hole_start;
+        fields.lowmem_end = layout.low_end;
+        fields.highmem_end = layout.high_end;
+        fields.vga_hole_size = 0;
+        fields.device_model = false;
+    }
+
+    /// Adds the ACPI tables and describes the guest's memory, after it was taken.
+    pub(super) fn describe(&mut self, domid: DomId, acpi: &[AcpiTable<'a>]) -> Result<(), Error> {
+        let invalid = || Error::invalid("xc_dom_build_image", "the ACPI tables do not fit");
+        let fields = self.fields();
+        let (low_end, high_end) = (fields.lowmem_end, fields.highmem_end);
+        for (number, table) in acpi.iter().enumerate() {
+            let slot = fields.acpi_modules.get_mut(number).ok_or_else(invalid)?;
+            slot.data = table.bytes.as_ptr().cast_mut();
+            slot.length = u32::try_from(table.bytes.len()).map_err(|_| invalid())?;
+            slot.guest_addr_out = table.address;
+        }
+        self.memory_map = memory_map(low_end, high_end, acpi)
+            .into_iter()
+            .map(|range| sys::e820entry { addr: range.address, size: range.size, type_: range.kind as u32 })
+            .collect();
+        // The map lives in this struct, at this address, until the image is released.
+        let entries = self.memory_map.as_mut_ptr();
+        let count = u32::try_from(self.memory_map.len()).map_err(|_| invalid())?;
+        self.xc.run("xc_domain_set_memory_map", Some(domid), |raw| {
+            // SAFETY: `count` entries, copied by the call.
+            unsafe { sys::xc_domain_set_memory_map(raw, domid.raw(), entries, count) }
+        })?;
+        let fields = self.fields();
+        (fields.e820, fields.e820_entries) = (entries, count);
+        Ok(())
+    }
+
     pub(super) fn set_memory(&mut self, mib: u32) -> Result<(), StepError> {
         self.step("xc_dom_mem_init", |dom| {
             // SAFETY: the image was parsed, so its guest type is known.
             unsafe { sys::xc_dom_mem_init(dom, mib) }
         })
+    }
+
+    /// The memory is what the domain gets now, all of it.
+    pub(super) fn target_all(&mut self) {
+        let fields = self.fields();
+        fields.target_pages = fields.total_pages;
     }
 
     pub(super) fn populate(&mut self) -> Result<(), StepError> {

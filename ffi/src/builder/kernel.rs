@@ -9,7 +9,13 @@ use std::fmt;
 const NOTE_ENTRY: u32 = 1;
 const NOTE_XEN_VERSION: u32 = 5;
 const NOTE_GUEST_OS: u32 = 6;
+const NOTE_FEATURES: u32 = 10;
+const NOTE_SUPPORTED_FEATURES: u32 = 17;
 const NOTE_PHYS32_ENTRY: u32 = 18;
+
+/// `XENFEAT_linux_rsdp_unrestricted`, as a bit of the supported features and as a word of the features.
+const RSDP_FEATURE_BIT: u8 = 1 << (15 - 8);
+const RSDP_FEATURE_NAME: &[u8] = b"linux_rsdp_unrestricted";
 
 /// `p_type` and `sh_type` of notes.
 const PT_NOTE: u32 = 4;
@@ -49,8 +55,10 @@ pub struct ElfKernel {
     pub pv: bool,
     /// It can start as a PVH guest.
     pub pvh: bool,
-    /// Its notes name Linux as the guest's system: its ACPI root pointer may be below 1 MiB only.
+    /// Its notes name Linux as the guest's system.
     pub linux: bool,
+    /// As a PVH guest it finds the ACPI root pointer anywhere; other Linux looks below 1 MiB only.
+    pub rsdp_anywhere: bool,
 }
 
 impl fmt::Display for KernelKind {
@@ -124,6 +132,7 @@ impl<'a> Elf<'a> {
             pv: found.entry || (found.version && !found.phys32 && !linux),
             pvh: found.phys32,
             linux,
+            rsdp_anywhere: !linux || found.rsdp_anywhere,
         }
     }
 
@@ -215,6 +224,7 @@ struct Notes {
     version: bool,
     phys32: bool,
     linux: bool,
+    rsdp_anywhere: bool,
 }
 
 impl Notes {
@@ -235,10 +245,21 @@ impl Notes {
             NOTE_ENTRY => self.entry = true,
             NOTE_XEN_VERSION => self.version = true,
             NOTE_PHYS32_ENTRY => self.phys32 = true,
+            NOTE_FEATURES => self.rsdp_anywhere |= has_feature(value),
+            NOTE_SUPPORTED_FEATURES => {
+                self.rsdp_anywhere |= value.get(1).is_some_and(|byte| byte & RSDP_FEATURE_BIT != 0);
+            }
             NOTE_GUEST_OS => self.linux = value.strip_suffix(b"\0").unwrap_or(value) == b"linux",
             _ => {}
         }
     }
+}
+
+/// Whether the names, separated by bars and with a mark before required ones, include the RSDP's.
+fn has_feature(names: &[u8]) -> bool {
+    names
+        .split(|byte| matches!(byte, b'|' | 0))
+        .any(|name| name.strip_prefix(b"!").unwrap_or(name) == RSDP_FEATURE_NAME)
 }
 
 /// One note.

@@ -10,10 +10,12 @@
 
 mod image;
 mod kernel;
+mod pvh;
 
 use std::ffi::CString;
 
 pub use kernel::{ElfKernel, KernelKind, probe_kernel};
+pub use pvh::{ACPI_INFO_ADDRESS, ACPI_TABLES_ADDRESS, MAX_ACPI_PAGES, PvhAcpi, RSDP_SIZE};
 
 use crate::domid::DomId;
 use crate::error::Error;
@@ -21,6 +23,7 @@ use crate::evtchn::Port;
 use crate::sys;
 use crate::xenctrl::{GuestKind, Xenctrl};
 use image::{DomImage, StepError};
+use pvh::RamLayout;
 
 /// Longest kernel command line, without its NUL. libxenguest cuts a longer one silently.
 pub const MAX_COMMAND_LINE: usize = sys::MAX_GUEST_CMDLINE as usize - 1;
@@ -44,6 +47,33 @@ pub struct PvImage<'a> {
     pub cmdline: &'a str,
     /// Xen features to require, as "!writable_page_tables|pae_pgdir_above_4gb"; normally `None`.
     pub features: Option<&'a str>,
+    /// Memory the domain gets now, MiB.
+    pub memory_mib: u64,
+    /// vCPUs it was created with.
+    pub max_vcpus: u32,
+    /// The domain's port for its console ring.
+    pub console_evtchn: Port,
+    /// The domain that serves its console.
+    pub console_domid: DomId,
+    /// The domain's port for its xenstore ring.
+    pub store_evtchn: Port,
+    /// The domain that serves xenstore.
+    pub store_domid: DomId,
+    /// Claim the memory first, so that a shortage shows before minutes of allocation.
+    pub claim: bool,
+}
+
+/// What a PVH domain is built from.
+#[derive(Debug, Clone, Copy)]
+pub struct PvhImage<'a> {
+    /// The kernel: ELF or bzImage with a PVH entry point, possibly compressed.
+    pub kernel: &'a [u8],
+    /// The initial ramdisk.
+    pub ramdisk: Option<&'a [u8]>,
+    /// The kernel's command line, at most [`MAX_COMMAND_LINE`] bytes.
+    pub cmdline: &'a str,
+    /// The ACPI tables.
+    pub acpi: PvhAcpi<'a>,
     /// Memory the domain gets now, MiB.
     pub memory_mib: u64,
     /// vCPUs it was created with.
@@ -141,11 +171,23 @@ pub enum BuildError {
 /// # Errors
 /// [`BuildError::NotAKernel`], [`BuildError::NotCapable`], [`BuildError::TooLarge`].
 pub fn check_pv_kernel(xc: &Xenctrl, kernel: &[u8]) -> Result<ElfKernel, BuildError> {
+    check_kernel(xc, kernel, GuestKind::Pv)
+}
+
+/// As [`check_pv_kernel`], for a PVH guest.
+///
+/// # Errors
+/// As there.
+pub fn check_pvh_kernel(xc: &Xenctrl, kernel: &[u8]) -> Result<ElfKernel, BuildError> {
+    check_kernel(xc, kernel, GuestKind::Pvh)
+}
+
+fn check_kernel(xc: &Xenctrl, kernel: &[u8], kind: GuestKind) -> Result<ElfKernel, BuildError> {
     check_file("kernel", kernel, MAX_KERNEL)?;
-    let mut image = DomImage::allocate(xc, None, GuestKind::Pv, c"", None)?;
+    let mut image = DomImage::allocate(xc, None, kind, c"", None)?;
     image.set_kernel(kernel).map_err(|e| not_a_kernel(kernel, &e))?;
     image.assume_capabilities();
-    parse(&mut image, kernel, GuestKind::Pv)
+    parse(&mut image, kernel, kind)
 }
 
 /// Builds a PV domain: takes its memory, loads the kernel and ramdisk, and leaves it ready to be unpaused.
@@ -156,31 +198,75 @@ pub fn check_pv_kernel(xc: &Xenctrl, kernel: &[u8]) -> Result<ElfKernel, BuildEr
 /// # Errors
 /// See [`BuildError`].
 pub fn build_pv(xc: &Xenctrl, domid: DomId, wanted: &PvImage<'_>) -> Result<Built, BuildError> {
+    build(xc, domid, wanted, None)
+}
+
+/// Builds a PVH domain, as [`build_pv`] does a PV one. The memory limit must leave room for the ACPI tables and the
+/// special pages besides the guest's memory (1 MiB, as xl leaves, is enough).
+///
+/// # Errors
+/// See [`BuildError`].
+pub fn build_pvh(xc: &Xenctrl, domid: DomId, wanted: &PvhImage<'_>) -> Result<Built, BuildError> {
+    let common = PvImage {
+        kernel: wanted.kernel,
+        ramdisk: wanted.ramdisk,
+        cmdline: wanted.cmdline,
+        features: None,
+        memory_mib: wanted.memory_mib,
+        max_vcpus: wanted.max_vcpus,
+        console_evtchn: wanted.console_evtchn,
+        console_domid: wanted.console_domid,
+        store_evtchn: wanted.store_evtchn,
+        store_domid: wanted.store_domid,
+        claim: wanted.claim,
+    };
+    let pages = wanted.acpi.tables.len().div_ceil(crate::shared::PAGE_SIZE);
+    if pages > MAX_ACPI_PAGES {
+        let what = format!("{pages} pages of tables, more than {MAX_ACPI_PAGES}");
+        return Err(BuildError::Invalid { field: "acpi", what });
+    }
+    build(xc, domid, &common, Some(&wanted.acpi))
+}
+
+/// The sequence. With ACPI tables it is a PVH domain, else a PV one.
+fn build(
+    xc: &Xenctrl,
+    domid: DomId,
+    wanted: &PvImage<'_>,
+    acpi: Option<&PvhAcpi<'_>>,
+) -> Result<Built, BuildError> {
+    let kind = if acpi.is_some() { GuestKind::Pvh } else { GuestKind::Pv };
     let command_line = check_command_line(wanted.cmdline)?;
     let features = wanted.features.map(check_features).transpose()?;
     check_file("kernel", wanted.kernel, MAX_KERNEL)?;
+    check_file("ramdisk", wanted.ramdisk.unwrap_or_default(), MAX_RAMDISK)?;
     let memory_mib = check_memory(wanted.memory_mib)?;
     xc.require_xen()?;
 
-    let mut image = DomImage::allocate(xc, Some(domid), GuestKind::Pv, &command_line, features.as_deref())?;
+    let mut image = DomImage::allocate(xc, Some(domid), kind, &command_line, features.as_deref())?;
     image.set_rings((wanted.console_evtchn, wanted.console_domid), (wanted.store_evtchn, wanted.store_domid));
     image.set_vcpus(wanted.max_vcpus);
     image.set_kernel(wanted.kernel).map_err(|e| not_a_kernel(wanted.kernel, &e))?;
     if let Some(ramdisk) = wanted.ramdisk {
-        check_file("ramdisk", ramdisk, MAX_RAMDISK)?;
         image.add_module(ramdisk)?;
     }
     image.ask_capabilities(domid)?;
-    parse(&mut image, wanted.kernel, GuestKind::Pv)?;
+    let kernel = parse(&mut image, wanted.kernel, kind)?;
+    if acpi.is_some() {
+        image.set_layout(RamLayout::new(memory_mib));
+    }
     image.set_memory(memory_mib)?;
+    image.target_all();
     take_memory(&mut image, domid, wanted)?;
-    let too_small = |e: StepError| match e {
-        e if e.code == sys::XC_OUT_OF_MEMORY => {
-            BuildError::GuestTooSmall { memory_mib: wanted.memory_mib, detail: e.text() }
+    if let Some(acpi) = acpi {
+        image.describe(domid, &acpi.placed(kernel))?;
+    }
+    image.load().map_err(|failure| match failure.code {
+        sys::XC_OUT_OF_MEMORY => {
+            BuildError::GuestTooSmall { memory_mib: wanted.memory_mib, detail: failure.text() }
         }
-        e => BuildError::Hypercall(e.error),
-    };
-    image.load().map_err(too_small)?;
+        _ => BuildError::Hypercall(failure.error),
+    })?;
     image.boot()?;
     image.seed_grants()?;
     image.rings()
@@ -195,15 +281,12 @@ fn take_memory(image: &mut DomImage<'_>, domid: DomId, wanted: &PvImage<'_>) -> 
         {
             tracing::warn!(%domid, %error, "giving back the claim on memory failed");
         }
+        // EBUSY stands for a request that was filled in part only.
         match failure.error.errno() {
-            // A partly filled request sets EBUSY.
-            Some(libc::ENOMEM | libc::EBUSY) | None if failure.code == sys::XC_OUT_OF_MEMORY => {
+            Some(libc::ENOMEM | libc::EBUSY) | None => {
                 BuildError::OutOfMemory { memory_mib: wanted.memory_mib, source: failure.error }
             }
-            Some(libc::ENOMEM) => {
-                BuildError::OutOfMemory { memory_mib: wanted.memory_mib, source: failure.error }
-            }
-            _ => BuildError::Hypercall(failure.error),
+            Some(_) => BuildError::Hypercall(failure.error),
         }
     })
 }

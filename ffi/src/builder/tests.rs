@@ -118,6 +118,48 @@ fn a_pvh_only_kernel_is_not_pv_capable() {
 }
 
 #[test]
+fn libxenguest_accepts_a_pvh_kernel_without_a_hypervisor() {
+    let elf = check_pvh_kernel(&dummy(), &elf_with_notes(PVH_LINUX)).unwrap();
+    assert!(elf.pvh && !elf.rsdp_anywhere);
+    let error = check_pvh_kernel(&dummy(), &elf_with_notes(PV_LINUX)).unwrap_err();
+    assert!(matches!(error, BuildError::NotCapable { kind: GuestKind::Pvh, .. }), "{error}");
+}
+
+#[test]
+fn a_kernel_says_where_it_looks_for_the_root_pointer() {
+    let anywhere = |note: (u32, &[u8])| match probe_kernel(&elf_with_notes(&[PVH_LINUX, &[note]].concat())) {
+        KernelKind::Elf(elf) => elf.rsdp_anywhere,
+        other => panic!("{other:?}"),
+    };
+    assert!(anywhere((17, &0x8801u32.to_le_bytes())));
+    assert!(!anywhere((17, &0x0801u32.to_le_bytes())));
+    assert!(anywhere((10, b"!writable_page_tables|linux_rsdp_unrestricted\0")));
+    assert!(!anywhere((10, b"!writable_page_tables\0")));
+}
+
+#[test]
+fn too_many_acpi_tables_are_refused() {
+    let tables = vec![0; (MAX_ACPI_PAGES + 1) * 4096];
+    let kernel = elf_with_notes(PVH_LINUX);
+    let pv = image(&kernel);
+    let wanted = PvhImage {
+        kernel: &kernel,
+        ramdisk: None,
+        cmdline: "",
+        acpi: PvhAcpi { rsdp: &[0; RSDP_SIZE], info: &[0; 4096], tables: &tables },
+        memory_mib: 64,
+        max_vcpus: 1,
+        console_evtchn: pv.console_evtchn,
+        console_domid: pv.console_domid,
+        store_evtchn: pv.store_evtchn,
+        store_domid: pv.store_domid,
+        claim: false,
+    };
+    let error = build_pvh(&dummy(), guest(), &wanted).unwrap_err();
+    assert!(matches!(error, BuildError::Invalid { field: "acpi", .. }), "{error}");
+}
+
+#[test]
 fn an_elf_file_without_notes_is_not_pv_capable() {
     let error = check_pv_kernel(&dummy(), &elf_with_notes(&[])).unwrap_err();
     assert!(matches!(error, BuildError::NotCapable { .. }), "{error}");
@@ -173,6 +215,7 @@ fn a_real_kernel_is_pv_capable() {
     assert_eq!(probe_kernel(&kernel), KernelKind::BzImage);
     let elf = check_pv_kernel(&dummy(), &kernel).unwrap();
     assert!(elf.pv && elf.pvh && elf.linux, "{elf:?}");
+    check_pvh_kernel(&dummy(), &kernel).unwrap();
 }
 
 proptest! {

@@ -3,7 +3,7 @@
 use super::{ShutdownReason, Xenctrl};
 use crate::compat;
 use crate::domid::DomId;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, set_errno};
 use crate::evtchn::Port;
 use crate::handle::scalar_call;
 use crate::sys;
@@ -199,8 +199,7 @@ impl Xenctrl {
             };
             // A plain -1 here is -EPERM, where `run` would look at errno.
             if result == -1 {
-                // SAFETY: this thread's errno.
-                unsafe { *libc::__errno_location() = libc::EPERM };
+                set_errno(libc::EPERM);
             }
             result
         })

@@ -135,11 +135,8 @@ mod tests {
         let domid = DomId::new(7);
         let minus_errno = xc.run("xc_x", domid, |_| -libc::ESRCH).unwrap_err();
         assert!(minus_errno.is_errno(libc::ESRCH));
-        let by_errno = xc.run("xc_x", domid, |raw| {
-            // SAFETY: an open handle without a privcmd descriptor: this function only changes the handle.
-            unsafe { sys::xc_clear_last_error(raw) };
-            // SAFETY: this thread's errno.
-            unsafe { *libc::__errno_location() = libc::EBUSY };
+        let by_errno = xc.run("xc_x", domid, |_| {
+            crate::error::set_errno(libc::EBUSY);
             -1
         });
         assert_eq!(
