@@ -101,7 +101,7 @@ fn generate(includes: &[PathBuf], with_store: bool) {
         .allowlist_function(FUNCTIONS)
         .allowlist_type(TYPES)
         .allowlist_var(VARS)
-        // libxenguest's list of modules, not ours to touch; and C varargs helpers nobody calls.
+        // Deprecated names for the same calls.
         .blocklist_function("xs_daemon_.*|xs_domain_open|xs_debug_command")
         .default_enum_style(bindgen::EnumVariation::Consts)
         .prepend_enum_name(false)
