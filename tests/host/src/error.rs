@@ -140,6 +140,12 @@ pub enum Error {
     /// The image could not be put together.
     #[error("dom0 image: {0}")]
     Image(String),
+    /// The programs that are to run in dom0 are not there.
+    #[error("no {}; build it with `cargo build --release --package xenopsd`", path.display())]
+    NotBuilt {
+        /// The program.
+        path: PathBuf,
+    },
     /// A file of ours does not hold what it should.
     #[error("{} is damaged ({reason}); remove it and try again", path.display())]
     Damaged {

@@ -30,7 +30,7 @@ pub const COMMAND_LIMIT: Duration = Duration::from_secs(120);
 const COPY_LIMIT: Duration = Duration::from_secs(120);
 
 /// Longest exchange with an ssh that runs already.
-const CONTROL_LIMIT: Duration = Duration::from_secs(10);
+pub(crate) const CONTROL_LIMIT: Duration = Duration::from_secs(10);
 
 /// How much output of a failed command its error carries.
 const ERROR_OUTPUT: usize = 4 << 10;
@@ -45,20 +45,13 @@ pub struct Host {
     dir: PathBuf,
     pid: i32,
     commands: Access,
-    forwards: Access,
-    forwarding: Mutex<bool>,
+    pub(crate) forwards: Access,
+    /// Whether the connection for forwards has been made by this value.
+    pub(crate) forwarding: Mutex<bool>,
     vm: Option<Vm>,
     owned: bool,
     /// Held while the machine runs: given back after it has ended.
     slot: Option<Slot>,
-}
-
-/// A Unix socket here that leads to one in dom0, until it is dropped.
-#[derive(Debug)]
-pub struct Forward<'a> {
-    host: &'a Host,
-    local: PathBuf,
-    remote: String,
 }
 
 /// Checks that `name` can name a host.
@@ -196,12 +189,12 @@ impl Host {
         }
     }
 
-    fn connect(&self, access: &Access) -> Result<()> {
+    pub(crate) fn connect(&self, access: &Access) -> Result<()> {
         let output = access.connect(CONNECT_LIMIT).map_err(|e| self.with_console(e))?;
         if output.success() { Ok(()) } else { Err(self.unconnected("a login", &output)) }
     }
 
-    fn unconnected(&self, what: &str, output: &Output) -> Error {
+    pub(crate) fn unconnected(&self, what: &str, output: &Output) -> Error {
         if let Some(Err(ended)) = self.vm.as_ref().map(|vm| vm.alive("while it was used")) {
             return ended;
         }
@@ -213,7 +206,7 @@ impl Host {
         }
     }
 
-    fn with_console(&self, error: Error) -> Error {
+    pub(crate) fn with_console(&self, error: Error) -> Error {
         match error {
             Error::Deadline { what, limit, .. } => {
                 if let Some(Err(ended)) = self.vm.as_ref().map(|vm| vm.alive("while it was used")) {
@@ -382,41 +375,6 @@ impl Host {
         self.succeeded(&script, &output).map(drop)
     }
 
-    /// Makes `local` a Unix socket here whose connections reach the socket `remote` in dom0. Neither path may hold
-    /// a colon.
-    ///
-    /// # Errors
-    /// When the connection cannot be made or `local` cannot be bound. Whether anything listens at `remote` shows
-    /// only when `local` is connected to.
-    pub fn forward_unix(&self, local: &Path, remote: &str) -> Result<Forward<'_>> {
-        self.open_forward(local, remote)?;
-        Ok(Forward { host: self, local: local.to_owned(), remote: remote.to_owned() })
-    }
-
-    /// As [`Host::forward_unix`], for as long as the host runs.
-    ///
-    /// # Errors
-    /// As [`Host::forward_unix`].
-    pub fn open_forward(&self, local: &Path, remote: &str) -> Result<()> {
-        {
-            let mut open = crate::process::locked(&self.forwarding);
-            let up =
-                || self.forwards.control("check", None, CONTROL_LIMIT).is_ok_and(|output| output.success());
-            if !*open && !up() {
-                self.connect(&self.forwards)?;
-            }
-            *open = true;
-        }
-        self.control_forward("forward", local, remote)
-    }
-
-    fn control_forward(&self, what: &str, local: &Path, remote: &str) -> Result<()> {
-        let pair = format!("{}:{remote}", local.display());
-        let output =
-            self.forwards.control(what, Some(&pair), CONTROL_LIMIT).map_err(|e| self.with_console(e))?;
-        if output.success() { Ok(()) } else { Err(self.unconnected(&format!("{what} {pair}"), &output)) }
-    }
-
     /// An ssh with a terminal in dom0, to be run by a person.
     pub fn interactive(&self) -> Command {
         self.commands.interactive()
@@ -465,21 +423,6 @@ impl Drop for Host {
             // What stays is removed by the next process that clones.
             drop(paths::remove_tree(&self.dir));
         }
-    }
-}
-
-impl Forward<'_> {
-    /// The socket here.
-    pub fn local(&self) -> &Path {
-        &self.local
-    }
-}
-
-impl Drop for Forward<'_> {
-    fn drop(&mut self) {
-        // The host may be gone already, and its forwards with it.
-        drop(self.host.control_forward("cancel", &self.local, &self.remote));
-        drop(fs::remove_file(&self.local));
     }
 }
 

@@ -14,6 +14,7 @@
 //! installing packages; everything lives under `target/nested`.
 
 mod error;
+mod forward;
 mod hash;
 mod host;
 mod image;
@@ -22,6 +23,7 @@ mod machine;
 pub mod packages;
 mod paths;
 mod process;
+pub mod programs;
 pub mod progress;
 mod qmp;
 mod snapshot;
@@ -30,7 +32,8 @@ mod vm;
 mod watch;
 
 pub use error::{Error, Result};
-pub use host::{COMMAND_LIMIT, Forward, Host};
+pub use forward::Forward;
+pub use host::{COMMAND_LIMIT, Host};
 pub use image::Image;
 pub use lock::{SLOTS_VARIABLE, slots};
 pub use machine::Options;

@@ -94,26 +94,29 @@ impl Slot {
     /// Nothing waits for "any of several" flocks, so waiters watch the directory: a holder has its slot open for
     /// writing and its end, however it comes, closes that. Waiters open slots read-only and so do not wake each other.
     pub(crate) fn take(limit: Duration) -> Result<Self> {
-        let dir = paths::nested_dir("lock/slots")?;
+        Self::take_from(&paths::nested_dir("lock/slots")?, slots(), limit)
+    }
+
+    fn take_from(dir: &Path, count: usize, limit: Duration) -> Result<Self> {
         let deadline = Instant::now() + limit;
-        let watch = Watch::new(&dir, AddWatchFlags::IN_CLOSE_WRITE)?;
+        let watch = Watch::new(dir, AddWatchFlags::IN_CLOSE_WRITE)?;
         loop {
             // The kernel may close a dying process's descriptors in either order, so one event can come a moment
             // before its lock is gone; look again after a while.
             let soon = deadline.min(Instant::now() + Duration::from_secs(1));
-            if let Some(slot) = watch.until(soon, || Self::try_take(&dir))? {
+            if let Some(slot) = watch.until(soon, || Self::try_take(dir, count))? {
                 return Ok(slot);
             }
             if Instant::now() >= deadline {
                 let what =
-                    format!("waiting for one of {} clone slots ({SLOTS_VARIABLE} sets the number)", slots());
+                    format!("waiting for one of {count} clone slots ({SLOTS_VARIABLE} sets the number)");
                 return Err(Error::Deadline { what, limit, console: String::new() });
             }
         }
     }
 
-    fn try_take(dir: &Path) -> Result<Option<Self>> {
-        for number in 0..slots() {
+    fn try_take(dir: &Path, count: usize) -> Result<Option<Self>> {
+        for number in 0..count {
             let path = dir.join(number.to_string());
             let file = match File::open(&path) {
                 Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
@@ -132,5 +135,30 @@ impl Slot {
             }
         }
         Ok(None)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{fs, sync::mpsc};
+
+    #[test]
+    fn slots_are_waited_for_and_given_back() {
+        let dir = env::temp_dir().join(format!("xen-host-slots-{}", std::process::id()));
+        fs::create_dir_all(&dir).expect("a directory");
+        let take = |limit| Slot::take_from(&dir, 2, limit);
+        let limit = Duration::from_secs(20);
+        let first = take(limit).expect("one");
+        let _second = take(limit).expect("two");
+        assert!(matches!(take(Duration::from_millis(50)), Err(Error::Deadline { .. })));
+        let (sender, taken) = mpsc::channel();
+        thread::scope(|scope| {
+            scope.spawn(|| drop(sender.send(take(limit))));
+            assert!(taken.recv_timeout(Duration::from_millis(100)).is_err());
+            drop(first);
+            taken.recv_timeout(limit).expect("taken").expect("three");
+        });
+        fs::remove_dir_all(dir).expect("removed");
     }
 }

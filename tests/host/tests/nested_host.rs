@@ -128,6 +128,41 @@ fn a_waited_for_text_that_does_not_come_fails_with_what_came() {
 }
 
 #[test]
+fn a_machine_that_hangs_or_dies_is_told_from_a_slow_command() {
+    let host = start();
+    let signal = |name: &str| {
+        let status = Command::new("kill").args([name, &host.pid().to_string()]).status();
+        assert!(status.expect("kill").success());
+    };
+    signal("-STOP");
+    let error = host.run_within(&["true"], Duration::from_secs(1)).expect_err("hangs");
+    assert!(matches!(&error, Error::Deadline { .. }), "{error}");
+    signal("-KILL");
+    let error = host.run(&["true"]).expect_err("is dead");
+    assert!(matches!(&error, Error::QemuEnded { status: 137, .. }), "{error}");
+}
+
+#[test]
+fn a_named_host_is_found_again_and_ends() {
+    let name = format!("test-{}", std::process::id());
+    let template = base();
+    drop(template.start_named(&name).expect("starts"));
+    assert!(Host::list().expect("lists").contains(&name));
+    assert!(matches!(template.start_named(&name), Err(Error::AlreadyRunning { .. })));
+    let host = Host::attach(&name).expect("is there");
+    assert!(host.check(&["xl", "list"]).expect("xl list").contains("Domain-0"));
+    host.shutdown().expect("ends");
+    assert!(matches!(Host::attach(&name), Err(Error::NotRunning { .. })));
+}
+
+#[test]
+fn the_c_xenstored_serves_too() {
+    let host = Template::base(Options { c_xenstored: true }).expect("a template").start().expect("a clone");
+    host.check(&["pgrep", "-x", "xenstored"]).expect("runs");
+    assert!(host.check(&["xl", "list"]).expect("xl list").contains("Domain-0"));
+}
+
+#[test]
 fn a_layer_is_in_every_clone_and_is_made_once() {
     let tool = Scratch::new("tool");
     fs::write(&tool.0, "#!/bin/sh\necho tool says $1\n").expect("writes");

@@ -8,7 +8,7 @@ use std::{
     thread,
     time::{Duration, Instant},
 };
-use xen_host::{Host, Layer, Options, Template, packages, progress::say, target};
+use xen_host::{Host, Options, Template, packages, progress::say};
 
 /// The host that `--keep` leaves.
 const NAME: &str = "demo";
@@ -90,28 +90,18 @@ fn how_to_go_on() -> String {
 
 /// Compiles and makes the base template side by side, then puts the programs into a template of their own.
 fn prepare() -> Result<Template, Failure> {
-    let base = thread::scope(|scope| {
+    thread::scope(|scope| {
         let template = scope.spawn(|| Template::base(Options::default()));
         let built = build_programs();
         let template = template.join().map_err(|_| Failure::Panicked("preparation of the nested host"))?;
         built?;
-        template.map_err(Failure::from)
+        template.map(drop).map_err(Failure::from)
     })?;
-    let release = target().join("release");
-    let (daemon, client) = (release.join("xenopsd"), release.join("xenops"));
-    let files = [(daemon.as_path(), "/usr/local/sbin/xenopsd"), (client.as_path(), "/usr/local/bin/xenops")];
-    Ok(base.layer(&Layer { name: "xenopsd", files: &files, script: "true" })?)
+    Ok(Template::with_programs(Options::default())?)
 }
 
 fn guest(host: &Host, steps: &mut Steps) -> Result<(), Failure> {
-    steps.run("start xenopsd", || {
-        host.check_shell(
-            "setsid xenopsd --pidfile /run/xenopsd.pid </dev/null >/var/log/xenopsd.log 2>&1 &\n\
-             for _ in $(seq 300); do xenops list >/dev/null 2>&1 && exit 0; sleep 0.1; done\n\
-             cat /var/log/xenopsd.log >&2; exit 1",
-        )?;
-        Ok(())
-    })?;
+    steps.run("start xenopsd", || Ok(host.start_daemon()?))?;
     steps.run("create a guest from a file", || {
         let write = format!("printf %s {} >/root/demo.cfg; truncate -s 64M {DISK}", xen_host::quote(CONFIG));
         host.check_shell(&write)?;

@@ -1,6 +1,6 @@
 //! `cargo xtask host`: named nested hosts for developers.
 
-use crate::Failure;
+use crate::{Failure, cargo::build_programs};
 use clap::Subcommand;
 use std::{
     io::{self, Write as _},
@@ -27,6 +27,9 @@ pub(crate) enum HostCommand {
         /// Run the C xenstored instead of oxenstored
         #[arg(long)]
         c_xenstored: bool,
+        /// Build xenopsd and xenops, and have the daemon running in it
+        #[arg(long)]
+        xenopsd: bool,
     },
     /// Run a command in dom0; its output is streamed and its exit code passed on
     Run {
@@ -93,7 +96,9 @@ pub(crate) enum HostCommand {
 /// Runs one of the commands.
 pub(crate) fn run(command: HostCommand) -> Result<ExitCode, Failure> {
     match command {
-        HostCommand::Up { name, fresh, c_xenstored } => up(&name, fresh, Options { c_xenstored })?,
+        HostCommand::Up { name, fresh, c_xenstored, xenopsd } => {
+            up(&name, fresh, Options { c_xenstored }, xenopsd)?;
+        }
         HostCommand::Run { name, command } => return run_in(&Host::attach(&name)?, &command),
         HostCommand::Shell { name } => {
             let mut ssh = Host::attach(&name)?.interactive();
@@ -116,13 +121,19 @@ pub(crate) fn run(command: HostCommand) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn up(name: &str, fresh: bool, options: Options) -> Result<(), Failure> {
+fn up(name: &str, fresh: bool, options: Options, xenopsd: bool) -> Result<(), Failure> {
     xen_host::packages::install()?;
     if fresh {
         Template::discard_all()?;
         Image::discard()?;
     }
-    let host = Template::base(options)?.start_named(name)?;
+    let template = if xenopsd {
+        build_programs()?;
+        Template::with_daemon(options)?
+    } else {
+        Template::base(options)?
+    };
+    let host = template.start_named(name)?;
     host.set_clock()?;
     say(&format!("nested host `{name}` is up; try: cargo xtask host run -- xl list"));
     Ok(())

@@ -140,6 +140,11 @@ mod tests {
     }
 
     #[test]
+    fn our_dependencies_are_allowed() {
+        assert!(check().expect("all allowed") > 10);
+    }
+
+    #[test]
     fn the_list_is_read() {
         let text = "[graph]\nallow = [\"No\"]\n[licenses]\n# \"Not\"\nallow = [\n  \"MIT\", # \"Nor\"\n  \"ISC\",\n]\n[bans]\nallow = [\"No\"]\n";
         assert_eq!(allowed(text), ["ISC", "MIT"].map(str::to_owned).into());
