@@ -296,3 +296,19 @@ fn document_type(out: &mut String, description: &TypeDescription) {
     }
     out.push('\n');
 }
+
+#[cfg(test)]
+mod tests {
+    use super::document;
+
+    #[test]
+    fn the_printed_contract_is_up_to_date() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/contract.md");
+        let printed = std::fs::read_to_string(path).unwrap_or_default();
+        assert!(
+            printed == document(),
+            "docs/contract.md is not what the code says; print it anew: \
+             cargo run -p xenopsd --bin xenopsd -- --print-contract > docs/contract.md"
+        );
+    }
+}
