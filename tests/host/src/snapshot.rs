@@ -20,7 +20,7 @@ use crate::{
     paths::{self, Building},
     process::{self, Life},
     progress::{say, step},
-    vm::Vm,
+    vm::{self, Vm},
 };
 use std::{
     fs::{self, File},
@@ -192,6 +192,8 @@ impl Template {
         if Host::attach(name).is_ok() {
             return Err(Error::AlreadyRunning { name: name.to_owned() });
         }
+        // A start that was interrupted may have left a QEMU without a record; none is there most often.
+        let _ = vm::quit(&dir);
         self.clone_into(name, &dir, Life::Detached, None)
     }
 

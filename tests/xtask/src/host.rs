@@ -13,13 +13,16 @@ use xen_host::{Host, Image, Options, Stream, Template, progress::say};
 /// Longest `host run`: a person can interrupt it, a script should not hang for ever.
 const RUN_LIMIT: Duration = Duration::from_secs(24 * 3600);
 
+/// The host meant when none is named.
+const DEFAULT: &str = "default";
+
 /// Commands for a nested host that stays up between commands.
 #[derive(Debug, Subcommand)]
 pub(crate) enum HostCommand {
     /// Start a nested host (a second once its snapshot is made; the first time half a minute)
     Up {
         /// Its name, for when more than one is wanted
-        #[arg(long, default_value = "default")]
+        #[arg(long, default_value = DEFAULT)]
         name: String,
         /// Build the dom0 image and the snapshot anew first
         #[arg(long)]
@@ -34,7 +37,7 @@ pub(crate) enum HostCommand {
     /// Run a command in dom0; its output is streamed and its exit code passed on
     Run {
         /// The host's name
-        #[arg(long, default_value = "default")]
+        #[arg(long, default_value = DEFAULT)]
         name: String,
         /// The command and its arguments, which reach dom0 exactly as given
         #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
@@ -43,13 +46,13 @@ pub(crate) enum HostCommand {
     /// Open a shell in dom0
     Shell {
         /// The host's name
-        #[arg(long, default_value = "default")]
+        #[arg(long, default_value = DEFAULT)]
         name: String,
     },
     /// Copy a file into dom0 (replaced in one step, so a running program can be replaced)
     Put {
         /// The host's name
-        #[arg(long, default_value = "default")]
+        #[arg(long, default_value = DEFAULT)]
         name: String,
         /// The file here
         local: PathBuf,
@@ -59,7 +62,7 @@ pub(crate) enum HostCommand {
     /// Copy a file out of dom0
     Get {
         /// The host's name
-        #[arg(long, default_value = "default")]
+        #[arg(long, default_value = DEFAULT)]
         name: String,
         /// The path in dom0
         remote: String,
@@ -69,7 +72,7 @@ pub(crate) enum HostCommand {
     /// Make a Unix socket here lead to one in dom0, until the host goes down
     Forward {
         /// The host's name
-        #[arg(long, default_value = "default")]
+        #[arg(long, default_value = DEFAULT)]
         name: String,
         /// The socket here
         local: PathBuf,
@@ -80,13 +83,13 @@ pub(crate) enum HostCommand {
     /// Print the end of the Xen console: messages of Xen and of dom0's kernel
     Console {
         /// The host's name
-        #[arg(long, default_value = "default")]
+        #[arg(long, default_value = DEFAULT)]
         name: String,
     },
     /// Shut a nested host down and forget it
     Down {
         /// The host's name
-        #[arg(long, default_value = "default")]
+        #[arg(long, default_value = DEFAULT)]
         name: String,
     },
     /// List the nested hosts that run
@@ -135,7 +138,8 @@ fn up(name: &str, fresh: bool, options: Options, xenopsd: bool) -> Result<(), Fa
     };
     let host = template.start_named(name)?;
     host.set_clock()?;
-    say(&format!("nested host `{name}` is up; try: cargo xtask host run -- xl list"));
+    let option = if name == DEFAULT { String::new() } else { format!("--name {name} ") };
+    say(&format!("nested host `{name}` is up; try: cargo xtask host run {option}-- xl list"));
     Ok(())
 }
 
