@@ -314,3 +314,81 @@ calls! {
     ObserverSetHostId,
     ObserverSetCompressTracingFiles,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Call, CallError};
+    use crate::api::value::{Text, Value};
+    use crate::api::{DecodeError, QueryService, VbdAdd, VmShutdown};
+    use crate::rpc::Codec;
+    use crate::rpc::json;
+    use proptest::prelude::*;
+
+    fn decode(method: &str, params: &str) -> Result<Call, CallError> {
+        match json::parse(params.as_bytes()) {
+            Ok(Value::Array(params)) => Call::decode(method, &params),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn arguments_are_named_exactly_and_fields_loosely() {
+        let call = decode("VM.shutdown", r#"[{"id":"a","id":"b","debug_info":"d","zzz":1},{"delay":5}]"#);
+        let expected = VmShutdown { debug_info: "d".to_owned(), id: "a".to_owned(), delay: None };
+        assert_eq!(call, Ok(expected.into()));
+        let missing = decode("VM.shutdown", r#"[{"ID":"a","debug_info":"d"}]"#);
+        assert_eq!(missing, Err(CallError::Arguments(DecodeError::MissingArgument("id"))));
+        let Ok(Call::VbdAdd(VbdAdd { vbd, .. })) =
+            decode("VBD.add", r#"[{"debug_info":"d","vbd":{"MODE":"readonly","mode":"ReadWrite","ty":5}}]"#)
+        else {
+            panic!("a VBD")
+        };
+        assert_eq!(vbd, crate::api::Vbd { mode: crate::api::VbdMode::ReadOnly, ..Default::default() });
+    }
+
+    #[test]
+    fn two_calls_may_be_positional() {
+        let expected = QueryService { debug_info: "d".to_owned(), unit: () };
+        assert_eq!(decode("query", r#"["d",null]"#), Ok(expected.into()));
+        assert!(decode("VM.import_metadata", r#"["d","m"]"#).is_ok());
+        assert!(decode("query", r#"["d",null,null]"#).is_err());
+        assert!(decode("VM.create", r#"["d","vm"]"#).is_err());
+    }
+
+    #[test]
+    fn errors_read_as_the_references() {
+        let text = |outcome: Result<Call, CallError>| outcome.map_err(|error| error.to_string());
+        assert_eq!(
+            text(decode("VM.\"\n\u{e9}", "[]")),
+            Err(r#"Idl.UnknownMethod("VM.\"\n\195\169")"#.to_owned())
+        );
+        assert_eq!(
+            text(decode("VM.create", r#"[{"debug_info":5}]"#)),
+            Err(r#"Idl.MarshalError("Expected string, got 'I(5)'")"#.to_owned())
+        );
+        let long = format!(r#"[{{"debug_info":["{}"]}}]"#, "x".repeat(1 << 20));
+        let error = text(decode("VM.create", &long)).expect_err("not a string");
+        assert!(error.len() < 1000, "{error}");
+    }
+
+    proptest! {
+        #[test]
+        fn never_panics(
+            method in prop::sample::select(Call::methods().iter().map(|m| m.name).collect::<Vec<_>>()),
+            names in prop::collection::vec(prop::sample::select(vec![
+                "debug_info", "dbg", "id", "vm", "vbd", "vif", "unit", "last_id", "features", "disk",
+            ]), 0..6),
+            value in json::tests::any_value(),
+        ) {
+            let params = names.into_iter().map(|name| (Text::from(name), value.clone())).collect();
+            let _ = Call::decode(method, &[Value::Dict(params)]);
+            let _ = Call::decode(method, &[value]);
+        }
+
+        #[test]
+        fn never_panics_on_bytes(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ = Codec::Xml.decode_call(&bytes);
+            let _ = Codec::Json.decode_call(&bytes);
+        }
+    }
+}

@@ -17,7 +17,7 @@ pub mod json;
 pub mod json_rpc;
 pub mod server;
 pub mod socket;
-pub mod text;
+mod text;
 pub mod xml;
 pub mod xml_rpc;
 
