@@ -23,7 +23,7 @@ pub const HEAD_MAX: usize = 16 * 1024;
 /// this leaves room for hundreds of disks with long keys.
 pub const BODY_MAX: usize = 32 * 1024 * 1024;
 
-/// Longest reply a client accepts, in bytes: a list of ten thousand VMs in XML takes about half of it.
+/// Longest reply a client accepts, in bytes: a list of ten thousand VMs in XML takes about a quarter of it.
 pub const REPLY_MAX: usize = 256 * 1024 * 1024;
 
 /// Header lines looked at in one head.
