@@ -111,9 +111,10 @@ fn pruning_spares_directories_with_children() {
 #[test]
 fn a_long_directory_comes_in_parts_and_starts_anew_when_it_changes() {
     let mut parts = 0;
-    let fake = Fake::start(move |r| match r.header.kind {
-        Kind::Directory => vec![Act::Refuse("E2BIG")],
-        _ => {
+    let fake = Fake::start(move |r| {
+        if r.is(Kind::Directory) {
+            vec![Act::Refuse("E2BIG")]
+        } else {
             parts += 1;
             vec![Act::Reply(match (parts, r.text().as_str()) {
                 (1, "/d|0|") => b"5\0old\0stale\0".to_vec(),
@@ -139,9 +140,10 @@ fn an_empty_last_part_ends_a_directory() {
 #[test]
 fn a_directory_without_end_or_rest_is_given_up() {
     let mut generation = 0;
-    let changing = Fake::start(move |r| match r.header.kind {
-        Kind::Directory => vec![Act::Refuse("E2BIG")],
-        _ => {
+    let changing = Fake::start(move |r| {
+        if r.is(Kind::Directory) {
+            vec![Act::Refuse("E2BIG")]
+        } else {
             generation += 1;
             vec![Act::Reply(format!("{generation}\0a\0").into_bytes())]
         }
@@ -215,8 +217,9 @@ fn a_daemon_that_went_away_while_idle_costs_no_request() {
 
 #[test]
 fn garbage_breaks_the_connection_and_no_more() {
+    type Check = fn(&Violation) -> bool;
     let header = Header { kind: Kind::Read, req_id: 1, tx_id: TxId::NONE };
-    let cases: [(Vec<u8>, fn(&Violation) -> bool); 6] = [
+    let cases: [(Vec<u8>, Check); 6] = [
         (vec![0xff; 16], |v| matches!(v, Violation::Decode(_))),
         (message(Header { req_id: 99, ..header }, b""), |v| *v == Violation::UnknownRequest { req_id: 99 }),
         (message(Header { req_id: 0, ..header }, b""), |v| *v == Violation::UnknownRequest { req_id: 0 }),
@@ -318,7 +321,7 @@ fn no_more_is_in_flight_than_the_bound() {
             // Takes all that comes without an answer, until nothing has come for a while.
             stream.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
             let mut got = 0;
-            let mut buffer = [0; 65536];
+            let mut buffer = [0; 4096];
             while let Ok(n) = stream.read(&mut buffer)
                 && n > 0
             {

@@ -161,7 +161,7 @@ fn malformed_events_do_no_harm() {
             b"/a",
             b"/a\0not a number\0",
             b"/a\0ffffffffffffffffffff\0",
-            b"/a\077\0",
+            b"/a\x0077\0",
             b"/a\0\xff\0",
         ];
         acts.extend(payloads.map(|payload| Act::Raw(message(header, payload))));

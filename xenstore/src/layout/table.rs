@@ -182,15 +182,12 @@ pub(super) fn write_side<T: Layout>(layout: &T, side: Side, batch: &mut Batch) {
     let (d, b) = layout.parties();
     let root = layout.root(side);
     for node in T::NODES.iter().filter(|n| n.side == side) {
-        let path = if node.name.is_empty() { root.clone() } else { root.at(node.name) };
+        // The names of the other two are for people.
+        let path = || if node.name.is_empty() { root.clone() } else { root.at(node.name) };
         match &node.content {
-            Content::Directory => {
-                batch.mkdir(path.clone());
-            }
+            Content::Directory => batch.mkdir(path()),
             Content::Value { of, .. } => match of(layout) {
-                Some(value) => {
-                    batch.write(path.clone(), value);
-                }
+                Some(value) => batch.write(path(), value),
                 None => continue,
             },
             Content::Many { of, .. } => {
@@ -198,9 +195,9 @@ pub(super) fn write_side<T: Layout>(layout: &T, side: Side, batch: &mut Batch) {
                 continue;
             }
             Content::Later { .. } => continue,
-        }
+        };
         if let Some(perms) = node.rule.perms(d, b) {
-            batch.set_perms(path, perms);
+            batch.set_perms(path(), perms);
         }
     }
 }

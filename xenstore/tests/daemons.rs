@@ -1,0 +1,512 @@
+//! The client, the watches and the layouts against Debian's xenstored and oxenstored, checked with Debian's own
+//! tools and from a guest's side.
+
+#[path = "common/oracle.rs"]
+mod oracle;
+
+use mio::{Events, Interest, Poll, Token};
+use oracle::{Daemon, Oracle, with_each};
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
+use uuid::Uuid;
+use xenstore::layout::{
+    BlockBackend, BlockDevice, Built, Console, ConsoleServer, DeviceAddress, Domain, DomainKind, Mac, Media,
+    Memory, Rate, Vbd, Vif, XenbusState, devices_of, pairs, remove_domain,
+};
+use xenstore::watch::Event;
+use xenstore::{Batch, DomId, Errno, Error, Operations, Path, Perms, Request, VmData, WatchStream, vmdata};
+
+const D: DomId = DomId(5);
+const UUID: Uuid = Uuid::from_u128(0x0123_4567_89ab_cdef_0123_4567_89ab_cdef);
+
+fn path(text: &str) -> Path {
+    Path::new(text).unwrap()
+}
+
+fn domain() -> Domain {
+    Domain {
+        domid: D,
+        uuid: UUID,
+        name: "guest".into(),
+        kind: DomainKind::Pv,
+        unique_id: Uuid::from_u128(7),
+        platform: pairs([("acpi", "1"), ("device-model", "none")]).unwrap(),
+        bios_strings: pairs([("bios-vendor", "Xen")]).unwrap(),
+        vendor_device: false,
+        vm_data: VmData::new([
+            ("vm-data/foo", "bar"),
+            ("vm-data/a/b", "c"),
+            ("name", "forged"),
+            ("vm-data/../name", "forged"),
+        ]),
+        keep_vm: false,
+    }
+}
+
+fn built() -> Built {
+    Built {
+        domid: D,
+        uuid: UUID,
+        kind: DomainKind::Pv,
+        memory: Memory {
+            static_max: 262_144,
+            dynamic_max: 262_144,
+            dynamic_min: 131_072,
+            target: 262_144,
+            video: 0,
+        },
+        max_vcpus: 3,
+        online_vcpus: 2,
+        store_port: 1,
+        store_gfn: 1_044_476,
+        start_time: SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_120),
+    }
+}
+
+fn vbd() -> Vbd {
+    Vbd {
+        domid: D,
+        backend_domid: DomId::DOM0,
+        vdev: 51712,
+        name: "xvda".into(),
+        backend: BlockBackend::Phy { path: b"/srv/disk.img".to_vec() },
+        media: Media::Disk,
+        writable: true,
+        removable: false,
+        bootable: true,
+        discard: true,
+        trusted: true,
+        protocol: Some("x86_64-abi".into()),
+        script: Some("/etc/xen/scripts/block".into()),
+        device: Some(BlockDevice { major: 7, minor: 26, path: b"/dev/loop26".to_vec() }),
+        extra_backend: pairs([("sm-data/scsi/0x12/default", "AA==")]).unwrap(),
+        extra_private: pairs([("vdi-id", "7")]).unwrap(),
+    }
+}
+
+fn vif() -> Vif {
+    Vif {
+        domid: D,
+        backend_domid: DomId::DOM0,
+        handle: 0,
+        mac: Mac([0, 0x16, 0x3e, 1, 2, 3]),
+        bridge: "xenbr0".into(),
+        mtu: Some(1500),
+        rate: Some(Rate { bytes: 62500, interval_us: 50000 }),
+        carrier: true,
+        trusted: true,
+        emulated: false,
+        script: None,
+        extra_backend: Vec::new(),
+        extra_private: pairs([("network", "0")]).unwrap(),
+    }
+}
+
+fn console() -> Console {
+    Console {
+        domid: D,
+        backend_domid: DomId::DOM0,
+        server: ConsoleServer::Xenconsoled,
+        port: 2,
+        gfn: 1_044_475,
+    }
+}
+
+/// A domain as a start leaves it.
+fn whole_domain() -> Vec<Batch> {
+    vec![domain().create(), built().create(), console().create(), vbd().create(), vif().create()]
+}
+
+/// All nodes with values and permissions, one line each, in an order of our own.
+fn listing(oracle: &Oracle) -> Option<String> {
+    let text = oracle.run("xenstore-ls", &["-f", "-p"])?;
+    // What the daemon has of its own.
+    let own = ["/tool", "/@", "/local = "];
+    let lines: BTreeSet<_> = text.lines().filter(|l| !own.iter().any(|o| l.starts_with(o))).collect();
+    Some(lines.into_iter().flat_map(|l| [l, "\n"]).collect())
+}
+
+/// Compares with a file of `tests/golden`, or writes it when `UPDATE_GOLDEN` is set.
+fn golden(name: &str, text: &str) {
+    let file = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        std::fs::write(&file, text).unwrap();
+    }
+    let expected = std::fs::read_to_string(&file).unwrap_or_default();
+    assert_eq!(
+        text,
+        expected,
+        "{} differs: see the change with UPDATE_GOLDEN=1 and git diff",
+        file.display()
+    );
+}
+
+#[test]
+fn a_whole_domain_reads_the_same_from_both_daemons() {
+    with_each(|oracle| {
+        let mut client = oracle.client();
+        client.introduce(D, 1, 1).unwrap();
+        for batch in whole_domain() {
+            client.commit(&batch).unwrap();
+        }
+        if let Some(text) = listing(oracle) {
+            golden("domain.txt", &text);
+        }
+    });
+}
+
+#[test]
+fn a_domain_that_is_removed_leaves_nothing() {
+    with_each(|oracle| {
+        let mut client = oracle.client();
+        for batch in whole_domain() {
+            client.commit(&batch).unwrap();
+        }
+        let devices = devices_of(&mut client, D).unwrap();
+        assert_eq!(devices, [vbd().address(), vif().address(), console().address()]);
+        // As the kernel does when a backend fails.
+        client.write(&vbd().address().backend_error(), "2 probe").unwrap();
+        for device in devices {
+            client.commit(&device.remove()).unwrap();
+        }
+        client.commit(&remove_domain(D, Some(UUID))).unwrap();
+        if let Some(text) = listing(oracle) {
+            // Parents that others share stay.
+            let left: Vec<_> = text.lines().filter_map(|l| l.split(' ').next()).collect();
+            let shared = [
+                "/libxl",
+                "/local/domain",
+                "/local/domain/0",
+                "/local/domain/0/backend",
+                "/local/domain/0/backend/console",
+                "/local/domain/0/backend/vbd",
+                "/local/domain/0/backend/vif",
+                "/local/domain/0/error",
+                "/local/domain/0/error/backend",
+                "/local/domain/0/error/backend/console",
+                "/local/domain/0/error/backend/vbd",
+                "/local/domain/0/error/backend/vif",
+                "/vm",
+            ];
+            assert_eq!(left.iter().filter(|l| !shared.contains(l)).count(), 0, "{text}");
+        }
+    });
+}
+
+#[test]
+fn a_guest_reads_and_owns_its_vm_data_and_nothing_else() {
+    with_each(|oracle| {
+        let mut client = oracle.client();
+        for batch in whole_domain() {
+            client.commit(&batch).unwrap();
+        }
+        let mut guest = oracle.guest(D);
+        let mut read = |p: &str| guest.request(&Request::Read(path(p)));
+        assert_eq!(read("vm-data/foo"), Ok(b"bar".to_vec()));
+        assert_eq!(read("vm-data/a/b"), Ok(b"c".to_vec()));
+        assert_eq!(read("name"), Ok(b"guest".to_vec()));
+        assert_eq!(read("device/vbd/51712/virtual-device"), Ok(b"51712".to_vec()));
+        assert_eq!(read("/local/domain/0/backend/vbd/5/51712/mode"), Ok(b"w".to_vec()));
+        assert_eq!(read("console/port"), Ok(b"2".to_vec()));
+        assert_eq!(read("/libxl/5/type"), Err(Errno::Acces));
+        assert_eq!(read("/libxl/5/device/vbd/51712/params"), Err(Errno::Acces));
+
+        let mut write =
+            |p: &str| guest.request(&Request::Write { path: path(p), value: b"guest's".to_vec() }).map(drop);
+        for own in [
+            "vm-data/foo",
+            "vm-data/new/below",
+            "attr/os/class",
+            "data/updated",
+            "control/feature-balloon",
+            "control/shutdown",
+            "device/vbd/51712/state",
+            "device/vif/0/state",
+            "error/device/vbd/51712/error",
+            "xenserver/attr/net-sriov-vf/0/ip",
+            "device/suspend/event-channel",
+        ] {
+            assert_eq!(write(own), Ok(()), "{own}");
+        }
+        for foreign in [
+            "name",
+            "vm",
+            "memory/target",
+            "cpu/0/availability",
+            "platform/acpi",
+            "console/tty",
+            "console/ring-ref",
+            "control/has-vendor-device",
+            "device/vbd/51728/state",
+            "device/vif/0/mtu",
+            "hvmloader/bios",
+            "/vm/01234567-89ab-cdef-0123-456789abcdef/name",
+            "/libxl/5/type",
+            "/local/domain/0/backend/vbd/5/51712/params",
+            "/local/domain/0/name",
+        ] {
+            assert_eq!(write(foreign), Err(Errno::Acces), "{foreign}");
+        }
+        // The owner may also remove, and close to others.
+        assert!(guest.request(&Request::Rm(path("vm-data/a"))).is_ok());
+        let perms = Perms::rw(D);
+        assert!(guest.request(&Request::SetPerms { path: path("vm-data/foo"), perms }).is_ok());
+
+        let now = vmdata::read(&mut client, D).unwrap();
+        let now: Vec<_> = now.iter().map(|(p, v)| (p.as_str(), &v[..])).collect();
+        let expected =
+            [("vm-data/foo", &b"guest's"[..]), ("vm-data/new", b""), ("vm-data/new/below", b"guest's")];
+        assert_eq!(now, expected);
+    });
+}
+
+#[test]
+fn vm_data_is_replaced_and_what_the_guest_added_stays() {
+    with_each(|oracle| {
+        let mut client = oracle.client();
+        client.commit(&domain().create()).unwrap();
+        let mut guest = oracle.guest(D);
+        guest.request(&Request::Write { path: path("vm-data/mine"), value: b"1".to_vec() }).unwrap();
+        let new = VmData::new([("vm-data/foo", "changed"), ("vm-data/x", "y")]);
+        client.commit(&new.replace(&domain().vm_data, D)).unwrap();
+        let now = vmdata::read(&mut client, D).unwrap();
+        let names: Vec<_> = now.keys().map(Path::as_str).collect();
+        assert_eq!(names, ["vm-data/a", "vm-data/foo", "vm-data/mine", "vm-data/x"]);
+        assert_eq!(now[&path("vm-data/foo")], b"changed");
+    });
+}
+
+#[test]
+fn devices_go_through_their_states() {
+    with_each(|oracle| {
+        let mut client = oracle.client();
+        client.commit(&domain().create()).unwrap();
+        let disk = Vbd { device: None, ..vbd() };
+        let address: DeviceAddress = disk.address();
+        let status = address.status(&mut client).unwrap();
+        assert_eq!((status.backend, status.frontend), (None, None));
+        client.commit(&disk.create()).unwrap();
+        client
+            .commit(&Vbd::connect(address, &BlockDevice { major: 7, minor: 26, path: b"/dev/loop26".into() }))
+            .unwrap();
+        let status = address.status(&mut client).unwrap();
+        assert_eq!(status.backend, Some(XenbusState::Initialising));
+        assert_eq!(status.hotplug_status.as_deref(), Some(&b"connected"[..]));
+        assert_eq!(
+            client.read_str(&address.backend().join("physical-device").unwrap()).unwrap().unwrap(),
+            "7:1a"
+        );
+        // A guest may write whatever it likes.
+        client.write(&address.frontend().join("state").unwrap(), vec![b'9'; 100]).unwrap();
+        client.commit(&address.request_close()).unwrap();
+        let status = address.status(&mut client).unwrap();
+        assert_eq!(
+            (status.backend, status.frontend),
+            (Some(XenbusState::Closing), Some(XenbusState::Unknown))
+        );
+        client.commit(&address.hide_frontend()).unwrap();
+        assert_eq!(address.status(&mut client).unwrap().frontend, None);
+    });
+}
+
+#[test]
+fn single_requests() {
+    with_each(|oracle| {
+        let mut client = oracle.client();
+        let node = path("/test/a");
+        assert_eq!(client.read(&node).unwrap(), None);
+        assert_eq!(client.directory(&node).unwrap(), None);
+        assert_eq!(client.get_perms(&node).unwrap(), None);
+        assert!(!client.exists(&node).unwrap());
+        client.rm(&node).unwrap();
+        client.mkdir(&node).unwrap();
+        client.mkdir(&node).unwrap();
+        assert_eq!(client.read(&node).unwrap().unwrap(), b"");
+        let value: Vec<u8> = (0..=255).collect();
+        client.write(&node, value.clone()).unwrap();
+        assert_eq!(client.read(&node).unwrap().unwrap(), value);
+        client.write(&node, "").unwrap();
+        assert_eq!(client.read(&node).unwrap().unwrap(), b"");
+        let perms = Perms::fe(DomId::DOM0, DomId::DOM0);
+        client.set_perms(&node, &perms).unwrap();
+        assert_eq!(client.get_perms(&node).unwrap(), Some(perms));
+        assert_eq!(client.directory(&path("/test")).unwrap().unwrap(), ["a"]);
+        assert_eq!(client.directory(&node).unwrap().unwrap(), [""; 0]);
+        assert_eq!(client.domain_path(D).unwrap(), path("/local/domain/5"));
+        assert!(!client.is_introduced(D).unwrap());
+        client.introduce(D, 1, 1).unwrap();
+        assert!(client.is_introduced(D).unwrap());
+        client.release(D).unwrap();
+        assert!(!client.is_introduced(D).unwrap());
+        assert_eq!(
+            client.set_perms(&path("/nothing"), &Perms::no()).unwrap_err().errno(),
+            Some(&Errno::NoEnt)
+        );
+        client.rm(&path("/test")).unwrap();
+        assert!(!client.exists(&node).unwrap());
+    });
+}
+
+#[test]
+fn directories_of_any_length() {
+    with_each(|oracle| {
+        let mut client = oracle.client();
+        let names: BTreeSet<_> =
+            (0..3000).map(|i| format!("a-rather-long-name-for-a-child-number-{i}")).collect();
+        let dir = path("/many");
+        let mut batch = Batch::new();
+        for name in &names {
+            batch.mkdir(dir.join(name).unwrap());
+        }
+        client.commit(&batch).unwrap();
+        let listed: BTreeSet<_> = client.directory(&dir).unwrap().unwrap().into_iter().collect();
+        assert_eq!(listed, names);
+        let within = client.transaction(|t| t.directory(&dir)).unwrap().unwrap();
+        assert_eq!(within.len(), 3000);
+    });
+}
+
+#[test]
+fn real_conflicts_are_resolved_by_trying_again() {
+    with_each(|oracle| {
+        let (mut one, mut two) = (oracle.client(), oracle.client());
+        let counter = path("/counter");
+        one.write(&counter, "0").unwrap();
+        let mut runs = 0;
+        one.transaction::<_, Error>(|t| {
+            runs += 1;
+            let value: u32 = t.read_str(&counter)?.unwrap().parse().unwrap();
+            if runs == 1 {
+                two.write(&counter, "41").unwrap();
+            }
+            t.write(&counter, (value + 1).to_string())
+        })
+        .unwrap();
+        assert_eq!(runs, 2);
+        assert_eq!(one.read_str(&counter).unwrap().unwrap(), "42");
+    });
+}
+
+#[test]
+fn an_aborted_transaction_and_a_refused_batch_leave_nothing() {
+    with_each(|oracle| {
+        let mut client = oracle.client();
+        let result = client.transaction::<(), Error>(|t| {
+            t.write(&path("/aborted"), "1")?;
+            assert!(t.exists(&path("/aborted"))?);
+            Err(Error::NotText { path: path("/aborted") })
+        });
+        assert!(result.is_err());
+        let mut batch = Batch::new();
+        batch.write(path("/refused"), "1").set_perms(path("/missing"), Perms::no());
+        assert_eq!(client.commit(&batch).unwrap_err().errno(), Some(&Errno::NoEnt));
+        assert!(!client.exists(&path("/aborted")).unwrap());
+        assert!(!client.exists(&path("/refused")).unwrap());
+    });
+}
+
+#[test]
+fn pruning_in_a_real_store() {
+    with_each(|oracle| {
+        let mut client = oracle.client();
+        let mut batch = Batch::new();
+        batch.write(path("/p/vbd/1"), "x").write(path("/p/vif/1"), "x").write(path("/p/vif/2"), "x");
+        client.commit(&batch).unwrap();
+        let mut batch = Batch::new();
+        batch
+            .rm(path("/p/vbd/1"))
+            .prune(path("/p/vbd"))
+            .rm(path("/p/vif/1"))
+            .prune(path("/p/vif"))
+            .prune(path("/p/no"));
+        client.commit(&batch).unwrap();
+        assert!(!client.exists(&path("/p/vbd")).unwrap());
+        assert!(client.exists(&path("/p/vif/2")).unwrap());
+    });
+}
+
+/// Collects events until `done`.
+fn watch_until(poll: &mut Poll, stream: &mut WatchStream, done: impl Fn(&[Event]) -> bool) -> Vec<Event> {
+    let mut delivered = Vec::new();
+    let mut ready = Events::with_capacity(4);
+    while !done(&delivered) {
+        poll.poll(&mut ready, Some(Duration::from_secs(20))).unwrap();
+        assert!(!ready.is_empty(), "no more than {delivered:?}");
+        if stream.drain(|e| delivered.push(e)).is_err() {
+            break;
+        }
+    }
+    delivered
+}
+
+#[test]
+fn watches_report_and_survive_the_daemon() {
+    with_each(|oracle| {
+        let mut client = oracle.client();
+        let mut poll = Poll::new().unwrap();
+        let mut stream = WatchStream::connect(oracle.endpoint()).unwrap();
+        let interests = Interest::READABLE | Interest::WRITABLE;
+        poll.registry().register(&mut stream, Token(0), interests).unwrap();
+        let node = stream.watch(&path("/w"));
+        let special = stream.watch(&path("@introduceDomain"));
+        let gone = stream.watch(&path("/w"));
+        watch_until(&mut poll, &mut stream, |e| e.len() >= 3);
+
+        stream.unwatch(gone);
+        client.write(&path("/w/below"), "1").unwrap();
+        let changed = |token, p: &str| Event::Changed { token, path: path(p) };
+        let below = watch_until(&mut poll, &mut stream, |e| !e.is_empty());
+        assert_eq!(below, [changed(node, "/w/below")]);
+        client.introduce(D, 1, 1).unwrap();
+        let introduced = watch_until(&mut poll, &mut stream, |e| !e.is_empty());
+        assert_eq!(introduced, [changed(special, "@introduceDomain")]);
+
+        oracle.restart();
+        assert_eq!(watch_until(&mut poll, &mut stream, |_| false), []);
+        assert!(!stream.is_connected());
+        stream.reconnect().unwrap();
+        poll.registry().register(&mut stream, Token(0), interests).unwrap();
+        let again = watch_until(&mut poll, &mut stream, |e| e.len() >= 3);
+        assert_eq!(again, [Event::Resync, changed(node, "/w"), changed(special, "@introduceDomain")]);
+        // The client's next request finds the new daemon too; only the store is empty.
+        assert_eq!(client.read(&path("/w/below")).unwrap(), None);
+        assert_eq!(client.generation(), 2);
+        client.write(&path("/w/below"), "2").unwrap();
+        assert_eq!(watch_until(&mut poll, &mut stream, |e| !e.is_empty()), [changed(node, "/w/below")]);
+    });
+}
+
+#[test]
+fn debians_tools_see_what_we_write_and_we_see_what_they_write() {
+    with_each(|oracle| {
+        let mut client = oracle.client();
+        client.write(&path("/x/y"), "ours").unwrap();
+        let Some(read) = oracle.run("xenstore-read", &["/x/y"]) else { return };
+        assert_eq!(read, "ours\n");
+        oracle.run("xenstore-write", &["/x/z", "theirs"]);
+        assert_eq!(client.read_str(&path("/x/z")).unwrap().unwrap(), "theirs");
+        oracle.run("xenstore-chmod", &["/x/z", "n0", "b0"]);
+        let perms = client.get_perms(&path("/x/z")).unwrap().unwrap();
+        assert_eq!(perms, "n0 b0".parse().unwrap());
+        oracle.run("xenstore-rm", &["/x"]);
+        assert!(!client.exists(&path("/x")).unwrap());
+    });
+}
+
+#[test]
+fn the_daemons_differ_where_the_protocol_was_extended() {
+    with_each(|oracle| {
+        let answer = oracle.client().request(Request::DirectoryPart { path: path("/tool"), offset: 0 });
+        match oracle.daemon {
+            Daemon::C => assert!(answer.is_ok()),
+            // Versions up to 4.17; later ones know it.
+            Daemon::Ocaml => assert!(answer.is_ok() || answer.unwrap_err().errno() == Some(&Errno::NoSys)),
+        }
+    });
+}
+
+#[test]
+fn the_tables_print_themselves() {
+    golden("layout.md", &xenstore::layout::document_all());
+}
