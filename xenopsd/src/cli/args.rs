@@ -1,0 +1,295 @@
+//! The command line as types.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// Socket the daemon listens on when nothing else is said.
+pub const DEFAULT_SOCKET: &str = "/var/lib/xcp/xenopsd";
+
+/// How long a guest is given to shut down or reboot itself when nothing else is said. Most do it within seconds; a
+/// database writing back its caches needs a minute or two.
+pub const DEFAULT_TIMEOUT_SECONDS: f64 = 120.0;
+
+/// Longest such time, a day: the daemon accepts no more.
+const TIMEOUT_SECONDS_MAX: f64 = 86_400.0;
+
+const AFTER_HELP: &str = "\
+VMs are named by their uuid, by the beginning of it, or by their name, as long as that means one VM.
+
+EXIT STATUS
+  0  done
+  1  the operation failed, or `check` found something essential missing
+  2  the command line or the configuration file is wrong
+  3  the daemon cannot be reached: not running, or not permitted
+  4  there is no such VM, or its name means several
+
+A command that is interrupted leaves its operation running in the daemon; see `xenops tasks`.";
+
+/// Creates, starts, stops and shows the VMs of this host
+#[derive(Debug, Parser)]
+#[command(name = "xenops", version, after_help = AFTER_HELP, propagate_version = true)]
+pub struct Cli {
+    /// Socket of the daemon; a name ending in .json is spoken to in JSON-RPC
+    #[arg(long, global = true, value_name = "PATH", default_value = DEFAULT_SOCKET)]
+    pub socket: PathBuf,
+
+    /// Print listings as JSON, one value per line, with the names of the RPC contract
+    #[arg(long, global = true)]
+    pub json: bool,
+
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Define a VM with its disks and interfaces from a configuration in xl.cfg(5) format
+    ///
+    /// Prints the uuid of the VM. Nothing is defined unless all of it can be. Keys that have no effect are named in
+    /// warnings.
+    Create(CreateArgs),
+
+    /// Start a VM
+    Start {
+        /// uuid, beginning of a uuid, or name
+        vm: String,
+        /// Leave it paused, with its kernel loaded and nothing executed
+        #[arg(long)]
+        paused: bool,
+        /// Connect to its console before it executes anything; Ctrl-] disconnects
+        #[arg(long)]
+        console: bool,
+    },
+
+    /// List the VMs
+    #[command(visible_alias = "ls")]
+    List,
+
+    /// Show everything about a VM
+    Show {
+        /// uuid, beginning of a uuid, or name
+        vm: String,
+    },
+
+    /// Connect to the text console of a running VM; Ctrl-] disconnects
+    Console {
+        /// uuid, beginning of a uuid, or name
+        vm: String,
+    },
+
+    /// Stop executing a VM, keeping it in memory
+    Pause {
+        /// uuid, beginning of a uuid, or name
+        vm: String,
+    },
+
+    /// Let a paused VM execute again
+    Unpause {
+        /// uuid, beginning of a uuid, or name
+        vm: String,
+    },
+
+    /// Shut a VM down
+    Shutdown {
+        /// uuid, beginning of a uuid, or name
+        vm: String,
+        /// How.
+        #[command(flatten)]
+        how: StopArgs,
+    },
+
+    /// Reboot a VM
+    Reboot {
+        /// uuid, beginning of a uuid, or name
+        vm: String,
+        /// How.
+        #[command(flatten)]
+        how: StopArgs,
+    },
+
+    /// Pull the plug of a VM if it runs, and forget its definition
+    ///
+    /// Nothing is asked: giving the command is the confirmation. What the guest has not written to its disks is
+    /// lost; the disks themselves are not touched.
+    Destroy {
+        /// uuid, beginning of a uuid, or name
+        vm: String,
+    },
+
+    /// Forget the definition of a halted VM; its disks are not touched
+    #[command(visible_alias = "rm")]
+    Remove {
+        /// uuid, beginning of a uuid, or name
+        vm: String,
+    },
+
+    /// Print what has changed: VMs, devices and tasks, oldest first
+    Events {
+        /// Go on printing changes as they happen
+        #[arg(long, short)]
+        follow: bool,
+    },
+
+    /// List the operations under way, and those that ended and nobody has asked after
+    Tasks,
+
+    /// Ask an operation to stop; it undoes what it did
+    Cancel {
+        /// Task id, as `tasks` prints it
+        task: String,
+    },
+
+    /// Say whether this is a working dom0, and what to do about what is missing
+    Check,
+
+    /// Print a completion script for a shell
+    ///
+    /// For bash: xenops completions bash > /etc/bash_completion.d/xenops
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+
+    /// Print the manual page, of a command if one is named
+    Man {
+        /// The command
+        command: Option<String>,
+    },
+}
+
+impl Command {
+    /// The command's word.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Create(_) => "create",
+            Self::Start { .. } => "start",
+            Self::List => "list",
+            Self::Show { .. } => "show",
+            Self::Console { .. } => "console",
+            Self::Pause { .. } => "pause",
+            Self::Unpause { .. } => "unpause",
+            Self::Shutdown { .. } => "shutdown",
+            Self::Reboot { .. } => "reboot",
+            Self::Destroy { .. } => "destroy",
+            Self::Remove { .. } => "remove",
+            Self::Events { .. } => "events",
+            Self::Tasks => "tasks",
+            Self::Cancel { .. } => "cancel",
+            Self::Check => "check",
+            Self::Completions { .. } => "completions",
+            Self::Man { .. } => "man",
+        }
+    }
+}
+
+/// Options of `create`.
+#[derive(Debug, Args)]
+pub struct CreateArgs {
+    /// Configuration file, - for standard input
+    pub file: PathBuf,
+    /// Start the VM as well
+    #[arg(long)]
+    pub start: bool,
+    /// With --start: leave it paused
+    #[arg(long, requires = "start")]
+    pub paused: bool,
+}
+
+/// How to stop a VM.
+#[derive(Debug, Args)]
+pub struct StopArgs {
+    /// Do not ask the guest
+    #[arg(long, conflicts_with = "timeout")]
+    pub hard: bool,
+    /// Seconds the guest is given to do it itself
+    #[arg(long, value_name = "SECONDS", default_value_t = DEFAULT_TIMEOUT_SECONDS, value_parser = timeout)]
+    pub timeout: f64,
+}
+
+impl StopArgs {
+    /// The contract's delay: absent is without asking.
+    pub fn delay(&self) -> Option<f64> {
+        (!self.hard).then_some(self.timeout)
+    }
+}
+
+fn timeout(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(seconds) if seconds > 0.0 && seconds <= TIMEOUT_SECONDS_MAX => Ok(seconds),
+        _ => Err(format!(
+            "a number of seconds above 0, at most {TIMEOUT_SECONDS_MAX}; to not wait at all use --hard"
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+    use clap::error::ErrorKind;
+
+    fn parse(words: &str) -> Result<Cli, ErrorKind> {
+        Cli::try_parse_from(std::iter::once("xenops").chain(words.split_whitespace()))
+            .map_err(|error| error.kind())
+    }
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn global_options_stand_before_or_after_the_command() {
+        for words in ["--json --socket /s list", "list --json --socket /s"] {
+            let cli = parse(words).unwrap();
+            assert!(cli.json && cli.socket.as_os_str() == "/s", "{words}");
+        }
+        assert_eq!(parse("list").unwrap().socket, PathBuf::from(DEFAULT_SOCKET));
+    }
+
+    #[test]
+    fn stopping_is_gentle_unless_told_otherwise() {
+        for (words, delay) in [
+            ("shutdown web", Some(DEFAULT_TIMEOUT_SECONDS)),
+            ("shutdown web --timeout 1.5", Some(1.5)),
+            ("shutdown web --hard", None),
+        ] {
+            let Command::Shutdown { how, .. } = parse(words).unwrap().command else { panic!("{words}") };
+            assert_eq!(how.delay(), delay, "{words}");
+        }
+    }
+
+    #[test]
+    fn mistakes_are_usage_errors() {
+        for (words, kind) in [
+            ("", ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand),
+            ("start", ErrorKind::MissingRequiredArgument),
+            ("frobnicate", ErrorKind::InvalidSubcommand),
+            ("shutdown web --hard --timeout 3", ErrorKind::ArgumentConflict),
+            ("shutdown web --timeout 0", ErrorKind::ValueValidation),
+            ("shutdown web --timeout nan", ErrorKind::ValueValidation),
+            ("shutdown web --timeout 1e9", ErrorKind::ValueValidation),
+            ("create web.cfg --paused", ErrorKind::MissingRequiredArgument),
+            ("completions tcsh", ErrorKind::InvalidValue),
+        ] {
+            assert_eq!(parse(words).unwrap_err(), kind, "{words}");
+        }
+    }
+
+    #[test]
+    fn every_command_knows_its_word() {
+        for command in Cli::command().get_subcommands() {
+            let name = command.get_name();
+            let words = [name, &format!("{name} x"), &format!("{name} bash")].map(str::to_owned);
+            let parsed = words.iter().find_map(|words| parse(words).ok());
+            if let Some(cli) = parsed {
+                assert_eq!(cli.command.name(), name);
+            } else {
+                assert_eq!(name, "help");
+            }
+        }
+    }
+}

@@ -1,0 +1,175 @@
+//! The `xenops` command: what an administrator types becomes calls of the contract.
+//!
+//! ```text
+//!  args ──► run ─┬─► vm, create, show, events ──► rpc::client ──► daemon
+//!                ├─► console ──► pty of xenconsoled, or the socket of a terminal server
+//!                ├─► check ────► facts of this host ──► verdicts
+//!                └─► completions, man
+//! ```
+//!
+//! Names, table layout, exit codes and verdicts are pure functions; everything is written to the streams given to
+//! [`run`], so that tests see what a terminal would.
+
+pub mod args;
+mod check;
+mod console;
+mod create;
+mod error;
+mod events;
+mod progress;
+mod resolve;
+mod show;
+mod table;
+#[cfg(test)]
+mod tests;
+mod vm;
+
+use std::io::{self, IsTerminal as _, Write};
+use std::process::ExitCode;
+
+use clap::{CommandFactory as _, Parser as _};
+
+use crate::api::value::{ToValue, Value};
+use crate::rpc::codec::Codec;
+use crate::rpc::{Client, json};
+
+use args::{Cli, Command};
+pub use error::{CliError, ConsoleError};
+
+/// Where a command writes.
+pub struct Streams<'a> {
+    /// Results.
+    pub out: &'a mut dyn Write,
+    /// Warnings, errors, progress.
+    pub err: &'a mut dyn Write,
+    /// Whether `err` is a terminal, so that a line can be written over.
+    pub progress: bool,
+}
+
+/// The program: arguments and streams of the process.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are such errors too; a closed pipe is all that can go wrong here.
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { error::USAGE } else { 0 });
+        }
+    };
+    let (mut out, mut err) = (io::stdout(), io::stderr());
+    let progress = err.is_terminal();
+    let mut streams = Streams { out: &mut out, err: &mut err, progress };
+    let result = run(&cli, &mut streams).and_then(|()| Ok(streams.out.flush()?));
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            if !error.is_quiet() {
+                let _ = writeln!(streams.err, "xenops: {error}");
+            }
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+/// Runs one command.
+///
+/// # Errors
+///
+/// [`CliError`]; its text says what to do, its exit code is the program's.
+pub fn run(cli: &Cli, streams: &mut Streams<'_>) -> Result<(), CliError> {
+    match &cli.command {
+        Command::Check => return check::run(&cli.socket, cli.json, streams),
+        Command::Completions { shell } => return completions(*shell, streams),
+        Command::Man { command } => return man(command.as_deref(), streams),
+        Command::Create(options) => {
+            let wanted = create::prepare(options, streams)?;
+            return create::create(&mut Session::open(cli, streams)?, options, wanted);
+        }
+        _ => {}
+    }
+    let mut session = Session::open(cli, streams)?;
+    match &cli.command {
+        Command::Start { vm, paused, console } => vm::start(&mut session, vm, *paused, *console),
+        Command::List => show::list(&mut session),
+        Command::Show { vm } => show::show(&mut session, vm),
+        Command::Console { vm } => vm::console(&mut session, vm),
+        Command::Pause { vm } => vm::pause(&mut session, vm),
+        Command::Unpause { vm } => vm::unpause(&mut session, vm),
+        Command::Shutdown { vm, how } => vm::shutdown(&mut session, vm, how),
+        Command::Reboot { vm, how } => vm::reboot(&mut session, vm, how),
+        Command::Destroy { vm } => vm::destroy(&mut session, vm),
+        Command::Remove { vm } => vm::remove(&mut session, vm),
+        Command::Events { follow } => events::events(&mut session, *follow),
+        Command::Tasks => events::tasks(&mut session),
+        Command::Cancel { task } => events::cancel(&mut session, task),
+        Command::Check | Command::Completions { .. } | Command::Man { .. } | Command::Create(_) => Ok(()),
+    }
+}
+
+/// A command with a daemon to speak to.
+struct Session<'s, 'w> {
+    client: Client,
+    /// What the daemon's log says of our calls.
+    debug_info: String,
+    json: bool,
+    streams: &'s mut Streams<'w>,
+}
+
+impl<'s, 'w> Session<'s, 'w> {
+    fn open(cli: &Cli, streams: &'s mut Streams<'w>) -> Result<Self, CliError> {
+        // The daemon's two sockets differ in their encoding.
+        let json_socket = cli.socket.extension().is_some_and(|extension| extension == "json");
+        let client = Client::connect(&cli.socket)?;
+        let client = if json_socket { client.with_codec(Codec::Json) } else { client };
+        Ok(Self { client, debug_info: format!("xenops {}", cli.command.name()), json: cli.json, streams })
+    }
+
+    fn dbg(&self) -> String {
+        self.debug_info.clone()
+    }
+
+    fn print(&mut self, text: &str) -> Result<(), CliError> {
+        Ok(self.streams.out.write_all(text.as_bytes())?)
+    }
+
+    /// Prints a value as the contract's JSON, on one line.
+    fn print_json(&mut self, value: &impl ToValue) -> Result<(), CliError> {
+        print_json(self.streams, &value.to_value())
+    }
+
+    /// Waits for a task, with its progress on a terminal.
+    fn wait(&mut self, label: &str, task: &str) -> Result<(), CliError> {
+        let mut progress = progress::Progress::new(label, self.streams);
+        let result = self.client.wait_task(&self.debug_info, task, |task| progress.show(task));
+        progress.clear();
+        result?;
+        Ok(())
+    }
+}
+
+fn print_json(streams: &mut Streams<'_>, value: &Value) -> Result<(), CliError> {
+    let mut line = json::print(value);
+    line.push(b'\n');
+    Ok(streams.out.write_all(&line)?)
+}
+
+fn completions(shell: clap_complete::Shell, streams: &mut Streams<'_>) -> Result<(), CliError> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "xenops", &mut script);
+    Ok(streams.out.write_all(&script)?)
+}
+
+fn man(command: Option<&str>, streams: &mut Streams<'_>) -> Result<(), CliError> {
+    let mut program = Cli::command();
+    program.build();
+    let page = match command {
+        None => program,
+        Some(name) => {
+            let found = program.find_subcommand(name).cloned();
+            found.ok_or_else(|| CliError::NoSuchCommand { name: name.to_owned() })?
+        }
+    };
+    let mut text = Vec::new();
+    clap_mangen::Man::new(page).render(&mut text)?;
+    Ok(streams.out.write_all(&text)?)
+}
