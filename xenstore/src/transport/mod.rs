@@ -5,9 +5,13 @@
 //! milliseconds, most of it scheduling.
 
 mod endpoint;
+#[cfg(feature = "libxenstore")]
+mod libxenstore;
 mod stream;
 
 pub use endpoint::{DEFAULT_SOCKET, DEFAULT_XENBUS, Endpoint, Link, SOCKET_VARIABLE};
+#[cfg(feature = "libxenstore")]
+pub use libxenstore::LibTransport;
 pub use stream::{DEFAULT_TIMEOUT, MAX_IN_FLIGHT, StreamTransport};
 
 use crate::wire::{DecodeError, EncodeError, Errno, Reply, Request, TxId};
