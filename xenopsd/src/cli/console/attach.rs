@@ -75,14 +75,14 @@ impl Drop for Signals {
 }
 
 /// A terminal in raw mode, put back on drop.
-struct RawMode<'a> {
+pub(super) struct RawMode<'a> {
     terminal: BorrowedFd<'a>,
     saved: Termios,
 }
 
 impl<'a> RawMode<'a> {
     /// `None` when the input is no terminal, which needs no mode.
-    fn enter(terminal: BorrowedFd<'a>) -> Result<Option<Self>, Errno> {
+    pub(super) fn enter(terminal: BorrowedFd<'a>) -> Result<Option<Self>, Errno> {
         let saved = match tcgetattr(terminal) {
             Ok(saved) => saved,
             Err(Errno::ENOTTY | Errno::EINVAL) => return Ok(None),

@@ -59,7 +59,8 @@ pub(super) fn open(domid: u16, state: &VmState) -> Result<Terminal, ConsoleError
     if let Some(console) = offered {
         return open_offered(domid, console);
     }
-    let path = find_terminal(domid, &nodes(domid, state.domain_type))?;
+    let nodes = nodes(domid, state.domain_type);
+    let path = find_terminal(&Endpoint::from_environment(), domid, &nodes, TERMINAL_WAIT)?;
     open_pty(domid, &path)
 }
 
@@ -97,13 +98,18 @@ fn nodes(domid: u16, kind: DomainType) -> Vec<String> {
 }
 
 /// Waits, by a watch, until one of the nodes names a terminal.
-fn find_terminal(domid: u16, nodes: &[String]) -> Result<String, ConsoleError> {
+fn find_terminal(
+    store_at: &Endpoint,
+    domid: u16,
+    nodes: &[String],
+    wait: Duration,
+) -> Result<String, ConsoleError> {
     let store = |source: xenstore::Error| ConsoleError::Store { domid, source };
     let paths = nodes.iter().map(|node| xenstore::Path::new(node)).collect::<Result<Vec<_>, _>>();
     let paths = paths.map_err(|error| store(error.into()))?;
-    let mut client = Client::connect().map_err(store)?;
+    let mut client = Client::connect_to(store_at.clone()).map_err(store)?;
     let lost = |error: xenstore::TransportError| store(error.into());
-    let mut watches = WatchStream::connect(Endpoint::from_environment()).map_err(lost)?;
+    let mut watches = WatchStream::connect(store_at.clone()).map_err(lost)?;
     for path in &paths {
         watches.watch(path);
     }
@@ -114,7 +120,7 @@ fn find_terminal(domid: u16, nodes: &[String]) -> Result<String, ConsoleError> {
         .register(&mut watches, Token(0), Interest::READABLE | Interest::WRITABLE)
         .map_err(broken)?;
     let mut events = Events::with_capacity(8);
-    let deadline = Instant::now() + TERMINAL_WAIT;
+    let deadline = Instant::now() + wait;
     loop {
         watches.drain(|_| ()).map_err(lost)?;
         let values = client.read_all(&paths).map_err(store)?;
@@ -123,7 +129,7 @@ fn find_terminal(domid: u16, nodes: &[String]) -> Result<String, ConsoleError> {
         }
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
-            return Err(ConsoleError::NoTerminal { domid, seconds: TERMINAL_WAIT.as_secs() });
+            return Err(ConsoleError::NoTerminal { domid, seconds: wait.as_secs() });
         }
         match poll.poll(&mut events, Some(left)) {
             Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(broken(error)),

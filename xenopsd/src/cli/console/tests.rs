@@ -6,7 +6,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use nix::pty::openpty;
 use nix::unistd::ttyname;
 
-use super::attach::{ESCAPE, Pump, until_escape};
+use super::attach::{ESCAPE, Pump, RawMode, until_escape};
 use super::*;
 
 fn pty() -> (File, OwnedFd, String) {
@@ -150,4 +150,93 @@ fn the_escape_ends_what_is_typed() {
     assert_eq!(until_escape(b"abc"), (b"abc".as_slice(), false));
     assert_eq!(until_escape(b"ab\x1dc"), (b"ab".as_slice(), true));
     assert_eq!(until_escape(b"\x1d"), (b"".as_slice(), true));
+}
+
+#[test]
+fn the_terminal_is_given_back_as_it_was() {
+    let (_master, slave, _) = pty();
+    let before = tcgetattr(&slave).unwrap();
+    let raw = RawMode::enter(slave.as_fd()).unwrap().expect("a terminal");
+    assert_ne!(tcgetattr(&slave).unwrap(), before);
+    drop(raw);
+    assert_eq!(tcgetattr(&slave).unwrap(), before);
+    let (pipe, _writer) = std::io::pipe().unwrap();
+    assert!(RawMode::enter(pipe.as_fd()).unwrap().is_none());
+}
+
+/// A store with one node, which is absent, then empty, then names a terminal: each read sees the next of these, and
+/// each but the last fires the watch. Serves the connection that reads and the one that watches.
+fn store_with(values: &'static [Option<&'static [u8]>]) -> (tempfile::TempDir, Endpoint) {
+    const READ: u32 = 2;
+    const WATCH: u32 = 4;
+    const EVENT: u32 = 15;
+    const ERROR: u32 = 16;
+    fn send(stream: &mut UnixStream, kind: u32, id: u32, payload: &[u8]) {
+        let length = u32::try_from(payload.len()).unwrap();
+        let mut message: Vec<u8> = [kind, id, 0, length].iter().flat_map(|word| word.to_ne_bytes()).collect();
+        message.extend_from_slice(payload);
+        // The client has gone when it has what it wants.
+        let _ = stream.write_all(&message);
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("socket");
+    let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    let (registered, watches) = std::sync::mpsc::channel::<(UnixStream, Vec<u8>)>();
+    let watches = std::sync::Mutex::new(watches);
+    std::thread::spawn(move || {
+        let shared = (std::sync::atomic::AtomicUsize::new(0), watches);
+        std::thread::scope(|scope| {
+            for stream in listener.incoming().take(2) {
+                let (shared, registered) = (&shared, registered.clone());
+                scope.spawn(move || {
+                    let mut stream = stream.unwrap();
+                    let mut header = [0; 16];
+                    while stream.read_exact(&mut header).is_ok() {
+                        let word = |at: usize| u32::from_ne_bytes(header[at..at + 4].try_into().unwrap());
+                        let (kind, id) = (word(0), word(4));
+                        let mut payload = vec![0; usize::try_from(word(12)).unwrap()];
+                        stream.read_exact(&mut payload).unwrap();
+                        match kind {
+                            WATCH => {
+                                send(&mut stream, WATCH, id, b"OK\0");
+                                registered.send((stream.try_clone().unwrap(), payload)).unwrap();
+                            }
+                            READ => {
+                                let turn = shared.0.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+                                match values.get(turn).copied().flatten() {
+                                    Some(value) => send(&mut stream, READ, id, value),
+                                    None => send(&mut stream, ERROR, id, b"ENOENT\0"),
+                                }
+                                if turn + 1 < values.len() {
+                                    let watches = shared.1.lock().unwrap();
+                                    let (mut watcher, watch) = watches.recv().unwrap();
+                                    send(&mut watcher, EVENT, 0, &watch);
+                                    registered.send((watcher, watch)).unwrap();
+                                }
+                            }
+                            other => panic!("request {other}"),
+                        }
+                    }
+                });
+            }
+        });
+    });
+    (dir, Endpoint::Socket(path))
+}
+
+#[test]
+fn a_terminal_that_is_not_there_yet_is_waited_for() {
+    let (_dir, store) = store_with(&[None, Some(b""), Some(b"/dev/pts/7")]);
+    let nodes = nodes(3, DomainType::Pvh);
+    assert_eq!(find_terminal(&store, 3, &nodes, Duration::from_secs(30)).unwrap(), "/dev/pts/7");
+}
+
+#[test]
+fn waiting_for_a_terminal_ends() {
+    let (_dir, store) = store_with(&[None]);
+    let error = find_terminal(&store, 3, &nodes(3, DomainType::Pvh), Duration::from_millis(50)).unwrap_err();
+    assert!(matches!(error, ConsoleError::NoTerminal { domid: 3, .. }), "{error}");
+    let absent = Endpoint::Socket("/nonexistent/socket".into());
+    let error = find_terminal(&absent, 3, &nodes(3, DomainType::Pvh), Duration::from_secs(1)).unwrap_err();
+    assert!(matches!(error, ConsoleError::Store { domid: 3, .. }), "{error}");
 }
