@@ -144,7 +144,8 @@ struct Slots {
 
 struct SlotCount {
     total: usize,
-    used: usize,
+    /// May pass below zero for a moment: see [`Slot::without`].
+    used: isize,
 }
 
 impl Slots {
@@ -160,7 +161,7 @@ impl Slots {
 
     fn acquire(&self) {
         let mut count = self.lock();
-        while count.used >= count.total {
+        while count.used >= isize::try_from(count.total).unwrap_or(isize::MAX) {
             count = self.shared.1.wait(count).unwrap_or_else(PoisonError::into_inner);
         }
         count.used += 1;
@@ -173,7 +174,7 @@ impl Slots {
 
     fn take(&self) -> Slot {
         self.acquire();
-        Slot { slots: self.clone() }
+        Slot { slots: self.clone(), waiting: Mutex::new(0) }
     }
 
     fn lock(&self) -> MutexGuard<'_, SlotCount> {
@@ -184,6 +185,8 @@ impl Slots {
 /// The right to use a processor. Dropped when the job ends.
 pub struct Slot {
     slots: Slots,
+    /// How many threads of the job wait.
+    waiting: Mutex<usize>,
 }
 
 impl Slot {
@@ -192,17 +195,35 @@ impl Slot {
         Slots::new(usize::MAX).take()
     }
 
-    /// Runs `wait` without holding the slot.
+    /// Runs `wait` without holding the slot. A job whose steps run in parallel may wait in several threads: it is
+    /// without its slot while any of them does.
     pub fn without<R>(&self, wait: impl FnOnce() -> R) -> R {
-        struct Reacquire<'a>(&'a Slots);
-        impl Drop for Reacquire<'_> {
+        struct Back<'a>(&'a Slot);
+        impl Drop for Back<'_> {
             fn drop(&mut self) {
-                self.0.acquire();
+                let mut waiting = self.0.waiting();
+                *waiting -= 1;
+                let last = *waiting == 0;
+                drop(waiting);
+                if last {
+                    // Another thread of the job may begin to wait here and release what is acquired only now.
+                    self.0.slots.acquire();
+                }
             }
         }
-        self.slots.release();
-        let _back = Reacquire(&self.slots);
+        let mut waiting = self.waiting();
+        *waiting += 1;
+        let first = *waiting == 1;
+        drop(waiting);
+        if first {
+            self.slots.release();
+        }
+        let _back = Back(self);
         wait()
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, usize> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -256,6 +277,21 @@ mod tests {
             )
             .unwrap();
         assert_eq!(done.iter().collect::<Vec<_>>(), ["b", "a"]);
+    }
+
+    #[test]
+    fn a_job_may_wait_in_several_threads() {
+        let slots = Slots::new(1);
+        let slot = slots.take();
+        let barrier = std::sync::Barrier::new(3);
+        std::thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(|| slot.without(|| barrier.wait()));
+            }
+        });
+        assert_eq!(slots.lock().used, 1);
+        drop(slot);
+        assert_eq!(slots.lock().used, 0);
     }
 
     #[test]
