@@ -3,7 +3,7 @@
 //! Those traits take `&self` and have transactions that own what they need, so the client is shared behind a lock.
 //! Unlike that crate's own client, this one has transactions, gives up on a daemon that does not answer, lists
 //! directories of any length, and keeps the daemon's errno: an [`std::io::Error`] from here has our
-//! [`Error`](crate::Error) inside. Values are text in these traits; one that is not UTF-8 is
+//! [`Error`] inside. Values are text in these traits; one that is not UTF-8 is
 //! [`InvalidData`](io::ErrorKind::InvalidData).
 
 use crate::client::{Client, Transaction};

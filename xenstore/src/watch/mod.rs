@@ -37,9 +37,9 @@ use std::time::{Duration, Instant};
 /// Most watches of one stream: some dozens for each of the thousands of domains that Xen can run.
 pub const MAX_WATCHES: usize = 1 << 17;
 
-/// Bytes that one [`WatchStream::drain`] reads before it hands the thread back to its owner. A guest that writes
-/// all the time must not keep the loop from everything else.
-pub const MAX_DRAIN: usize = 1 << 20;
+/// Bytes that one [`WatchStream::drain`] reads before it hands the thread back to its owner: about a thousand events.
+/// A guest that writes all the time must not keep the loop from everything else.
+pub const MAX_DRAIN: usize = 1 << 16;
 
 const READ_SIZE: usize = 16 * 1024;
 
