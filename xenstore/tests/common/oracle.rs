@@ -68,14 +68,17 @@ fn shim() -> &'static FilePath {
     static SHIM: OnceLock<PathBuf> = OnceLock::new();
     SHIM.get_or_init(|| {
         let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/oracle/shim.c");
-        let id = std::process::id();
-        let out = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("xenstored-shim-{id}.so"));
+        let directory = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
+        let own = directory.join(format!("xenstored-shim-{}.so", std::process::id()));
+        let out = directory.join("xenstored-shim.so");
         let status = Command::new("cc")
             .args(["-O1", "-shared", "-fPIC", source, "-ldl", "-o"])
-            .arg(&out)
+            .arg(&own)
             .status()
             .expect("a C compiler is needed, as for the ffi crate");
         assert!(status.success(), "{source} does not compile; are the Xen headers installed (libxen-dev)?");
+        // Other test programs may be using the one that is there.
+        fs::rename(&own, &out).unwrap();
         out
     })
 }
