@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use xenstore::transport::{DEFAULT_XENBUS, Endpoint};
+use xenstore::transport::{DEFAULT_XENBUS, Endpoint, LibTransport};
 use xenstore::Client;
 
 use super::linux::blockdev::{self, Disk, Links, OpenDiskError};
@@ -48,7 +48,7 @@ impl StoreAddress {
 fn open_store(address: StoreAddress) -> Result<Client, xenstore::Error> {
     match address {
         StoreAddress::Socket | StoreAddress::Xenbus => Client::connect_to(address.endpoint()),
-        StoreAddress::Libxenstore => todo!(),
+        StoreAddress::Libxenstore => Ok(Client::new(Box::new(LibTransport::open()?))),
     }
 }
 
