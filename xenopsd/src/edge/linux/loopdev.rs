@@ -14,8 +14,8 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::AsFd;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::PathBuf;
 
 use ffi::linux::loopdev as sys;
@@ -181,6 +181,8 @@ pub fn attach(
     options: &AttachOptions<'_>,
     reserve: &mut dyn FnMut(u32) -> io::Result<()>,
 ) -> Result<(LoopDevice, File), LoopError> {
+    let wanted_direct_io = options.direct_io;
+    let options = &AttachOptions { direct_io: wanted_direct_io && direct_io_works(&disk.file), ..*options };
     let control = open(LOOP_CONTROL, OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty())
         .map_err(|errno| LoopError::NoDriver { source: errno.into() })?;
     for _ in 0..ATTACH_ATTEMPTS {
@@ -192,7 +194,7 @@ pub fn attach(
             other => other?,
         };
         match bind(&node, disk, options) {
-            Ok(()) => return finish(number, dev, &node, disk, options).map(|device| (device, node)),
+            Ok(()) => return finish(number, dev, &node, disk, wanted_direct_io).map(|device| (device, node)),
             Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {}
             Err(source) => return Err(LoopError::Io { number, action: "attach a file to", source }),
         }
@@ -262,6 +264,28 @@ pub fn list() -> Result<Vec<LoopStatus>, LoopError> {
         .collect();
     numbers.sort_unstable();
     numbers.into_iter().filter_map(|number| status(number).transpose()).collect()
+}
+
+/// Whether the file system really does direct I/O on this file.
+///
+/// The loop driver only asks whether it claims to. overlayfs claims it for files on any layer, and where the layer
+/// cannot (tmpfs), every request of the guest would fail.
+fn direct_io_works(file: &File) -> bool {
+    const PAGE: usize = 4096;
+    let reopened = || -> io::Result<()> {
+        let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+        let direct = File::options().read(true).custom_flags(libc::O_DIRECT).open(path)?;
+        // Anonymous memory is page aligned, which is what direct I/O wants.
+        let mut page = memmap2::MmapMut::map_anon(PAGE)?;
+        direct.read_at(&mut page, 0).map(drop)
+    };
+    match reopened() {
+        Ok(()) => true,
+        Err(error) => {
+            tracing::debug!(%error, "no direct I/O");
+            false
+        }
+    }
 }
 
 fn bind(node: &File, disk: &FileDisk, options: &AttachOptions<'_>) -> io::Result<()> {
@@ -344,7 +368,7 @@ fn finish(
     dev: DevNumber,
     node: &File,
     disk: &FileDisk,
-    options: &AttachOptions<'_>,
+    wanted_direct_io: bool,
 ) -> Result<LoopDevice, LoopError> {
     let status = match status_of(node, number) {
         Ok(Some(status)) if status.backing == disk.id => status,
@@ -357,7 +381,7 @@ fn finish(
             return Err(LoopError::Io { number, action: "verify", source });
         }
     };
-    if options.direct_io && !status.direct_io {
+    if wanted_direct_io && !status.direct_io {
         tracing::info!(
             path = %disk.path.display(),
             number,

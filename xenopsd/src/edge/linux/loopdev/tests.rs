@@ -130,7 +130,7 @@ fn the_steps_for_old_kernels_reach_the_same_state() {
             Err(error) if error.raw_os_error() == Some(libc::EBUSY) => continue,
             result => result.unwrap(),
         }
-        let device = finish(number, dev, &node, &disk, &options).unwrap();
+        let device = finish(number, dev, &node, &disk, options.direct_io).unwrap();
         assert!(device.read_only);
         drop(node);
         assert_eq!(detach(number, disk.id).unwrap(), Detached::Done);
