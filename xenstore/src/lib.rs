@@ -26,6 +26,7 @@ pub mod compat;
 mod error;
 pub mod layout;
 mod operations;
+pub mod store;
 pub mod transport;
 pub mod vmdata;
 pub mod watch;

@@ -1,0 +1,220 @@
+//! The wire protocol over a Unix stream: what [`crate::WatchStream`] and any other client of a daemon's socket speaks.
+//!
+//! One thread for each connection sleeps in mio until there are requests, events, or room for output. Input is not
+//! read while output waits, so that a client that does not read its answers gets no further ones; its events wait in
+//! the store, merged and bounded.
+
+use super::{ConnectionId, SharedStore};
+use crate::perms::DomId;
+use crate::wire::{Decoder, Errno, Frame, Header, Kind, MAX_PAYLOAD, Payload, Request, TxId};
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token, Waker};
+use std::io::{self, Read, Write};
+use std::net::Shutdown;
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+/// Output that may wait before no further request is read and no further event fetched, in bytes.
+const MAX_OUTPUT: usize = 1 << 16;
+
+/// Bytes read at once.
+const READ_SIZE: usize = 16 * 1024;
+
+const STREAM: Token = Token(0);
+const WAKE: Token = Token(1);
+
+/// A connection that is being served.
+pub struct Serving {
+    thread: JoinHandle<()>,
+    /// The same socket, to end it.
+    stream: UnixStream,
+}
+
+impl Serving {
+    /// Ends the connection and waits for its thread.
+    pub fn stop(self) {
+        let _ = self.stream.shutdown(Shutdown::Both);
+        // A panic in there has been reported by its own message.
+        let _ = self.thread.join();
+    }
+
+    /// Whether the connection has ended.
+    pub fn is_over(&self) -> bool {
+        self.thread.is_finished()
+    }
+}
+
+/// Serves `stream` on behalf of `domid` on a thread of its own, until the other end closes it.
+///
+/// # Errors
+/// When the kernel refuses the event loop or the thread.
+pub fn serve(store: &SharedStore, stream: UnixStream, domid: DomId) -> io::Result<Serving> {
+    stream.set_nonblocking(true)?;
+    let ours = stream.try_clone()?;
+    let poll = Poll::new()?;
+    let waker = Arc::new(Waker::new(poll.registry(), WAKE)?);
+    poll.registry().register(
+        &mut SourceFd(&stream.as_raw_fd()),
+        STREAM,
+        Interest::READABLE | Interest::WRITABLE,
+    )?;
+    let connection = {
+        let mut locked = store.lock();
+        let connection = locked.connect(domid);
+        locked.wake_with(connection, move || {
+            // A full counter means that a wake is due already.
+            let _ = waker.wake();
+        });
+        connection
+    };
+    let mut session = Session {
+        store: store.clone(),
+        connection,
+        stream,
+        decoder: Decoder::new(MAX_PAYLOAD),
+        input: Vec::new(),
+        output: Vec::new(),
+    };
+    let thread =
+        std::thread::Builder::new().name("xenstore-server".into()).spawn(move || session.run(poll))?;
+    Ok(Serving { thread, stream: ours })
+}
+
+/// Whether to go on.
+type Step = io::Result<bool>;
+
+struct Session {
+    store: SharedStore,
+    connection: ConnectionId,
+    stream: UnixStream,
+    decoder: Decoder,
+    /// Read and not yet decoded.
+    input: Vec<u8>,
+    output: Vec<u8>,
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.store.lock().disconnect(self.connection);
+        // The owner of the `Serving` holds another descriptor.
+        let _ = self.stream.shutdown(Shutdown::Both);
+    }
+}
+
+impl Session {
+    fn run(&mut self, mut poll: Poll) {
+        let mut ready = Events::with_capacity(4);
+        while matches!(self.turn(), Ok(true)) {
+            match poll.poll(&mut ready, None) {
+                Err(error) if error.kind() != io::ErrorKind::Interrupted => return,
+                _ => {}
+            }
+        }
+    }
+
+    /// Does what can be done without waiting.
+    fn turn(&mut self) -> Step {
+        loop {
+            if !self.answer() {
+                return Ok(false);
+            }
+            self.tell();
+            if !self.flush()? {
+                return Ok(false);
+            }
+            // Stuck: mio tells when there is room.
+            if !self.output.is_empty() {
+                return Ok(true);
+            }
+            let more = !self.input.is_empty() || self.store.lock().events_waiting(self.connection) > 0;
+            if !more && !self.read()? {
+                return Ok(self.store.lock().is_connected(self.connection));
+            }
+        }
+    }
+
+    /// Whether there was anything; an error when the other end is gone.
+    fn read(&mut self) -> Step {
+        let mut buffer = [0; READ_SIZE];
+        loop {
+            match self.stream.read(&mut buffer) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(n) => {
+                    self.input.extend_from_slice(&buffer[..n]);
+                    return Ok(true);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Answers the requests that have been read, as long as there is room for answers; whether the connection goes on.
+    fn answer(&mut self) -> bool {
+        let input = std::mem::take(&mut self.input);
+        let mut rest = &input[..];
+        while self.output.len() < MAX_OUTPUT {
+            match self.decoder.next(&mut rest) {
+                Ok(Some(frame)) => {
+                    if !self.reply(frame) {
+                        return false;
+                    }
+                }
+                Ok(None) => break,
+                // The daemons answer an unknown kind; here the stream is given up, as none of our clients sends one.
+                Err(_) => return false,
+            }
+        }
+        self.input = rest.to_vec();
+        true
+    }
+
+    /// Whether the connection goes on.
+    fn reply(&mut self, Frame { header, payload }: Frame) -> bool {
+        // As the daemons do: a client that sends more than it may is not spoken to.
+        let Payload::Whole(payload) = payload else { return false };
+        let answer = match Request::parse(header.kind, &payload) {
+            Ok(request) => self.store.lock().request(self.connection, header.tx_id, &request),
+            Err(_) => Some(Err(Errno::Inval)),
+        };
+        let Some(answer) = answer else { return false };
+        match answer {
+            Ok(reply) => header.append_message(&reply.0, &mut self.output),
+            Err(errno) => Header { kind: Kind::Error, ..header }
+                .append_message(format!("{errno}\0").as_bytes(), &mut self.output),
+        }
+        true
+    }
+
+    /// Fetches events while there is room for them.
+    fn tell(&mut self) {
+        let header = Header { kind: Kind::WatchEvent, req_id: 0, tx_id: TxId::NONE };
+        while self.output.len() < MAX_OUTPUT {
+            let Some(event) = self.store.lock().take_event(self.connection) else { return };
+            let payload = [event.path.as_str().as_bytes(), b"\0", &event.token, b"\0"].concat();
+            header.append_message(&payload, &mut self.output);
+        }
+    }
+
+    /// Writes what is taken.
+    fn flush(&mut self) -> Step {
+        let mut written = 0;
+        let outcome = loop {
+            if written == self.output.len() {
+                break Ok(true);
+            }
+            match self.stream.write(&self.output[written..]) {
+                Ok(0) => break Ok(false),
+                Ok(n) => written += n,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break Ok(true),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => break Err(error),
+            }
+        };
+        self.output.drain(..written);
+        outcome
+    }
+}
