@@ -26,7 +26,7 @@ mod transaction;
 mod tree;
 mod watches;
 
-pub use server::{Serving, serve};
+pub use server::{Listening, MAX_CONNECTIONS, Serving, listen, serve};
 pub use shared::{SharedStore, StoreTransport};
 pub use watches::{ConnectionId, WatchEvent};
 

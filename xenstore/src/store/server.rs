@@ -6,14 +6,17 @@
 
 use super::{ConnectionId, SharedStore};
 use crate::perms::DomId;
+use crate::transport::Endpoint;
 use crate::wire::{Decoder, Errno, Frame, Header, Kind, MAX_PAYLOAD, Payload, Request, TxId};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
 use std::os::fd::AsRawFd;
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
 /// Output that may wait before no further request is read and no further event fetched, in bytes.
@@ -60,12 +63,13 @@ pub fn serve(store: &SharedStore, stream: UnixStream, domid: DomId) -> io::Resul
         STREAM,
         Interest::READABLE | Interest::WRITABLE,
     )?;
+    let wake = Arc::clone(&waker);
     let connection = {
         let mut locked = store.lock();
         let connection = locked.connect(domid);
         locked.wake_with(connection, move || {
             // A full counter means that a wake is due already.
-            let _ = waker.wake();
+            let _ = wake.wake();
         });
         connection
     };
@@ -76,10 +80,68 @@ pub fn serve(store: &SharedStore, stream: UnixStream, domid: DomId) -> io::Resul
         decoder: Decoder::new(MAX_PAYLOAD),
         input: Vec::new(),
         output: Vec::new(),
+        _waker: waker,
     };
     let thread =
         std::thread::Builder::new().name("xenstore-server".into()).spawn(move || session.run(poll))?;
     Ok(Serving { thread, stream: ours })
+}
+
+/// Connections that a [`Listening`] serves at once; more are closed as they come. Each is a thread.
+pub const MAX_CONNECTIONS: usize = 64;
+
+/// A socket on which every connection is served for dom0, as a daemon's is, until dropped.
+pub struct Listening {
+    path: PathBuf,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// Listens at `path`, which must not exist, for clients of dom0.
+///
+/// # Errors
+/// When the socket cannot be made, or the kernel refuses the thread.
+pub fn listen(store: &SharedStore, path: &Path) -> io::Result<Listening> {
+    let listener = UnixListener::bind(path)?;
+    let stop = Arc::new(AtomicBool::new(false));
+    let (store, stopped) = (store.clone(), Arc::clone(&stop));
+    let thread = std::thread::Builder::new().name("xenstore-listen".into()).spawn(move || {
+        let mut serving: Vec<Serving> = Vec::new();
+        for stream in listener.incoming() {
+            if stopped.load(Ordering::Acquire) {
+                break;
+            }
+            serving.retain(|s| !s.is_over());
+            let Ok(stream) = stream else { continue };
+            if serving.len() < MAX_CONNECTIONS {
+                // A connection that cannot be served is closed, which its client sees.
+                serving.extend(serve(&store, stream, DomId::DOM0));
+            }
+        }
+        for connection in serving {
+            connection.stop();
+        }
+    })?;
+    Ok(Listening { path: path.to_owned(), stop, thread: Some(thread) })
+}
+
+impl Listening {
+    /// Where clients connect.
+    pub fn endpoint(&self) -> Endpoint {
+        Endpoint::Socket(self.path.clone())
+    }
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Release);
+        // Ends the wait for a connection.
+        let woken = UnixStream::connect(&self.path).is_ok();
+        let _ = std::fs::remove_file(&self.path);
+        if let Some(thread) = self.thread.take().filter(|_| woken) {
+            let _ = thread.join();
+        }
+    }
 }
 
 /// Whether to go on.
@@ -93,6 +155,8 @@ struct Session {
     /// Read and not yet decoded.
     input: Vec<u8>,
     output: Vec<u8>,
+    /// Closing it would take back the wake of a connection that the store has just ended.
+    _waker: Arc<Waker>,
 }
 
 impl Drop for Session {

@@ -9,7 +9,6 @@ use crate::perms::Access;
 use crate::transport::Transport;
 use crate::watch::{Event, WatchStream};
 use mio::{Events, Interest, Poll, Token};
-use std::os::unix::net::UnixListener;
 use std::time::Duration;
 
 const D: DomId = DomId(5);
@@ -263,24 +262,12 @@ fn the_deepest_path_is_no_danger() {
     worker.spawn(move || dom0.rm(&path("/a")).unwrap()).unwrap().join().unwrap();
 }
 
-/// A socket on which each connection is served for dom0, as a daemon does.
-fn listen(store: &SharedStore) -> (tempfile::TempDir, crate::Endpoint) {
-    let directory = tempfile::tempdir().unwrap();
-    let socket = directory.path().join("socket");
-    let listener = UnixListener::bind(&socket).unwrap();
-    let store = store.clone();
-    std::thread::spawn(move || {
-        for stream in listener.incoming() {
-            serve(&store, stream.unwrap(), DomId::DOM0).unwrap();
-        }
-    });
-    (directory, crate::Endpoint::Socket(socket))
-}
-
 #[test]
 fn clients_and_watches_work_over_the_wire() {
     let store = store();
-    let (_directory, endpoint) = listen(&store);
+    let directory = tempfile::tempdir().unwrap();
+    let listening = listen(&store, &directory.path().join("socket")).unwrap();
+    let endpoint = listening.endpoint();
     let mut client = Client::connect_to(endpoint.clone()).unwrap();
     let mut stream = WatchStream::connect(endpoint).unwrap();
     let mut poll = Poll::new().unwrap();
