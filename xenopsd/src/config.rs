@@ -45,6 +45,15 @@ pub struct Config {
     /// Way to xenstored
     #[arg(long, value_enum, default_value_t)]
     pub xenstore: StoreAddress,
+    /// Manage a simulated machine instead of this one: needs neither Xen nor root, its VMs end with the daemon
+    #[arg(long)]
+    pub simulate: bool,
+    /// Memory of the simulated machine, in MiB
+    #[arg(long, default_value_t = 65_536, value_parser = clap::value_parser!(u64).range(2048..=16 << 20))]
+    pub simulate_memory_mib: u64,
+    /// What the delays of the simulated machine are drawn from
+    #[arg(long, default_value_t = 0)]
+    pub simulate_seed: u64,
     /// Seconds a backend may take to appear or to close
     #[arg(long, default_value_t = 60)]
     pub hotplug_timeout: u64,

@@ -15,6 +15,7 @@ use crate::rpc::codec::Codec;
 use crate::rpc::server::Server;
 use crate::rpc::socket::BoundSocket;
 use crate::service::Service;
+use crate::sim;
 use crate::state::Records;
 
 /// Why the daemon cannot run; the text says what to do.
@@ -46,19 +47,25 @@ pub fn run(config: &Config) -> Result<(), DaemonError> {
     signals.add(Signal::SIGINT);
     signals.thread_block().map_err(|e| other("signals cannot be blocked")(&e))?;
 
-    let edges = real(config.xenstore);
+    let mut simulated = None;
+    let edges = if config.simulate {
+        simulated.insert(simulate(config)?).edges.clone()
+    } else {
+        real(config.xenstore)
+    };
     let hypervisor = edges.hypervisor().map_err(|e| DaemonError::NoXen(e.to_string()))?;
     let version = hypervisor.version().map_err(|e| DaemonError::NoXen(e.to_string()))?;
     drop(hypervisor);
-    let watches = WatchStream::connect(config.xenstore.endpoint())
-        .map_err(|e| DaemonError::NoXenstore(e.to_string()))?;
+    let events = match &simulated {
+        Some(machine) => machine.events.clone(),
+        None => watch(config)?,
+    };
     drop(edges.store().map_err(|e| DaemonError::NoXenstore(e.to_string()))?);
 
     // Before any state is touched: another daemon on the same sockets owns it.
     let xml = bind(&config.sockets_path.join("xenopsd"))?;
     let json = bind(&config.sockets_path.join("xenopsd.json"))?;
     let records = Records::open(&config.database_path).map_err(|e| other("state")(&e))?;
-    let events = Events::start(watches).map_err(|e| other("xenstore watches")(&e))?;
     let core = Core::start(records, edges, events, config.worker_pool_size, config.patience())
         .map_err(|e| other("domains")(&e))?;
     let service = Service::start(Arc::clone(&core)).map_err(|e| other("call threads")(&e))?;
@@ -88,6 +95,27 @@ pub fn run(config: &Config) -> Result<(), DaemonError> {
     let outcome = server.run().map_err(|e| other("socket server")(&e));
     drop(pidfile);
     outcome
+}
+
+fn watch(config: &Config) -> Result<Events, DaemonError> {
+    let watches = WatchStream::connect(config.xenstore.endpoint())
+        .map_err(|e| DaemonError::NoXenstore(e.to_string()))?;
+    Events::start(watches).map_err(|e| other("xenstore watches")(&e))
+}
+
+fn simulate(config: &Config) -> Result<sim::Machine, DaemonError> {
+    let socket = config.sockets_path.join("xenstored");
+    std::fs::create_dir_all(&config.sockets_path)
+        .map_err(|e| other("sockets-path")(&format!("{}: {e}", config.sockets_path.display())))?;
+    let options = sim::SimOptions {
+        seed: config.simulate_seed,
+        memory_mib: config.simulate_memory_mib,
+        store_socket: Some(socket.clone()),
+        ..sim::SimOptions::default()
+    };
+    let machine = sim::machine(&options).map_err(|e| other("simulated machine")(&e))?;
+    tracing::warn!(XENSTORED_PATH = %socket.display(), "simulating: no real domain is touched");
+    Ok(machine)
 }
 
 fn bind(path: &Path) -> Result<BoundSocket, DaemonError> {

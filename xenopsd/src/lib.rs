@@ -24,6 +24,7 @@ pub mod domain;
 pub mod hostinfo;
 pub mod ops;
 pub mod service;
+pub mod sim;
 pub mod state;
 #[cfg(test)]
 mod testing;

@@ -1,0 +1,337 @@
+//! The machine's domains and memory, as records.
+
+use std::collections::{BTreeMap, HashMap};
+
+use crate::edge::{DomId, DomainInfo, HypervisorError, NewDomain, Physinfo, ShutdownReason, XenVersion};
+
+/// Pages (4 KiB) of a MiB.
+const PAGES_PER_MIB: u64 = 256;
+
+/// Memory that dom0 and the hypervisor have, in MiB.
+const DOM0_MIB: u64 = 1024;
+
+/// Most pauses of a domain at a time: the hypervisor counts them in a signed byte's range.
+const MAX_PAUSES: u8 = 127;
+
+/// One domain.
+#[derive(Debug, Clone)]
+struct Domain {
+    uuid: [u8; 16],
+    max_vcpus: u32,
+    ssidref: u32,
+    pages: u64,
+    max_pages: u64,
+    pauses: u8,
+    built: bool,
+    shutdown: Option<ShutdownReason>,
+    dying: bool,
+    /// Backends that have its memory mapped: it stays listed, dying, until they let go.
+    held: u32,
+}
+
+/// Processors, memory and domains. Changed through the hypervisor edge and by the simulated world only.
+#[derive(Debug)]
+pub struct Hardware {
+    total_pages: u64,
+    cpus: u32,
+    domains: BTreeMap<DomId, Domain>,
+    last: DomId,
+    /// How often each VM has been started here.
+    boots: HashMap<[u8; 16], u32>,
+    frames: u64,
+}
+
+impl Hardware {
+    pub(super) fn new(memory_mib: u64, cpus: u32) -> Self {
+        Self {
+            total_pages: memory_mib * PAGES_PER_MIB,
+            cpus,
+            domains: BTreeMap::new(),
+            last: DomId::DOM0,
+            boots: HashMap::new(),
+            frames: 0x10_0000,
+        }
+    }
+
+    /// Pages that no domain has.
+    pub fn free_pages(&self) -> u64 {
+        let used: u64 = self.domains.values().map(|d| d.pages).sum();
+        self.total_pages.saturating_sub(used + DOM0_MIB * PAGES_PER_MIB)
+    }
+
+    /// Domains beside dom0, the dying included.
+    pub fn domids(&self) -> Vec<DomId> {
+        self.domains.keys().copied().collect()
+    }
+
+    pub(super) fn version() -> XenVersion {
+        XenVersion {
+            major: 4,
+            minor: 17,
+            extra: "-simulated".to_owned(),
+            capabilities: "xen-3.0-x86_64".to_owned(),
+            changeset: String::new(),
+            command_line: String::new(),
+            compiler: String::new(),
+            compile_by: String::new(),
+            compile_domain: String::new(),
+            compile_date: String::new(),
+        }
+    }
+
+    pub(super) fn physinfo(&self) -> Physinfo {
+        Physinfo {
+            nr_cpus: self.cpus,
+            max_cpu_id: self.cpus.saturating_sub(1),
+            threads_per_core: 1,
+            cores_per_socket: self.cpus,
+            nr_nodes: 1,
+            cpu_khz: 2_000_000,
+            total_pages: self.total_pages,
+            free_pages: self.free_pages(),
+            pv: true,
+            gnttab_v1: true,
+            gnttab_v2: true,
+            ..Physinfo::default()
+        }
+    }
+
+    pub(super) fn infos(&self) -> Vec<DomainInfo> {
+        std::iter::once(self.dom0()).chain(self.domains.iter().map(|(id, d)| info(*id, d))).collect()
+    }
+
+    pub(super) fn info(&self, domid: DomId) -> Option<DomainInfo> {
+        if domid == DomId::DOM0 {
+            return Some(self.dom0());
+        }
+        self.domains.get(&domid).map(|d| info(domid, d))
+    }
+
+    fn dom0(&self) -> DomainInfo {
+        let pages = DOM0_MIB * PAGES_PER_MIB;
+        DomainInfo {
+            running: true,
+            blocked: false,
+            nr_online_vcpus: self.cpus,
+            max_vcpu_id: self.cpus.checked_sub(1),
+            ..info(
+                DomId::DOM0,
+                &Domain { pages, max_pages: pages, built: true, ..Domain::new([0; 16], self.cpus) },
+            )
+        }
+    }
+
+    /// The next number that is free, as Xen gives them out: upwards, and from 1 again after the last.
+    pub(super) fn create(&mut self, new: &NewDomain) -> Result<DomId, HypervisorError> {
+        let after = self.last.get() + 1..=DomId::MAX.get();
+        let free =
+            after.chain(1..=self.last.get()).filter_map(DomId::new).find(|id| !self.domains.contains_key(id));
+        let domid = free.ok_or_else(|| call("no domain id is free"))?;
+        let domain = Domain { pauses: 1, ssidref: new.ssidref, ..Domain::new(new.uuid, new.max_vcpus) };
+        self.domains.insert(domid, domain);
+        self.last = domid;
+        Ok(domid)
+    }
+
+    /// Gives a new domain its memory. Returns the frames of its two rings.
+    pub(super) fn build(
+        &mut self,
+        domid: DomId,
+        pages: u64,
+        slack: u64,
+    ) -> Result<(u64, u64), HypervisorError> {
+        let free = self.free_pages();
+        let domain = self.live(domid)?;
+        if domain.built {
+            return Err(call(&format!("domain {domid} is built already")));
+        }
+        if pages > free {
+            return Err(HypervisorError::Memory(format!(
+                "domain {domid} needs {pages} pages and {free} are free"
+            )));
+        }
+        (domain.pages, domain.max_pages, domain.built) = (pages, pages + slack, true);
+        let uuid = domain.uuid;
+        *self.boots.entry(uuid).or_default() += 1;
+        self.frames += 2;
+        Ok((self.frames - 2, self.frames - 1))
+    }
+
+    pub(super) fn pause(&mut self, domid: DomId) -> Result<(), HypervisorError> {
+        let domain = self.live(domid)?;
+        if domain.pauses == MAX_PAUSES {
+            return Err(call(&format!("domain {domid} is paused too often")));
+        }
+        domain.pauses += 1;
+        Ok(())
+    }
+
+    /// Whether it runs now.
+    pub(super) fn unpause(&mut self, domid: DomId) -> Result<bool, HypervisorError> {
+        let domain = self.live(domid)?;
+        domain.pauses =
+            domain.pauses.checked_sub(1).ok_or_else(|| call(&format!("domain {domid} is not paused")))?;
+        Ok(domain.pauses == 0)
+    }
+
+    /// Whether there was such a domain, alive.
+    pub(super) fn destroy(&mut self, domid: DomId) -> bool {
+        let Some(domain) = self.domains.get_mut(&domid).filter(|d| !d.dying) else { return false };
+        (domain.dying, domain.pages) = (true, 0);
+        if domain.held == 0 {
+            self.domains.remove(&domid);
+        }
+        true
+    }
+
+    /// Whether it ran until now.
+    pub(super) fn shut_down(&mut self, domid: DomId, reason: ShutdownReason) -> bool {
+        let Some(domain) = self.domains.get_mut(&domid).filter(|d| !d.dying && d.shutdown.is_none()) else {
+            return false;
+        };
+        domain.shutdown = Some(reason);
+        true
+    }
+
+    /// Whether its vcpus get processors.
+    pub(super) fn runs(&self, domid: DomId) -> bool {
+        let domain = self.domains.get(&domid);
+        domain.is_some_and(|d| d.built && d.pauses == 0 && !d.dying && d.shutdown.is_none())
+    }
+
+    /// How often this domain's VM has been built, this time included.
+    pub(super) fn boots(&self, domid: DomId) -> u32 {
+        self.domains.get(&domid).and_then(|d| self.boots.get(&d.uuid)).copied().unwrap_or(0)
+    }
+
+    /// A backend maps memory of the domain; false when it is too late for that.
+    pub(super) fn hold(&mut self, domid: DomId) -> bool {
+        let Some(domain) = self.domains.get_mut(&domid).filter(|d| !d.dying) else { return false };
+        domain.held += 1;
+        true
+    }
+
+    /// And lets go of it.
+    pub(super) fn let_go(&mut self, domid: DomId) {
+        let Some(domain) = self.domains.get_mut(&domid) else { return };
+        domain.held = domain.held.saturating_sub(1);
+        if domain.dying && domain.held == 0 {
+            self.domains.remove(&domid);
+        }
+    }
+
+    fn live(&mut self, domid: DomId) -> Result<&mut Domain, HypervisorError> {
+        let live = self.domains.get_mut(&domid).filter(|d| !d.dying);
+        live.ok_or_else(|| call(&format!("there is no domain {domid}")))
+    }
+}
+
+impl Domain {
+    fn new(uuid: [u8; 16], max_vcpus: u32) -> Self {
+        Self {
+            uuid,
+            max_vcpus,
+            ssidref: 0,
+            pages: 0,
+            max_pages: 0,
+            pauses: 0,
+            built: false,
+            shutdown: None,
+            dying: false,
+            held: 0,
+        }
+    }
+}
+
+fn call(text: &str) -> HypervisorError {
+    HypervisorError::Call(text.to_owned())
+}
+
+fn info(domid: DomId, domain: &Domain) -> DomainInfo {
+    let waits = domain.built && domain.pauses == 0;
+    DomainInfo {
+        domid,
+        uuid: domain.uuid,
+        dying: domain.dying,
+        shutdown: domain.shutdown,
+        paused: domain.pauses > 0,
+        blocked: waits,
+        running: false,
+        debugged: false,
+        hvm: false,
+        hap: false,
+        xs_domain: false,
+        tot_pages: domain.pages,
+        max_pages: domain.max_pages,
+        outstanding_pages: 0,
+        shared_pages: 0,
+        paged_pages: 0,
+        shared_info_frame: 0,
+        cpu_time_ns: 0,
+        nr_online_vcpus: if domain.built { domain.max_vcpus } else { 0 },
+        max_vcpu_id: domain.max_vcpus.checked_sub(1).filter(|_| domain.built),
+        ssidref: domain.ssidref,
+        cpupool: 0,
+        emulation_flags: 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NEW: NewDomain = NewDomain { uuid: [7; 16], max_vcpus: 2, max_grant_frames: 64, ssidref: 0 };
+
+    fn domid(id: u16) -> DomId {
+        DomId::new(id).unwrap()
+    }
+
+    #[test]
+    fn numbers_go_up_and_come_round() {
+        let mut hardware = Hardware::new(4096, 2);
+        assert_eq!(hardware.create(&NEW).unwrap(), domid(1));
+        assert!(hardware.destroy(domid(1)));
+        assert_eq!(hardware.create(&NEW).unwrap(), domid(2));
+        hardware.last = DomId::MAX;
+        assert_eq!(hardware.create(&NEW).unwrap(), domid(1));
+        assert_eq!(hardware.create(&NEW).unwrap(), domid(3));
+    }
+
+    #[test]
+    fn memory_is_taken_and_given_back() {
+        let mut hardware = Hardware::new(2048, 2);
+        let free = hardware.free_pages();
+        let id = hardware.create(&NEW).unwrap();
+        assert!(matches!(hardware.build(id, free + 1, 0), Err(HypervisorError::Memory(_))));
+        hardware.build(id, free, 0).unwrap();
+        assert_eq!(hardware.free_pages(), 0);
+        assert!(hardware.build(id, 1, 0).is_err());
+        hardware.destroy(id);
+        assert_eq!(hardware.free_pages(), free);
+    }
+
+    #[test]
+    fn pauses_are_counted() {
+        let mut hardware = Hardware::new(2048, 2);
+        let id = hardware.create(&NEW).unwrap();
+        hardware.build(id, 1, 0).unwrap();
+        hardware.pause(id).unwrap();
+        assert!(!hardware.unpause(id).unwrap());
+        assert!(!hardware.runs(id));
+        assert!(hardware.unpause(id).unwrap());
+        assert!(hardware.runs(id));
+        assert!(hardware.unpause(id).is_err());
+    }
+
+    #[test]
+    fn a_held_domain_stays_dying() {
+        let mut hardware = Hardware::new(2048, 2);
+        let id = hardware.create(&NEW).unwrap();
+        assert!(hardware.hold(id));
+        assert!(hardware.destroy(id));
+        assert!(hardware.info(id).unwrap().dying);
+        assert!(!hardware.destroy(id) && !hardware.hold(id));
+        hardware.let_go(id);
+        assert!(hardware.info(id).is_none());
+    }
+}

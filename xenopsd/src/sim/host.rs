@@ -1,0 +1,103 @@
+//! The Linux edge: disks and bridges that are there or not.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::Shared;
+use super::faults::Injected;
+use crate::edge::{Access, AttachedDisk, Host, HostError, VifSettings};
+
+/// Major number of loop devices (Linux `include/uapi/linux/major.h`).
+const LOOP_MAJOR: u64 = 7;
+
+/// Which names exist.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Present {
+    /// Every one that is asked for.
+    All,
+    /// These.
+    Only(BTreeSet<String>),
+}
+
+impl Present {
+    fn has(&self, name: &str) -> bool {
+        match self {
+            Self::All => true,
+            Self::Only(names) => names.contains(name),
+        }
+    }
+}
+
+/// Linux in the simulated dom0.
+pub(super) struct SimHost {
+    shared: Arc<Shared>,
+    disks: Present,
+    bridges: Present,
+    loops: AtomicU64,
+}
+
+impl SimHost {
+    pub(super) fn new(shared: Arc<Shared>, disks: Present, bridges: Present) -> Self {
+        Self { shared, disks, bridges, loops: AtomicU64::new(0) }
+    }
+
+    fn disk(&self, site: &str, path: &Path) -> Result<(), HostError> {
+        self.shared.faults.check(site).map_err(|e| unusable("disk", &e))?;
+        let id = path.display().to_string();
+        if self.disks.has(&id) {
+            return Ok(());
+        }
+        Err(HostError::Missing {
+            class: "disk",
+            text: format!("disk {id}: the simulator has no such disk"),
+            id,
+        })
+    }
+
+    fn bridge(&self, site: &str, bridge: &str) -> Result<(), HostError> {
+        self.shared.faults.check(site).map_err(|e| unusable("network", &e))?;
+        if self.bridges.has(bridge) {
+            return Ok(());
+        }
+        let text = format!("bridge {bridge}: the simulator has no such bridge");
+        Err(HostError::Missing { class: "network", id: bridge.to_owned(), text })
+    }
+}
+
+fn unusable(class: &'static str, error: &dyn std::fmt::Display) -> HostError {
+    HostError::Unusable { class, text: error.to_string() }
+}
+
+impl From<Injected> for HostError {
+    fn from(injected: Injected) -> Self {
+        unusable("host", &injected)
+    }
+}
+
+impl Host for SimHost {
+    fn check_disk(&self, path: &Path, _access: Access) -> Result<(), HostError> {
+        self.disk("host.check_disk", path)
+    }
+
+    fn attach_disk(&self, path: &Path, _access: Access) -> Result<AttachedDisk, HostError> {
+        self.disk("host.attach_disk", path)?;
+        let number = self.loops.fetch_add(1, Ordering::Relaxed);
+        let keep = File::open("/dev/null").map_err(|e| unusable("disk", &format!("/dev/null: {e}")))?;
+        Ok(AttachedDisk {
+            device: (LOOP_MAJOR, number),
+            node: PathBuf::from(format!("/dev/loop{number}")),
+            keep: Some(keep.into()),
+        })
+    }
+
+    fn check_bridge(&self, bridge: &str) -> Result<(), HostError> {
+        self.bridge("host.check_bridge", bridge)
+    }
+
+    fn connect_vif(&self, _interface: &str, settings: &VifSettings) -> Result<(), HostError> {
+        self.bridge("host.connect_vif", &settings.bridge)
+    }
+}

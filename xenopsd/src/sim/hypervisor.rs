@@ -1,0 +1,131 @@
+//! The hypervisor edge.
+
+use std::sync::Arc;
+
+use super::faults::Injected;
+use super::hardware::Hardware;
+use super::world::Signal;
+use super::{Shared, store_domid};
+use crate::edge::{
+    Built, DomId, DomainInfo, Hypervisor, HypervisorError, Image, NewDomain, Physinfo, PvBuild, Ring,
+    XenVersion,
+};
+
+/// KiB of a page.
+const PAGE_KIB: u64 = 4;
+
+/// What the hard limit allows above the target, in KiB, as on real Xen (`LIBXL_MAXMEM_CONSTANT`).
+const SLACK_KIB: u64 = 1024;
+
+/// Event channel ports of the two rings: the first that a new domain has.
+const STORE_PORT: u32 = 1;
+const CONSOLE_PORT: u32 = 2;
+
+/// A handle on the simulated hypervisor.
+pub(super) struct SimHypervisor {
+    shared: Arc<Shared>,
+}
+
+impl SimHypervisor {
+    pub(super) fn open(shared: &Arc<Shared>) -> Result<Self, HypervisorError> {
+        shared.faults.check("hypervisor.open")?;
+        Ok(Self { shared: Arc::clone(shared) })
+    }
+
+    fn call<R>(
+        &self,
+        site: &str,
+        run: impl FnOnce(&mut Hardware) -> Result<R, HypervisorError>,
+    ) -> Result<R, HypervisorError> {
+        self.shared.faults.check(site)?;
+        run(&mut self.shared.hardware())
+    }
+}
+
+impl From<Injected> for HypervisorError {
+    fn from(injected: Injected) -> Self {
+        Self::Call(injected.to_string())
+    }
+}
+
+/// What libxenguest could load: ELF, gzip, or a bzImage (`HdrS` at 0x202, Linux' boot protocol).
+fn is_kernel(image: &Image) -> bool {
+    let bytes = image.bytes();
+    bytes.starts_with(b"\x7fELF")
+        || bytes.starts_with(b"\x1f\x8b")
+        || bytes.get(0x202..0x206) == Some(b"HdrS")
+}
+
+impl Hypervisor for SimHypervisor {
+    fn version(&self) -> Result<XenVersion, HypervisorError> {
+        self.call("hypervisor.version", |_| Ok(Hardware::version()))
+    }
+
+    fn host(&self) -> Result<Physinfo, HypervisorError> {
+        self.call("hypervisor.host", |hardware| Ok(hardware.physinfo()))
+    }
+
+    fn domains(&self) -> Result<Vec<DomainInfo>, HypervisorError> {
+        self.call("hypervisor.domains", |hardware| Ok(hardware.infos()))
+    }
+
+    fn domain(&self, domid: DomId) -> Result<Option<DomainInfo>, HypervisorError> {
+        self.call("hypervisor.domain", |hardware| Ok(hardware.info(domid)))
+    }
+
+    fn create_pv(&self, new: &NewDomain) -> Result<DomId, HypervisorError> {
+        self.call("hypervisor.create_pv", |hardware| hardware.create(new))
+    }
+
+    fn build_pv(&self, domid: DomId, build: &PvBuild<'_>) -> Result<Built, HypervisorError> {
+        if !is_kernel(build.kernel) {
+            return Err(HypervisorError::Image(
+                "the kernel is no ELF file, no bzImage and not gzipped".to_owned(),
+            ));
+        }
+        self.call("hypervisor.build_pv", |hardware| {
+            let (store, console) =
+                hardware.build(domid, build.target_kib / PAGE_KIB, SLACK_KIB / PAGE_KIB)?;
+            Ok(Built {
+                store: Ring { port: STORE_PORT, gfn: store },
+                console: Ring { port: CONSOLE_PORT, gfn: console },
+            })
+        })
+    }
+
+    fn set_scheduler(&self, domid: DomId, weight: u16, _cap: u16) -> Result<(), HypervisorError> {
+        self.call("hypervisor.set_scheduler", |hardware| {
+            if weight == 0 || hardware.info(domid).is_none() {
+                return Err(HypervisorError::Call(format!("domain {domid}: weight {weight} cannot be set")));
+            }
+            Ok(())
+        })
+    }
+
+    fn pause(&self, domid: DomId) -> Result<(), HypervisorError> {
+        self.call("hypervisor.pause", |hardware| hardware.pause(domid))
+    }
+
+    fn unpause(&self, domid: DomId) -> Result<(), HypervisorError> {
+        if self.call("hypervisor.unpause", |hardware| hardware.unpause(domid))? {
+            self.shared.signal(Signal::Runs(domid));
+        }
+        Ok(())
+    }
+
+    fn destroy(&self, domid: DomId) -> Result<(), HypervisorError> {
+        if self.call("hypervisor.destroy", |hardware| Ok(hardware.destroy(domid)))? {
+            self.shared.store.lock().domain_died(store_domid(domid));
+            self.shared.signal(Signal::Died(domid));
+        }
+        Ok(())
+    }
+
+    fn console_ring(&self) -> Result<Vec<u8>, HypervisorError> {
+        self.call("hypervisor.console_ring", |_| Ok(b"(XEN) simulated\n".to_vec()))
+    }
+
+    fn send_debug_keys(&self, _keys: &str) -> Result<(), HypervisorError> {
+        self.call("hypervisor.send_debug_keys", |_| Ok(()))
+    }
+}

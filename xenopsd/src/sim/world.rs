@@ -1,0 +1,257 @@
+//! Everything that happens by itself: one thread that plays the backends, the guests and xenconsoled.
+//!
+//! It sleeps until the store or the hypervisor tells of something, or a step is due. Each step is taken a little
+//! later than it could be, by a delay from the seeded dice, so that orders differ from seed to seed.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap, HashSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam::channel::{Receiver, RecvTimeoutError};
+use xenstore::layout::DeviceAddress;
+use xenstore::store::ConnectionId;
+use xenstore::{Client, Operations, Path, Request};
+
+use super::backend::Backend;
+use super::faults::Dice;
+use super::guest::{Guest, Wish};
+use super::{Shared, SimOptions, store_domid};
+use crate::edge::DomId;
+
+/// Where the backends of dom0 are announced.
+const BACKENDS: [&str; 2] = ["/local/domain/0/backend/vbd", "/local/domain/0/backend/vif"];
+
+/// Segments of a backend's path: `/local/domain/0/backend/vbd/D/N`.
+const BACKEND_DEPTH: usize = 7;
+
+/// Until when an idle world sleeps; it is woken by signals, this only bounds one call.
+const IDLE: Duration = Duration::from_secs(3600);
+
+/// What a console's terminal is, as nobody is behind it.
+const TTY: &str = "/dev/null";
+
+/// What the world is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Signal {
+    /// The domain's last pause was undone.
+    Runs(DomId),
+    /// The domain was destroyed.
+    Died(DomId),
+    /// dom0's watches fired.
+    Dom0,
+    /// A guest's watches fired.
+    Guest(DomId),
+    /// Switched off.
+    End,
+}
+
+/// What is to be looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+enum Task {
+    Device(DeviceAddress),
+    Guest(DomId),
+    Consoles,
+}
+
+pub(super) struct World {
+    shared: Arc<Shared>,
+    incoming: Receiver<Signal>,
+    dom0: Client,
+    connection: ConnectionId,
+    dice: Dice,
+    delay: Duration,
+    due: BinaryHeap<Reverse<(Instant, u64, Task)>>,
+    scheduled: HashSet<Task>,
+    steps: u64,
+    backends: HashMap<DeviceAddress, Backend>,
+    guests: HashMap<DomId, (Guest, ConnectionId)>,
+}
+
+impl World {
+    pub(super) fn new(shared: Arc<Shared>, incoming: Receiver<Signal>, options: &SimOptions) -> Self {
+        let (dom0, connection) = Guest::connect(&shared.store, xenstore::DomId::DOM0);
+        Self {
+            shared,
+            incoming,
+            dom0,
+            connection,
+            dice: Dice::new(options.seed),
+            delay: options.delay,
+            due: BinaryHeap::new(),
+            scheduled: HashSet::new(),
+            steps: 0,
+            backends: HashMap::new(),
+            guests: HashMap::new(),
+        }
+    }
+
+    /// Registers dom0's watches and runs on a thread of its own.
+    pub(super) fn start(mut self) -> std::io::Result<std::thread::JoinHandle<()>> {
+        self.wake_on_events(self.connection, Signal::Dom0);
+        for watched in BACKENDS.into_iter().chain(["@introduceDomain"]) {
+            let path = Path::new(watched).map_err(std::io::Error::other)?;
+            let watch = Request::Watch { path, token: b"world".to_vec() };
+            self.dom0.request(watch).map_err(std::io::Error::other)?;
+        }
+        std::thread::Builder::new()
+            .name("simulated-world".into())
+            .stack_size(crate::ops::WORKER_STACK)
+            .spawn(move || self.run())
+    }
+
+    fn wake_on_events(&self, connection: ConnectionId, signal: Signal) {
+        let signals = self.shared.signals.clone();
+        self.shared.store.lock().wake_with(connection, move || {
+            let _ = signals.send(signal);
+        });
+    }
+
+    fn run(mut self) {
+        loop {
+            let until = self.due.peek().map_or_else(|| Instant::now() + IDLE, |Reverse((at, ..))| *at);
+            match self.incoming.recv_deadline(until) {
+                Ok(Signal::End) | Err(RecvTimeoutError::Disconnected) => return,
+                Ok(signal) => self.hear(signal),
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+            self.take_due_steps();
+        }
+    }
+
+    fn hear(&mut self, signal: Signal) {
+        match signal {
+            Signal::Runs(domid) => self.begin(domid),
+            Signal::Died(domid) => {
+                self.guests.remove(&domid);
+            }
+            Signal::Dom0 => self.listen(),
+            Signal::Guest(domid) => {
+                if let Some((_, connection)) = self.guests.get(&domid) {
+                    // What happened is found by looking.
+                    self.shared.store.lock().drop_events(*connection);
+                    self.soon(Task::Guest(domid));
+                }
+            }
+            Signal::End => {}
+        }
+    }
+
+    /// A domain runs, for the first time or again.
+    fn begin(&mut self, domid: DomId) {
+        if !self.guests.contains_key(&domid) {
+            let (boots, runs) = {
+                let hardware = self.shared.hardware();
+                (hardware.boots(domid), hardware.runs(domid))
+            };
+            if !runs {
+                return;
+            }
+            let (client, connection) = Guest::connect(&self.shared.store, store_domid(domid));
+            let boot = self.roll();
+            let guest = Guest::new(store_domid(domid), client, boots, Instant::now(), boot);
+            self.guests.insert(domid, (guest, connection));
+            self.wake_on_events(connection, Signal::Guest(domid));
+        }
+        self.soon(Task::Guest(domid));
+    }
+
+    /// dom0's events: which devices and consoles to look at.
+    fn listen(&mut self) {
+        loop {
+            let Some(event) = self.shared.store.lock().take_event(self.connection) else { return };
+            if event.path.as_str().starts_with('@') {
+                self.soon(Task::Consoles);
+                continue;
+            }
+            let named = if *event.token == *b"world" {
+                backend_of(&event.path)
+            } else {
+                Path::from_bytes(&event.token).ok()
+            };
+            if let Some(address) = named.and_then(|path| DeviceAddress::from_backend_path(&path)) {
+                self.soon(Task::Device(address));
+            }
+        }
+    }
+
+    fn roll(&mut self) -> Duration {
+        let most = u64::try_from(self.delay.as_micros()).unwrap_or(u64::MAX);
+        Duration::from_micros(self.dice.next() % most.saturating_add(1))
+    }
+
+    fn soon(&mut self, task: Task) {
+        let at = Instant::now() + self.roll();
+        self.at(at, task);
+    }
+
+    fn at(&mut self, at: Instant, task: Task) {
+        if self.scheduled.insert(task) {
+            self.steps += 1;
+            self.due.push(Reverse((at, self.steps, task)));
+        }
+    }
+
+    fn take_due_steps(&mut self) {
+        let now = Instant::now();
+        while let Some(Reverse((at, _, task))) = self.due.peek().copied() {
+            if at > now {
+                return;
+            }
+            self.due.pop();
+            self.scheduled.remove(&task);
+            match task {
+                Task::Device(address) => self.step_device(address),
+                Task::Guest(domid) => self.step_guest(domid, now),
+                Task::Consoles => self.serve_consoles(),
+            }
+        }
+    }
+
+    fn step_device(&mut self, address: DeviceAddress) {
+        let backend = self.backends.entry(address).or_default();
+        match backend.step(address, &mut self.dom0, &self.shared) {
+            Ok(true) => {}
+            Ok(false) => drop(self.backends.remove(&address)),
+            Err(error) => tracing::error!(%address, %error, "a simulated backend failed"),
+        }
+    }
+
+    fn step_guest(&mut self, domid: DomId, now: Instant) {
+        // A paused guest is called again when it runs.
+        if !self.shared.hardware().runs(domid) {
+            return;
+        }
+        let delay = self.roll();
+        let Some((guest, _)) = self.guests.get_mut(&domid) else { return };
+        match guest.step(now, &mut self.dice, delay) {
+            Wish::Wait => {}
+            Wish::At(at) => self.at(at, Task::Guest(domid)),
+            Wish::Stop(reason) => self.shared.shut_down(domid, reason),
+        }
+    }
+
+    /// As xenconsoled does for a new domain.
+    fn serve_consoles(&mut self) {
+        let domids = self.shared.hardware().domids();
+        for domid in domids {
+            let served = Path::new(&format!("/local/domain/{domid}/console/tty"))
+                .map_err(Into::into)
+                .and_then(|tty| {
+                    self.dom0.transaction::<_, xenstore::Error>(|t| match t.read(&tty)? {
+                        Some(value) if value.is_empty() => t.write(&tty, TTY),
+                        _ => Ok(()),
+                    })
+                });
+            if let Err(error) = served {
+                tracing::error!(%domid, %error, "the simulated console daemon failed");
+            }
+        }
+    }
+}
+
+/// The backend that a path is, or is in.
+fn backend_of(path: &Path) -> Option<Path> {
+    let segments: Vec<_> = path.segments().take(BACKEND_DEPTH).collect();
+    (segments.len() == BACKEND_DEPTH).then(|| Path::new(&format!("/{}", segments.join("/"))).ok())?
+}
