@@ -16,6 +16,17 @@ pub fn ignore_sigpipe() -> io::Result<()> {
     if previous == libc::SIG_ERR { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
+/// Ignores `SIGIO`, the notice that somebody waits for a file lease of this process
+/// ([`crate::linux::mapped::MappedFile`]); by default it ends the process.
+///
+/// # Errors
+/// The system call's; it has no reason to fail.
+pub fn ignore_sigio() -> io::Result<()> {
+    // SAFETY: "ignore" installs no handler that could run.
+    let previous = unsafe { libc::signal(libc::SIGIO, libc::SIG_IGN) };
+    if previous == libc::SIG_ERR { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

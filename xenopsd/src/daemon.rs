@@ -41,6 +41,7 @@ fn other(what: &str) -> impl FnOnce(&dyn std::fmt::Display) -> DaemonError {
 /// # Errors
 /// [`DaemonError`] when it cannot start.
 pub fn run(config: &Config) -> Result<(), DaemonError> {
+    ffi::sig::ignore_sigio().map_err(|e| other("SIGIO cannot be ignored")(&e))?;
     // Blocked before any thread exists, so that only the waiting below takes them.
     let mut signals = SigSet::empty();
     signals.add(Signal::SIGTERM);

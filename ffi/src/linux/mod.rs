@@ -1,4 +1,5 @@
-//! Linux system calls that no safe crate offers: loop device and block device ioctls, one netlink socket option.
+//! Linux system calls that no safe crate offers: loop device and block device ioctls, one netlink socket option, files
+//! mapped under a lease.
 //!
 //! Each function is one system call on a descriptor the caller owns, with plain structures in and out. Which calls
 //! are made in which order, and what an error means for a disk or an interface, is decided by the (safe) callers.
@@ -6,4 +7,5 @@
 pub mod block;
 mod ioctl;
 pub mod loopdev;
+pub mod mapped;
 pub mod netlink;

@@ -111,10 +111,8 @@ pub(super) fn reboot(session: &mut Session<'_, '_>, wanted: &str, how: &StopArgs
 
 pub(super) fn destroy(session: &mut Session<'_, '_>, wanted: &str) -> Result<(), CliError> {
     let vm = find(session, wanted)?;
-    let (_, state) = stat(session, &vm.id)?;
-    if matches!(state.power_state, PowerState::Running | PowerState::Paused) {
-        shutdown_known(session, &vm, None)?;
-    }
+    // Of a halted VM it removes what may be left, and succeeds.
+    shutdown_known(session, &vm, None)?;
     Ok(session.client.call(&VmRemove { debug_info: session.dbg(), id: vm.id })?)
 }
 

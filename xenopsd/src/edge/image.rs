@@ -1,11 +1,13 @@
-//! Kernels and ramdisks read into memory of our own: no later change of the file, and no truncation, can reach a
-//! build in progress, and the memory goes back to the kernel when the build ends.
+//! Kernels and ramdisks as memory: mapped under a lease that keeps others from changing the file meanwhile, or, where
+//! the file system has no leases or somebody is writing to it, copied. Either way the memory goes back when the build
+//! ends.
 
 use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use ffi::linux::mapped::MappedFile;
 use memmap2::MmapMut;
 
 /// Largest kernel file. Debian's unpacked debug-free kernel is 62 MB; nothing sensible is above this.
@@ -48,8 +50,11 @@ pub struct ImageFile {
 
 /// The bytes of a kernel or ramdisk.
 #[derive(Debug)]
-pub struct Image {
-    bytes: MmapMut,
+pub enum Image {
+    /// The file itself.
+    Mapped(MappedFile),
+    /// A copy of it.
+    Copied(MmapMut),
 }
 
 impl Image {
@@ -81,21 +86,39 @@ impl Image {
 
     /// The whole image.
     pub fn bytes(&self) -> &[u8] {
-        &self.bytes
+        match self {
+            Self::Mapped(map) => map,
+            Self::Copied(copy) => copy,
+        }
     }
 }
 
 impl ImageFile {
-    /// Reads it.
+    /// Its bytes.
     ///
     /// # Errors
-    /// [`ImageError::Unusable`] when it cannot be read, or has become shorter.
-    pub fn read(mut self) -> Result<Image, ImageError> {
+    /// [`ImageError::Unusable`] when it cannot be read, or its size has changed.
+    pub fn read(self) -> Result<Image, ImageError> {
+        match self.file.try_clone().and_then(MappedFile::new) {
+            Ok(map) if map.len() == self.length => Ok(Image::Mapped(map)),
+            Ok(_) => Err(self.changed()),
+            Err(error) => {
+                tracing::debug!(path = %self.path.display(), %error, "copied instead of mapped");
+                self.copy()
+            }
+        }
+    }
+
+    fn changed(self) -> ImageError {
+        ImageError::Unusable { what: self.what, path: self.path, why: "its size has changed just now".to_owned() }
+    }
+
+    fn copy(mut self) -> Result<Image, ImageError> {
         let (what, path) = (self.what, self.path);
         let unusable = |error: std::io::Error| ImageError::Unusable { what, path: path.clone(), why: error.to_string() };
         let mut bytes = MmapMut::map_anon(self.length).map_err(unusable)?;
         self.file.read_exact(&mut bytes).map_err(unusable)?;
-        Ok(Image { bytes })
+        Ok(Image::Copied(bytes))
     }
 }
 
@@ -127,9 +150,23 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("k");
         std::fs::write(&file, "kernel").unwrap();
-        let opened = Image::open("kernel", &file, 10).unwrap();
-        assert_eq!(Image::open("kernel", &file, 10).unwrap().read().unwrap().bytes(), b"kernel");
+        let open = || Image::open("kernel", &file, 10).unwrap();
+        let (mapped, copied) = (open(), open());
         std::fs::write(&file, "ker").unwrap();
-        assert!(opened.read().is_err());
+        assert!(mapped.read().is_err());
+        assert!(copied.copy().is_err());
+    }
+
+    #[test]
+    fn a_file_somebody_writes_to_is_copied() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("k");
+        std::fs::write(&file, "kernel").unwrap();
+        let open = || Image::open("kernel", &file, 10).unwrap().read().unwrap();
+        assert!(matches!(open(), Image::Mapped(_)));
+        let _writer = File::options().append(true).open(&file).unwrap();
+        let copied = open();
+        assert!(matches!(copied, Image::Copied(_)));
+        assert_eq!(copied.bytes(), b"kernel");
     }
 }

@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crossbeam::channel::{Receiver, Sender, bounded};
 
@@ -20,6 +20,9 @@ use crate::ops::updates::Updates;
 /// Finished tasks that clients never destroyed are forgotten, oldest first, beyond this many.
 pub const MAX_FINISHED: usize = 4096;
 
+/// Progress is announced at most this often: every announcement costs each waiting client two calls.
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(500);
+
 /// Nothing is ever sent: the receiver wakes when the sender is dropped.
 pub(crate) enum Never {}
 
@@ -29,6 +32,7 @@ struct Progress {
     destroy_on_finish: bool,
     cancel: Option<Sender<Never>>,
     cancel_points: u64,
+    announced: Instant,
 }
 
 struct Shared {
@@ -63,8 +67,11 @@ impl TaskHandle {
         let mut progress = self.lock();
         if let api::TaskState::Pending(old) = &mut progress.state {
             *old = done.clamp(0.0, 1.0);
-            drop(progress);
-            self.announce();
+            if progress.announced.elapsed() >= PROGRESS_INTERVAL {
+                progress.announced = Instant::now();
+                drop(progress);
+                self.announce();
+            }
         }
     }
 
@@ -157,6 +164,7 @@ impl Tasks {
             destroy_on_finish,
             cancel: Some(cancel),
             cancel_points: 0,
+            announced: Instant::now(),
         };
         let ctime = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
         let shared = Shared {

@@ -1,0 +1,106 @@
+//! A file seen as memory, safe from being shortened while it is.
+//!
+//! ```text
+//!   read lease taken ─► mapped ─► dropped: unmapped, lease given back
+//!        │ file is open for writing: refused, the caller copies it instead
+//!        └ somebody opens it for writing, or truncates it: the kernel makes them wait (`/proc/sys/fs/lease-break-time`,
+//!          45 s) and sends this process SIGIO
+//! ```
+//!
+//! Touching a page of a mapping beyond the end of its file is SIGBUS, which would end the daemon. The lease keeps
+//! others from changing the file's end meanwhile, as long as the mapping does not outlast the break time.
+
+use std::fs::File;
+use std::io;
+use std::ops::Deref;
+use std::os::fd::AsRawFd;
+
+use memmap2::{Mmap, MmapOptions};
+
+/// A whole file, read-only.
+#[derive(Debug)]
+pub struct MappedFile {
+    map: Mmap,
+    file: File,
+}
+
+impl MappedFile {
+    /// Maps `file`, all of it at once. SIGIO must be blocked or ignored in this process: it is the notice that somebody
+    /// waits for the lease, and its default action ends the process.
+    ///
+    /// # Errors
+    /// `EAGAIN` when the file is open for writing, `EINVAL` when its file system has no leases, or what mmap says.
+    pub fn new(file: File) -> io::Result<Self> {
+        lease(&file, libc::F_RDLCK)?;
+        // SAFETY: the lease keeps others from truncating the file or writing to it while it is mapped; the mapping is
+        // private and read-only, and ends before the lease does, as `map` is dropped by this type's `drop` first.
+        let mapped = unsafe { MmapOptions::new().populate().map(&file) };
+        match mapped {
+            Ok(map) => Ok(Self { map, file }),
+            Err(error) => {
+                // The lease ends with the descriptor in any case.
+                let _ = lease(&file, libc::F_UNLCK);
+                Err(error)
+            }
+        }
+    }
+}
+
+impl Deref for MappedFile {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        &self.map
+    }
+}
+
+impl AsRef<File> for MappedFile {
+    fn as_ref(&self) -> &File {
+        &self.file
+    }
+}
+
+fn lease(file: &File, kind: i32) -> io::Result<()> {
+    // SAFETY: F_SETLEASE takes an int and touches no memory of ours.
+    let done = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETLEASE, kind) };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    fn file(contents: &[u8]) -> (std::path::PathBuf, File) {
+        let path = std::env::temp_dir().join(format!("mapped-{}-{:p}", std::process::id(), contents));
+        File::create(&path).unwrap().write_all(contents).unwrap();
+        (path.clone(), File::open(path).unwrap())
+    }
+
+    #[test]
+    fn the_file_is_seen() {
+        let (path, file) = file(b"kernel");
+        assert_eq!(&*MappedFile::new(file).unwrap(), b"kernel");
+        std::fs::remove_file(path).unwrap();
+    }
+
+    #[test]
+    fn a_file_open_for_writing_is_refused() {
+        let (path, file) = file(b"being written");
+        let _writer = File::options().write(true).open(&path).unwrap();
+        assert_eq!(MappedFile::new(file).unwrap_err().raw_os_error(), Some(libc::EAGAIN));
+        std::fs::remove_file(path).unwrap();
+    }
+
+    #[test]
+    fn a_writer_is_kept_out_while_it_is_mapped() {
+        use std::os::unix::fs::OpenOptionsExt;
+        crate::sig::ignore_sigio().unwrap();
+        let (path, file) = file(b"leased");
+        let mapped = MappedFile::new(file).unwrap();
+        let writer = || File::options().write(true).custom_flags(libc::O_NONBLOCK).open(&path);
+        assert_eq!(writer().unwrap_err().raw_os_error(), Some(libc::EWOULDBLOCK));
+        drop(mapped);
+        writer().unwrap();
+        std::fs::remove_file(path).unwrap();
+    }
+}
