@@ -40,7 +40,7 @@ pub(crate) fn test(arguments: &TestArguments) -> Result<ExitCode, Failure> {
     let suite = Targets::of_suite()?;
     if arguments.quick {
         run_plain(filter)?;
-        step("conformance tests", || suite.run(Targets::QUICK, filter))?;
+        step("conformance tests", || suite.run(&suite.anywhere(), filter))?;
     } else {
         thread::scope(|scope| {
             // Its own threads leave half of the machine to the compiler; both are done at about the same time.
@@ -55,7 +55,8 @@ pub(crate) fn test(arguments: &TestArguments) -> Result<ExitCode, Failure> {
         step("tests of the nested host", || {
             check(&mut with_filter(&["test", "--package", HOST, "--test", "*"], filter))
         })?;
-        step("end-to-end and conformance tests", || suite.run(Targets::ALL, filter))?;
+        step("conformance tests", || suite.run(&suite.anywhere(), filter))?;
+        step("end-to-end tests", || suite.run(&suite.of(Targets::NESTED), filter))?;
     }
     say("all tests passed");
     Ok(ExitCode::SUCCESS)
@@ -75,13 +76,12 @@ fn run_plain(filter: Option<&str>) -> Result<(), Failure> {
     })
 }
 
-/// The suite's test targets: `conformance_*` run anywhere, `nested_*` on the nested host, `bench_*` measure.
+/// The suite's test targets: `nested_*` run on the nested host, `bench_*` measure, all others run anywhere.
 struct Targets(Vec<String>);
 
 impl Targets {
-    const QUICK: &[&str] = &["conformance_"];
-    const ALL: &[&str] = &["conformance_", "nested_"];
-    const BENCH: &[&str] = &["bench_"];
+    const NESTED: &str = "nested_";
+    const BENCH: &str = "bench_";
 
     fn of_suite() -> Result<Self, Failure> {
         Self::in_directory(&workspace().join("tests/suite/tests"))
@@ -102,17 +102,18 @@ impl Targets {
         Ok(Self(names))
     }
 
-    fn chosen(&self, prefixes: &[&str]) -> Vec<&str> {
-        self.0
-            .iter()
-            .map(String::as_str)
-            .filter(|name| prefixes.iter().any(|p| name.starts_with(p)))
-            .collect()
+    fn of(&self, prefix: &str) -> Vec<&str> {
+        self.0.iter().map(String::as_str).filter(|name| name.starts_with(prefix)).collect()
     }
 
-    fn run(&self, prefixes: &[&str], filter: Option<&str>) -> Result<(), Failure> {
+    fn anywhere(&self) -> Vec<&str> {
+        let special = |name: &str| name.starts_with(Self::NESTED) || name.starts_with(Self::BENCH);
+        self.0.iter().map(String::as_str).filter(|name| !special(name)).collect()
+    }
+
+    fn run(&self, targets: &[&str], filter: Option<&str>) -> Result<(), Failure> {
         let mut arguments = vec!["test", "--package", SUITE, "--lib"];
-        for name in self.chosen(prefixes) {
+        for name in targets {
             arguments.extend(["--test", name]);
         }
         check(&mut with_filter(&arguments, filter))
@@ -130,7 +131,7 @@ pub(crate) struct BenchArguments {
 pub(crate) fn bench(arguments: &BenchArguments) -> Result<ExitCode, Failure> {
     packages::install()?;
     let suite = Targets::of_suite()?;
-    let chosen = suite.chosen(Targets::BENCH);
+    let chosen = suite.of(Targets::BENCH);
     if chosen.is_empty() {
         return Err(Failure::NoTargets("bench_*"));
     }
@@ -152,9 +153,9 @@ mod tests {
     #[test]
     fn targets_are_chosen_by_their_prefix() {
         let targets = Targets(["bench_a", "conformance_b", "nested_c", "other"].map(str::to_owned).to_vec());
-        assert_eq!(targets.chosen(Targets::QUICK), ["conformance_b"]);
-        assert_eq!(targets.chosen(Targets::ALL), ["conformance_b", "nested_c"]);
-        assert_eq!(targets.chosen(Targets::BENCH), ["bench_a"]);
+        assert_eq!(targets.anywhere(), ["conformance_b", "other"]);
+        assert_eq!(targets.of(Targets::NESTED), ["nested_c"]);
+        assert_eq!(targets.of(Targets::BENCH), ["bench_a"]);
     }
 
     #[test]

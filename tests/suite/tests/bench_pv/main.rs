@@ -19,7 +19,8 @@ const AIMS: &[(&str, &str, f64)] = &[
     ("destroy", "destroy it", 0.5),
     ("bare-userspace", "create to the first line of userspace", 1.0),
     ("destroy-running", "destroy it", 0.5),
-    ("full-ping", "the same with a disk and a card, to the first ping", 1.0 / 3.0),
+    ("full-ping-command", "create and start with a disk and a card", 1.0 / 3.0),
+    ("full-ping", "the same to the guest's first ping (its own boot included)", 1.0),
     ("destroy-full", "destroy it", 0.5),
 ];
 

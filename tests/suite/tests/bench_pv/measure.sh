@@ -38,7 +38,7 @@ timed() {
 
 say() { echo "MEASURE $1 $2 $(( (${4/./} - ${3/./}) / 1000 ))"; }
 
-# until_line WHAT WHO TEXT COMMAND...: to the moment TEXT shows on the guest's console.
+# until_line WHAT WHO TEXT COMMAND...: the command itself, and to the moment TEXT shows on the guest's console.
 until_line() {
   local what=$1 who=$2 text=$3 begin line
   shift 3
@@ -46,6 +46,7 @@ until_line() {
   exec 7< <(exec tail -n0 -F "$LOG" 2>/dev/null)
   begin=$EPOCHREALTIME
   "$@" >/tmp/bench.out 2>&1 || { echo "FAILED $what $who"; cat /tmp/bench.out; exit 1; }
+  say "$what-command" "$who" "$begin" "$EPOCHREALTIME"
   while read -r -t 120 -u 7 line; do
     case "$line" in *"$text"*) say "$what" "$who" "$begin" "$EPOCHREALTIME"; exec 7<&-; return;; esac
   done
