@@ -2,9 +2,10 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
-use xenstore::transport::{DEFAULT_XENBUS, Endpoint, LibTransport};
 use xenstore::Client;
+use xenstore::transport::{DEFAULT_XENBUS, Endpoint, LibTransport};
 
 use super::linux::blockdev::{self, Disk, Links, OpenDiskError};
 use super::linux::loopdev::{self, AttachOptions};
@@ -52,6 +53,10 @@ fn open_store(address: StoreAddress) -> Result<Client, xenstore::Error> {
     }
 }
 
+/// How long netback may take to make an interface: it announces itself ready (`InitWait`) before it does. It takes
+/// microseconds, on a busy dom0 a little longer.
+const INTERFACE_LIMIT: Duration = Duration::from_secs(30);
+
 /// Linux in dom0.
 #[derive(Debug, Clone, Copy)]
 pub struct LinuxHost;
@@ -85,12 +90,15 @@ impl Host for LinuxHost {
 
     fn check_bridge(&self, bridge: &str) -> Result<(), HostError> {
         let name = interface_name(bridge)?;
-        let link = Netlink::open().and_then(|mut netlink| netlink.link_by_name(&name)).map_err(unusable_network)?;
+        let link =
+            Netlink::open().and_then(|mut netlink| netlink.link_by_name(&name)).map_err(unusable_network)?;
         match link {
             None => Err(HostError::Missing {
                 class: "network",
                 id: bridge.to_owned(),
-                text: format!("bridge {bridge} does not exist; make it with `ip link add {bridge} type bridge`"),
+                text: format!(
+                    "bridge {bridge} does not exist; make it with `ip link add {bridge} type bridge`"
+                ),
             }),
             Some(link) if !link.is_bridge() => {
                 Err(unusable_network(format!("{bridge} is a network interface but not a bridge")))
@@ -103,6 +111,8 @@ impl Host for LinuxHost {
         let interface = interface_name(interface)?;
         let bridge = interface_name(&settings.bridge)?;
         let mut netlink = Netlink::open().map_err(unusable_network)?;
+        // That it did not appear is found, and said, by the next step.
+        netlink.await_link(&interface, INTERFACE_LIMIT).map_err(unusable_network)?;
         vif::connect_vif(&mut netlink, &interface, settings.mtu, &bridge, MacAddr::BACKEND)
             .map(drop)
             .map_err(unusable_network)

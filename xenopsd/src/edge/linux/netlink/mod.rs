@@ -9,11 +9,13 @@ use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::str::FromStr;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
-    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, connect, recv, send, setsockopt,
-    socket, sockopt::ReceiveTimeout,
+    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, connect, recv, send,
+    setsockopt, socket, sockopt::ReceiveTimeout,
 };
 use nix::sys::time::TimeVal;
 
@@ -30,6 +32,9 @@ const RECEIVE_BUFFER: usize = 64 * 1024;
 
 /// How long an answer may take; see the module's description for why it never does.
 const ANSWER_SECONDS: i64 = 5;
+
+/// `RTMGRP_LINK` of `<linux/rtnetlink.h>`: news of interfaces.
+const LINK_NEWS: u32 = 1;
 
 /// How often a list that changed while being read is read again before the last reading is taken.
 const DUMP_ATTEMPTS: u32 = 8;
@@ -178,6 +183,39 @@ impl Netlink {
     pub fn link_by_name(&mut self, name: &IfName) -> Result<Option<Link>, NetlinkError> {
         let request = self.request(RTM_GETLINK, 0, 0).text(IFLA_IFNAME, name.as_str());
         self.get(request, name.as_str())
+    }
+
+    /// The interface called `name`, which may take up to `limit` to appear; `None` when it does not.
+    ///
+    /// # Errors
+    ///
+    /// [`NetlinkError`].
+    pub fn await_link(&mut self, name: &IfName, limit: Duration) -> Result<Option<Link>, NetlinkError> {
+        if let Some(link) = self.link_by_name(name)? {
+            return Ok(Some(link));
+        }
+        let broken = |action| move |errno: Errno| NetlinkError::Socket { action, source: errno.into() };
+        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+        let news = socket(AddressFamily::Netlink, SockType::Raw, flags, SockProtocol::NetlinkRoute)
+            .map_err(broken("open"))?;
+        bind(news.as_raw_fd(), &NetlinkAddr::new(0, LINK_NEWS)).map_err(broken("subscribe to"))?;
+        let deadline = Instant::now() + limit;
+        loop {
+            // After the subscription: what happens from here on is news.
+            if let Some(link) = self.link_by_name(name)? {
+                return Ok(Some(link));
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+            match poll(&mut [PollFd::new(news.as_fd(), PollFlags::POLLIN)], timeout) {
+                Ok(0) => return Ok(None),
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(errno) => return Err(broken("wait for")(errno)),
+            }
+            // Which interface it is about does not matter, and that some news was lost (ENOBUFS) neither: a look tells.
+            let mut ignored = [0; 16];
+            while recv(news.as_raw_fd(), &mut ignored, MsgFlags::empty()).is_ok() {}
+        }
     }
 
     /// The interface of index `index`; `None` when there is none.

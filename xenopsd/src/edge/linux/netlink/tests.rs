@@ -121,3 +121,15 @@ fn a_long_list_is_read_to_its_end() {
         assert!(bridges.iter().any(|bridge| bridge.name == "xenbr99"));
     });
 }
+
+#[test]
+fn an_interface_that_appears_is_waited_for() {
+    in_namespace(|netlink| {
+        let name: IfName = "late0".parse().unwrap();
+        assert_eq!(netlink.await_link(&name, Duration::from_millis(10)).unwrap(), None);
+        // Its thread is in the same namespace.
+        let maker = std::thread::spawn(|| create(&mut Netlink::open().unwrap(), "late0", "bridge"));
+        let found = netlink.await_link(&name, Duration::from_secs(10)).unwrap();
+        assert_eq!(found.map(|link| link.name), maker.join().unwrap().map(|link| link.name));
+    });
+}
