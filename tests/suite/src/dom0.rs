@@ -1,0 +1,323 @@
+//! A nested host with the daemon in it, driven over the forwarded socket and with commands in dom0.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+use xen_host::programs::{DAEMON_LOG, SOCKET};
+use xen_host::{Host, Options, Output, Template, quote};
+use xenopsd::api::value::Value;
+use xenopsd::api::{
+    Error, Int, Method, PowerState, TaskId, UpdatesGet, UpdatesLastId, VbdAdd, VifAdd, VmAdd, VmPause,
+    VmReboot, VmRemove, VmShutdown, VmStart, VmStat, VmState, VmUnpause,
+};
+use xenopsd::rpc::Codec;
+use xenopsd::rpc::client::{Client, ClientError};
+
+use crate::guest::Guest;
+
+/// Longest wait for a guest or the daemon. A guest boots in five seconds on an idle machine.
+pub const LIMIT: Duration = Duration::from_secs(120);
+
+/// How long one request for updates waits, in seconds.
+const UPDATES_WAIT: Int = 10;
+
+/// How much of the daemon's log a failed test shows.
+const LOG_LINES: u32 = 60;
+
+/// A running nested host of one's own; it ends when dropped.
+#[derive(Debug)]
+pub struct Dom0 {
+    /// The host.
+    pub host: Host,
+    /// The daemon's client, in XML-RPC.
+    pub client: Client,
+    dir: TempDir,
+    marks: AtomicU32,
+}
+
+impl Dom0 {
+    /// One with the daemon running.
+    pub fn start() -> Self {
+        Self::of(&Template::with_daemon(Options::default()).expect("the template with the daemon"))
+    }
+
+    /// One with the programs installed and the daemon not started.
+    pub fn without_daemon(options: Options) -> Self {
+        Self::of(&Template::with_programs(options).expect("the template with the programs"))
+    }
+
+    fn of(template: &Template) -> Self {
+        let host = template.start().expect("a clone");
+        let dir = tempfile::tempdir().expect("a directory for sockets");
+        let (xml, json) = (dir.path().join("xml"), dir.path().join("json"));
+        host.open_forward(&xml, SOCKET).expect("forwards the daemon's socket");
+        host.open_forward(&json, &format!("{SOCKET}.json")).expect("forwards the daemon's JSON socket");
+        Self { host, client: Client::new(xml, Codec::Xml), dir, marks: AtomicU32::new(0) }
+    }
+
+    /// The forwarded socket of a codec.
+    pub fn socket(&self, codec: Codec) -> std::path::PathBuf {
+        self.dir.path().join(if codec == Codec::Json { "json" } else { "xml" })
+    }
+
+    /// Runs a shell script in dom0 that must succeed; returns what it printed.
+    #[track_caller]
+    pub fn sh(&self, script: &str) -> String {
+        self.host.check_shell(script).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// Runs a shell script in dom0, whatever comes of it.
+    #[track_caller]
+    pub fn run(&self, script: &str) -> Output {
+        self.host.shell(script).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// Reads a node of the store; none when it does not exist.
+    #[track_caller]
+    pub fn read(&self, path: &str) -> Option<String> {
+        let output = self.run(&format!("xenstore-read {}", quote(path)));
+        output.success().then(|| output.text().trim_end_matches('\n').to_owned())
+    }
+
+    /// The daemon's process id.
+    #[track_caller]
+    pub fn daemon(&self) -> u32 {
+        self.sh("cat /run/xenopsd.pid").trim().parse().expect("a process id")
+    }
+
+    /// Starts the daemon with more flags and waits until it answers.
+    #[track_caller]
+    pub fn start_daemon(&self, flags: &str) {
+        self.sh(&format!(
+            "setsid xenopsd --pidfile /run/xenopsd.pid {flags} </dev/null >>{DAEMON_LOG} 2>&1 &
+             tail -n +1 -F --pid=$! {DAEMON_LOG} 2>/dev/null | timeout 60 grep -q -m1 \"ready xen\"
+             xenops list >/dev/null"
+        ));
+    }
+
+    /// Sends the daemon a signal and waits until it has ended.
+    #[track_caller]
+    pub fn stop_daemon(&self, signal: &str) {
+        let pid = self.daemon();
+        self.sh(&format!(
+            "kill -{signal} {pid}; timeout 30 tail --pid={pid} -s 0.05 -f /dev/null; : >{DAEMON_LOG}"
+        ));
+    }
+
+    /// Calls the daemon; any failure but its own error fails the test.
+    ///
+    /// # Errors
+    /// The daemon's.
+    #[track_caller]
+    pub fn call<M: Method>(&self, call: &M) -> Result<M::Result, Error> {
+        remote(self.client.call(call))
+    }
+
+    /// Calls a method that answers with a task, and waits for the task.
+    ///
+    /// # Errors
+    /// The daemon's, of the call or the task.
+    #[track_caller]
+    pub fn task<M: Method<Result = TaskId>>(&self, call: &M) -> Result<(), Error> {
+        let id = self.call(call)?;
+        self.wait_task(&id)
+    }
+
+    /// Waits for a task to end.
+    ///
+    /// # Errors
+    /// The task's.
+    #[track_caller]
+    pub fn wait_task(&self, id: &str) -> Result<(), Error> {
+        let done: Result<Option<Value>, ClientError> = self.client.wait_task("test", id, |_| ());
+        remote(done).map(drop)
+    }
+
+    /// Adds the VM and its devices.
+    #[track_caller]
+    pub fn add(&self, guest: &Guest) {
+        self.try_add(guest).unwrap_or_else(|error| panic!("{} is not added: {error}", guest.name()));
+    }
+
+    /// Adds the VM and its devices as far as the daemon accepts them.
+    ///
+    /// # Errors
+    /// The daemon's first one.
+    #[track_caller]
+    pub fn try_add(&self, guest: &Guest) -> Result<(), Error> {
+        self.call(&VmAdd { debug_info: dbg("add"), vm: guest.vm.clone() })?;
+        for vbd in &guest.vbds {
+            self.call(&VbdAdd { debug_info: dbg("add disk"), vbd: vbd.clone() })?;
+        }
+        for vif in &guest.vifs {
+            self.call(&VifAdd { debug_info: dbg("add interface"), vif: vif.clone() })?;
+        }
+        Ok(())
+    }
+
+    /// Starts a VM, leaving it paused.
+    ///
+    /// # Errors
+    /// The task's.
+    #[track_caller]
+    pub fn start_paused(&self, guest: &Guest) -> Result<(), Error> {
+        self.task(&VmStart { debug_info: dbg("start"), id: guest.vm.id.clone(), paused: true })
+    }
+
+    /// Lets a VM run.
+    ///
+    /// # Errors
+    /// The task's.
+    #[track_caller]
+    pub fn unpause(&self, guest: &Guest) -> Result<(), Error> {
+        self.task(&VmUnpause { debug_info: dbg("unpause"), id: guest.vm.id.clone() })
+    }
+
+    /// Pauses a VM.
+    ///
+    /// # Errors
+    /// The task's.
+    #[track_caller]
+    pub fn pause(&self, guest: &Guest) -> Result<(), Error> {
+        self.task(&VmPause { debug_info: dbg("pause"), id: guest.vm.id.clone() })
+    }
+
+    /// Starts a VM that was added and lets it run.
+    #[track_caller]
+    pub fn run_guest(&self, guest: &Guest) {
+        self.start_paused(guest).unwrap_or_else(|error| panic!("{} does not start: {error}", guest.name()));
+        self.unpause(guest).unwrap_or_else(|error| panic!("{} does not run: {error}", guest.name()));
+    }
+
+    /// Adds a VM, starts it and waits until it is up.
+    #[track_caller]
+    pub fn boot(&self, guest: &Guest) {
+        self.add(guest);
+        self.run_guest(guest);
+        self.said(guest, "GUEST: ready");
+    }
+
+    /// Waits until the guest has printed `text`.
+    #[track_caller]
+    pub fn said(&self, guest: &Guest, text: &str) {
+        self.host.wait_for_guest(guest.name(), text, LIMIT).unwrap_or_else(|error| panic!("{error}"));
+    }
+
+    /// Forgets what the guest has printed so far, so that the same text can be waited for again.
+    #[track_caller]
+    pub fn forget_output(&self, guest: &Guest) {
+        self.sh(&format!(": >{}", Host::guest_log(guest.name())));
+    }
+
+    /// Asks the guest to shut down within `seconds`.
+    ///
+    /// # Errors
+    /// The task's.
+    #[track_caller]
+    pub fn shutdown(&self, guest: &Guest, seconds: f64) -> Result<(), Error> {
+        self.task(&VmShutdown { debug_info: dbg("shutdown"), id: guest.vm.id.clone(), delay: Some(seconds) })
+    }
+
+    /// Pulls the plug.
+    ///
+    /// # Errors
+    /// The task's.
+    #[track_caller]
+    pub fn hard_shutdown(&self, guest: &Guest) -> Result<(), Error> {
+        self.task(&VmShutdown { debug_info: dbg("hard shutdown"), id: guest.vm.id.clone(), delay: None })
+    }
+
+    /// Reboots, asking the guest when there is a time for that.
+    ///
+    /// # Errors
+    /// The task's.
+    #[track_caller]
+    pub fn reboot(&self, guest: &Guest, seconds: Option<f64>) -> Result<(), Error> {
+        self.task(&VmReboot { debug_info: dbg("reboot"), id: guest.vm.id.clone(), delay: seconds })
+    }
+
+    /// Forgets a VM.
+    ///
+    /// # Errors
+    /// The daemon's.
+    #[track_caller]
+    pub fn remove(&self, guest: &Guest) -> Result<(), Error> {
+        self.call(&VmRemove { debug_info: dbg("remove"), id: guest.vm.id.clone() })
+    }
+
+    /// What the daemon sees of a VM.
+    #[track_caller]
+    pub fn state(&self, guest: &Guest) -> VmState {
+        let stat = self.call(&VmStat { debug_info: dbg("stat"), id: guest.vm.id.clone() });
+        stat.unwrap_or_else(|error| panic!("VM.stat of {}: {error}", guest.name())).1
+    }
+
+    /// The domain of a VM that has one.
+    #[track_caller]
+    pub fn domid(&self, guest: &Guest) -> Int {
+        *self.state(guest).domids.last().unwrap_or_else(|| panic!("{} has no domain", guest.name()))
+    }
+
+    /// Waits, by the daemon's own notifications, until a VM is as wanted.
+    #[track_caller]
+    pub fn wait_until(&self, guest: &Guest, what: &str, wanted: impl Fn(&VmState) -> bool) -> VmState {
+        let deadline = Instant::now() + LIMIT;
+        let mut last_id = self.call(&UpdatesLastId { debug_info: dbg("wait") }).expect("UPDATES.last_id");
+        loop {
+            let state = self.state(guest);
+            if wanted(&state) {
+                return state;
+            }
+            assert!(Instant::now() < deadline, "{} is not {what}: {state:?}", guest.name());
+            let get =
+                UpdatesGet { debug_info: dbg("wait"), last_id: Some(last_id), timeout: Some(UPDATES_WAIT) };
+            last_id = self.call(&get).expect("UPDATES.get").2;
+        }
+    }
+
+    /// Waits until a VM is in a power state.
+    #[track_caller]
+    pub fn wait_for_power(&self, guest: &Guest, power: PowerState) -> VmState {
+        self.wait_until(guest, &format!("{power:?}"), |state| state.power_state == power)
+    }
+
+    /// Types a command into the shell on the guest's console, and returns what it printed.
+    #[track_caller]
+    pub fn type_into(&self, guest: &Guest, command: &str) -> String {
+        let mark = self.marks.fetch_add(1, Ordering::Relaxed);
+        // What is typed comes back as echo: the quotes make it differ from what the command prints.
+        let line = format!("echo BE''GIN{mark}; {command}; echo E''ND{mark}\r");
+        let tty = format!("/local/domain/{}/console/tty", self.domid(guest));
+        self.sh(&format!("printf %s {} >$(xenstore-read {tty})", quote(&line)));
+        self.said(guest, &format!("END{mark}"));
+        let log = self.sh(&format!("cat {}", quote(&Host::guest_log(guest.name()))));
+        let printed = log.split_once(&format!("BEGIN{mark}")).and_then(|(_, rest)| rest.split_once("END"));
+        let (printed, _) = printed.unwrap_or_else(|| panic!("{} printed no marks: {log}", guest.name()));
+        printed.replace('\r', "").trim().to_owned()
+    }
+}
+
+impl Drop for Dom0 {
+    fn drop(&mut self) {
+        if thread::panicking()
+            && let Ok(log) = self.host.shell(&format!("tail -n {LOG_LINES} {DAEMON_LOG}"))
+        {
+            eprintln!("the end of the daemon's log:\n{}", log.text());
+        }
+    }
+}
+
+fn dbg(what: &str) -> String {
+    format!("test {what}")
+}
+
+#[track_caller]
+fn remote<T>(outcome: Result<T, ClientError>) -> Result<T, Error> {
+    match outcome {
+        Ok(value) => Ok(value),
+        Err(ClientError::Remote(error)) => Err(error),
+        Err(other) => panic!("{other}"),
+    }
+}
