@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
+use crossbeam::channel::{Receiver, Sender, TryRecvError, bounded, unbounded};
 use mio::{Interest, Poll, Token, Waker};
 use xenstore::watch::Event;
 use xenstore::{Path, WatchStream, WatchToken};
@@ -52,12 +52,23 @@ impl Sink {
     }
 }
 
-/// Handle to the event thread. Cheap to clone.
+/// Handle to the event thread, which ends with the last one. Cheap to clone.
 #[derive(Clone)]
 pub struct Events {
     commands: Sender<Command>,
-    waker: Arc<Waker>,
+    // Behind `commands`: the thread must find those gone when the last of these wakes it.
+    waker: Arc<LastWake>,
     keys: Arc<AtomicU64>,
+}
+
+/// Wakes the event thread once more when it goes.
+struct LastWake(Arc<Waker>);
+
+impl Drop for LastWake {
+    fn drop(&mut self) {
+        // Without the wake the thread sleeps on, which harms nobody.
+        let _ = self.0.wake();
+    }
 }
 
 /// Watches that last as long as this value.
@@ -77,12 +88,13 @@ impl Events {
         let waker = Arc::new(Waker::new(poll.registry(), COMMANDS)?);
         poll.registry().register(&mut stream, STREAM, Interest::READABLE | Interest::WRITABLE)?;
         let (commands, incoming) = unbounded();
-        let thread = EventThread { poll, stream, incoming, sinks: HashMap::new(), tokens: HashMap::new() };
+        let (sinks, tokens, own_waker) = (HashMap::new(), HashMap::new(), Arc::clone(&waker));
+        let thread = EventThread { poll, stream, incoming, sinks, tokens, _waker: own_waker };
         std::thread::Builder::new()
             .name("store-events".into())
             .stack_size(crate::ops::SMALL_STACK)
             .spawn(move || thread.run())?;
-        Ok(Self { commands, waker, keys: Arc::default() })
+        Ok(Self { commands, waker: Arc::new(LastWake(waker)), keys: Arc::default() })
     }
 
     /// Watches `paths` for one subscriber, who is told of each change at or below them, and once at the beginning.
@@ -115,7 +127,7 @@ impl Events {
     fn send(&self, command: Command) -> Result<(), Error> {
         let ended = || Error::internal("the xenstore event thread has ended; restart xenopsd".to_owned());
         self.commands.send(command).map_err(|_| ended())?;
-        self.waker.wake().map_err(|_| ended())
+        self.waker.0.wake().map_err(|_| ended())
     }
 }
 
@@ -146,6 +158,8 @@ struct EventThread {
     incoming: Receiver<Command>,
     sinks: HashMap<WatchToken, (u64, Sink)>,
     tokens: HashMap<u64, WatchToken>,
+    /// A closed waker would take its last wake along.
+    _waker: Arc<Waker>,
 }
 
 impl EventThread {
@@ -159,23 +173,30 @@ impl EventThread {
                 tracing::error!(%error, "the xenstore event loop failed");
                 return;
             }
-            self.obey();
+            if !self.obey() {
+                return;
+            }
             if let Err(error) = self.listen() {
                 tracing::error!(%error, "the xenstore watch connection is lost; connecting again");
-                self.reconnect();
+                if !self.reconnect() {
+                    return;
+                }
             }
         }
     }
 
-    fn obey(&mut self) {
-        while let Ok(command) = self.incoming.try_recv() {
-            match command {
-                Command::Watch(key, path, sink) => {
+    /// Whether there is still somebody who can command.
+    fn obey(&mut self) -> bool {
+        loop {
+            match self.incoming.try_recv() {
+                Err(TryRecvError::Empty) => return true,
+                Err(TryRecvError::Disconnected) => return false,
+                Ok(Command::Watch(key, path, sink)) => {
                     let token = self.stream.watch(&path);
                     self.tokens.insert(key, token);
                     self.sinks.insert(token, (key, sink));
                 }
-                Command::Unwatch(key) => {
+                Ok(Command::Unwatch(key)) => {
                     if let Some(token) = self.tokens.remove(&key) {
                         self.sinks.remove(&token);
                         self.stream.unwatch(token);
@@ -203,7 +224,8 @@ impl EventThread {
         })
     }
 
-    fn reconnect(&mut self) {
+    /// Whether there is still somebody to do it for.
+    fn reconnect(&mut self) -> bool {
         let mut pause = MIN_BACKOFF;
         let _ = self.poll.registry().deregister(&mut self.stream);
         loop {
@@ -211,6 +233,9 @@ impl EventThread {
                 Ok(()) => break,
                 Err(error) => {
                     tracing::warn!(%error, seconds = pause.as_secs_f64(), "xenstored does not answer; trying again");
+                    if !self.obey() {
+                        return false;
+                    }
                     // Commands go on queueing; waits end by their own deadlines.
                     crossbeam::channel::at(Instant::now() + pause).recv().ok();
                     pause = (pause * 2).min(MAX_BACKOFF);
@@ -222,5 +247,6 @@ impl EventThread {
             tracing::error!(%error, "the new xenstore connection cannot be polled");
         }
         self.sinks.values().for_each(|(_, sink)| sink.tell());
+        true
     }
 }

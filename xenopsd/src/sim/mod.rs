@@ -206,3 +206,6 @@ impl Drop for Machine {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,201 @@
+//! One VM through its life.
+
+use super::*;
+use crate::api::Action;
+use crate::edge::ShutdownReason;
+use xenstore::Operations;
+use xenstore::layout::XenbusState;
+
+/// Operations on a fresh machine leave the directories that all VMs share; a first round makes them.
+fn settled(script: &[(&str, &str)]) -> (Rig, String, Remains) {
+    settled_with(script, |_| ())
+}
+
+fn settled_with(script: &[(&str, &str)], change: impl FnOnce(&mut Vm)) -> (Rig, String, Remains) {
+    let rig = Rig::new(&quick());
+    let other = rig.add(0xffff, &[], |_| ());
+    rig.start(&other).unwrap();
+    rig.run(&other, Operation::Shutdown(None)).unwrap();
+    let vm = rig.add(1, script, change);
+    let remains = rig.remains(&vm);
+    (rig, vm, remains)
+}
+
+fn connected(rig: &Rig, vm: &str) -> bool {
+    let status = rig.disk(vm);
+    (status.backend, status.frontend) == (Some(XenbusState::Connected), Some(XenbusState::Connected))
+}
+
+#[test]
+fn start_leaves_it_paused_and_unpause_lets_it_connect() {
+    let (rig, vm, before) = settled(&[]);
+    rig.run(&vm, Operation::Start).unwrap();
+    assert_eq!(rig.state(&vm), PowerState::Paused);
+    assert_eq!(rig.disk(&vm).backend, Some(XenbusState::InitWait));
+    assert_eq!(rig.machine.hardware(crate::sim::Hardware::free_pages), before.free_pages - (64 << 20) / 4096);
+    assert_eq!(rig.remains(&vm).kept, 2);
+    rig.run(&vm, Operation::Unpause).unwrap();
+    assert_eq!(rig.state(&vm), PowerState::Running);
+    rig.until("the disk is connected", || connected(&rig, &vm));
+    let domid = rig.domid(&vm).unwrap();
+    let tty = xenstore::Path::new(&format!("/local/domain/{domid}/console/tty")).unwrap();
+    let mut store = rig.machine.store.client(xenstore::DomId::DOM0);
+    rig.until("the console has a terminal", || store.read(&tty).unwrap().is_some_and(|v| !v.is_empty()));
+    rig.run(&vm, Operation::Pause).unwrap();
+    assert_eq!(rig.state(&vm), PowerState::Paused);
+    rig.run(&vm, Operation::Shutdown(None)).unwrap();
+    assert_eq!(rig.state(&vm), PowerState::Halted);
+    assert_eq!(rig.remains(&vm), before);
+}
+
+#[test]
+fn a_clean_shutdown_asks_and_a_clean_reboot_comes_back() {
+    let (rig, vm, before) = settled(&[]);
+    rig.start(&vm).unwrap();
+    let first = rig.domid(&vm).unwrap();
+    rig.run(&vm, Operation::Reboot(Some(LONG))).unwrap();
+    assert_eq!(rig.state(&vm), PowerState::Running);
+    assert_ne!(rig.domid(&vm).unwrap(), first);
+    rig.until("the disk is connected again", || connected(&rig, &vm));
+    rig.run(&vm, Operation::Shutdown(Some(LONG))).unwrap();
+    assert_eq!(rig.remains(&vm), before);
+}
+
+#[test]
+fn a_hard_reboot_needs_no_guest() {
+    let (rig, vm, before) = settled(&[("shutdown", "ignore"), ("devices", "ignore")]);
+    rig.start(&vm).unwrap();
+    rig.run(&vm, Operation::Reboot(None)).unwrap();
+    assert_eq!(rig.state(&vm), PowerState::Running);
+    rig.run(&vm, Operation::Shutdown(None)).unwrap();
+    assert_eq!(rig.remains(&vm), before);
+}
+
+#[test]
+fn a_guest_that_ignores_the_request_is_left_running() {
+    let (rig, vm, before) = settled(&[("shutdown", "ignore")]);
+    rig.start(&vm).unwrap();
+    let outcome = rig.run(&vm, Operation::Shutdown(Some(Duration::from_millis(300))));
+    assert_eq!(outcome, Err(Error::FailedToAcknowledgeShutdownRequest));
+    assert_eq!(rig.state(&vm), PowerState::Running);
+    let domid = rig.domid(&vm).unwrap();
+    let request = xenstore::Path::new(&format!("/local/domain/{domid}/control/shutdown")).unwrap();
+    let mut store = rig.machine.store.client(xenstore::DomId::DOM0);
+    assert_eq!(store.read(&request).unwrap().unwrap(), b"", "the request is withdrawn");
+    rig.run(&vm, Operation::Shutdown(None)).unwrap();
+    assert_eq!(rig.remains(&vm), before);
+}
+
+#[test]
+fn a_guest_that_only_says_yes_is_left_running_too() {
+    let (rig, vm, _) = settled(&[("shutdown", "acknowledge")]);
+    rig.start(&vm).unwrap();
+    let outcome = rig.run(&vm, Operation::Shutdown(Some(Duration::from_millis(300))));
+    assert_eq!(outcome, Err(Error::FailedToShutdown { id: vm.clone(), timeout: 0.3 }));
+    assert_eq!(rig.state(&vm), PowerState::Running);
+}
+
+#[test]
+fn a_guest_may_stop_without_a_word() {
+    let (rig, vm, before) = settled(&[("shutdown", "silent")]);
+    rig.start(&vm).unwrap();
+    rig.run(&vm, Operation::Shutdown(Some(LONG))).unwrap();
+    assert_eq!(rig.remains(&vm), before);
+}
+
+#[test]
+fn a_guest_that_powers_off_by_itself_is_cleaned_up() {
+    let (rig, vm, before) = settled(&[("then", "poweroff")]);
+    rig.start(&vm).unwrap();
+    rig.until_remains(&vm, &before, "its own end");
+}
+
+#[test]
+fn a_guest_that_reboots_by_itself_comes_back() {
+    let (rig, vm, before) = settled(&[("then", "reboot")]);
+    rig.start(&vm).unwrap();
+    let first = rig.domid(&vm);
+    rig.until("it is another domain, connected", || {
+        let now = rig.domid(&vm);
+        now.is_some() && now != first && rig.state(&vm) == PowerState::Running && connected(&rig, &vm)
+    });
+    rig.run(&vm, Operation::Shutdown(Some(LONG))).unwrap();
+    assert_eq!(rig.remains(&vm), before);
+}
+
+#[test]
+fn a_crash_soon_after_the_start_is_not_repeated() {
+    let (rig, vm, before) = settled(&[("then", "crash")]);
+    rig.start(&vm).unwrap();
+    rig.until_remains(&vm, &before, "its own end");
+}
+
+#[test]
+fn a_crashed_guest_may_be_kept_for_a_look() {
+    let (rig, vm, before) = settled_with(&[("then", "crash")], |vm| vm.on_crash = vec![Action::Pause]);
+    rig.start(&vm).unwrap();
+    rig.until("it has crashed", || {
+        rig.core.domain_of(&vm).unwrap().unwrap().shutdown == Some(ShutdownReason::Crash)
+    });
+    assert!(rig.domid(&vm).is_some());
+    rig.run(&vm, Operation::Shutdown(None)).unwrap();
+    assert_eq!(rig.remains(&vm), before);
+}
+
+#[test]
+fn a_domain_that_somebody_else_destroys_is_cleaned_up() {
+    let (rig, vm, before) = settled(&[]);
+    rig.start(&vm).unwrap();
+    rig.until("the disk is connected", || connected(&rig, &vm));
+    let domid = rig.domid(&vm).unwrap();
+    rig.core.edges.hypervisor().unwrap().destroy(domid).unwrap();
+    rig.until_remains(&vm, &before, "its own end");
+}
+
+#[test]
+fn a_hostile_guest_is_started_and_removed_like_any_other() {
+    for seed in 0..8 {
+        let rig = Rig::new(&SimOptions { seed, ..quick() });
+        let other = rig.add(0xffff, &[], |_| ());
+        rig.start(&other).unwrap();
+        rig.run(&other, Operation::Shutdown(None)).unwrap();
+        let vm = rig.add(1, &[("devices", "hostile"), ("flood", "2000"), ("shutdown", "ignore")], |_| ());
+        let before = rig.remains(&vm);
+        rig.run(&vm, Operation::Start).unwrap();
+        let paused = rig.machine.store.lock().dump();
+        rig.run(&vm, Operation::Unpause).unwrap();
+        rig.until("it has scribbled", || rig.machine.store.lock().dump() != paused);
+        observe::state(&rig.core, &rig.core.records.vm(&vm).unwrap()).unwrap();
+        rig.run(&vm, Operation::Shutdown(None)).unwrap();
+        assert_eq!(rig.remains(&vm), before, "seed {seed}");
+    }
+}
+
+#[test]
+fn what_is_missing_is_found_before_anything_is_taken() {
+    let none = crate::sim::Present::Only(std::collections::BTreeSet::new());
+    let rig = Rig::new(&SimOptions { disks: none, ..quick() });
+    let vm = rig.add(1, &[], |_| ());
+    let before = rig.remains(&vm);
+    let missing = Error::does_not_exist("disk", "/srv/1-xvda.img");
+    assert_eq!(rig.run(&vm, Operation::Start), Err(missing));
+    assert_eq!(rig.remains(&vm), before);
+}
+
+#[test]
+fn a_full_host_says_so() {
+    let rig = Rig::new(&SimOptions { memory_mib: 1024 + 100, ..quick() });
+    let (first, second) = (rig.add(1, &[], |_| ()), rig.add(2, &[], |_| ()));
+    rig.start(&first).unwrap();
+    assert!(matches!(rig.run(&second, Operation::Start), Err(Error::NotEnoughMemory(_))));
+    rig.run(&first, Operation::Shutdown(None)).unwrap();
+    rig.start(&second).unwrap();
+}
+
+#[test]
+fn a_file_that_is_no_kernel_is_refused_and_undone() {
+    let (rig, vm, before) = settled(&[]);
+    std::fs::write(rig.kernel(), "#!/bin/sh").unwrap();
+    assert!(matches!(rig.run(&vm, Operation::Start), Err(Error::BootloaderError { .. })));
+    assert_eq!(rig.remains(&vm), before);
+}

@@ -1,0 +1,174 @@
+//! Whole operations on the simulated machine.
+
+mod faults;
+mod lifecycle;
+mod many;
+mod random;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam::channel::bounded;
+use xenstore::layout::{DeviceAddress, DeviceKind, DeviceStatus};
+
+use super::{Machine, SimOptions, machine};
+use crate::api::{Boot, BuilderInfo, Disk, Error, Network, PowerState, Vm};
+use crate::core::{Core, Operation, Patience};
+use crate::domain::observe;
+use crate::edge::DomId;
+use crate::state::Records;
+use crate::{test_vbd, test_vif, test_vm};
+
+/// What no operation here takes, whatever the load of the machine.
+const LONG: Duration = Duration::from_secs(30);
+
+/// A daemon without sockets on a simulated machine.
+struct Rig {
+    core: Arc<Core>,
+    machine: Machine,
+    directory: tempfile::TempDir,
+}
+
+/// Quick steps, and patience enough for a busy machine.
+fn quick() -> SimOptions {
+    SimOptions { delay: Duration::from_millis(2), ..SimOptions::default() }
+}
+
+impl Rig {
+    fn new(options: &SimOptions) -> Self {
+        Self::with_patience(options, Patience { hotplug: LONG, shutdown_ack: LONG, zombie: LONG })
+    }
+
+    fn with_patience(options: &SimOptions, patience: Patience) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let machine = machine(options).unwrap();
+        let mut kernel = b"\x7fELF".to_vec();
+        kernel.resize(1024, 0);
+        std::fs::write(directory.path().join("kernel"), kernel).unwrap();
+        let records = Records::open(&directory.path().join("db")).unwrap();
+        let core = Core::start(records, machine.edges.clone(), machine.events.clone(), 4, patience).unwrap();
+        Self { core, machine, directory }
+    }
+
+    fn kernel(&self) -> PathBuf {
+        self.directory.path().join("kernel")
+    }
+
+    /// Stores a VM with a number, 64 MiB, two disks and an interface; its guest follows `script`.
+    fn add(&self, number: u32, script: &[(&str, &str)], change: impl FnOnce(&mut Vm)) -> String {
+        let id = format!("{number:08x}-0000-4000-8000-000000000000");
+        let mut vm = test_vm(&id, &format!("vm{number}"));
+        let BuilderInfo::Pv(pv) = &mut vm.ty else { unreachable!() };
+        let Boot::Direct(boot) = &mut pv.boot else { unreachable!() };
+        boot.kernel = self.kernel().display().to_string();
+        for memory in [&mut vm.memory_static_max, &mut vm.memory_dynamic_max, &mut vm.memory_dynamic_min] {
+            *memory = 64 << 20;
+        }
+        let keys = script.iter().map(|(k, v)| (format!("vm-data/sim/{k}"), (*v).to_owned()));
+        vm.xsdata.0.extend(keys);
+        change(&mut vm);
+        self.core.records.put_vm(&vm).unwrap();
+        for name in ["xvda", "xvdb"] {
+            let mut vbd = test_vbd(&id, name);
+            vbd.position = Some(name.parse().unwrap());
+            vbd.backend = Some(Disk::Local(format!("/srv/{number}-{name}.img")));
+            self.core.records.put_vbd(&vbd).unwrap();
+        }
+        let mut vif = test_vif(&id, "0");
+        vif.backend = Network::Local("br0".to_owned());
+        vif.mac = format!("00:16:3e:00:{:02x}:{:02x}", number >> 8 & 0xff, number & 0xff);
+        self.core.records.put_vif(&vif).unwrap();
+        id
+    }
+
+    /// Runs an operation to its end.
+    fn run(&self, vm: &str, operation: Operation) -> Result<(), Error> {
+        let (done, outcome) = bounded(1);
+        self.core.submit_then(vm, "test", operation, move |result| done.send(result).unwrap());
+        outcome.recv_timeout(LONG).expect("the operation ends")
+    }
+
+    fn start(&self, vm: &str) -> Result<(), Error> {
+        self.run(vm, Operation::Start)?;
+        self.run(vm, Operation::Unpause)
+    }
+
+    fn state(&self, vm: &str) -> PowerState {
+        observe::power_state(self.core.domain_of(vm).unwrap().as_ref())
+    }
+
+    fn domid(&self, vm: &str) -> Option<DomId> {
+        self.core.domain_of(vm).unwrap().map(|d| d.domid)
+    }
+
+    fn disk(&self, vm: &str) -> DeviceStatus {
+        let domid = xenstore::DomId(self.domid(vm).unwrap().get());
+        let backend_domid = xenstore::DomId::DOM0;
+        let address = DeviceAddress { kind: DeviceKind::Vbd, domid, id: 51712, backend_domid };
+        address.status(&mut self.machine.store.client(xenstore::DomId::DOM0)).unwrap()
+    }
+
+    /// Waits until something is so; looked at after each change that the daemon announces or the store sees.
+    fn until(&self, what: &str, is_so: impl FnMut() -> bool) {
+        assert!(self.becomes(is_so), "waited in vain until {what}");
+    }
+
+    /// Waits until a VM has left nothing.
+    fn until_remains(&self, vm: &str, before: &Remains, after: &str) {
+        if self.becomes(|| self.remains(vm) == *before) {
+            return;
+        }
+        let now = self.remains(vm);
+        let extra: Vec<_> = now.nodes.iter().filter(|n| !before.nodes.contains(n)).collect();
+        let (kept, domids, free) = (now.kept, now.domids, now.free_pages);
+        panic!(
+            "left after {after}: {kept} files, domains {domids:?}, {free} of {} pages, {extra:?}",
+            before.free_pages
+        );
+    }
+
+    fn becomes(&self, mut is_so: impl FnMut() -> bool) -> bool {
+        let deadline = Instant::now() + LONG;
+        let everything = [xenstore::Path::root(), xenstore::Path::new("@releaseDomain").unwrap()];
+        let changes = self.core.events.subscribe(&everything).unwrap();
+        let (announce, announced) = bounded(1);
+        let listen = || {
+            let announce = announce.clone();
+            let tell = Box::new(move |_| {
+                let _ = announce.try_send(());
+            });
+            self.core.updates.get(Some(self.core.updates.last_id()), Some(LONG), tell);
+        };
+        listen();
+        while !is_so() {
+            if Instant::now() > deadline {
+                return false;
+            }
+            crossbeam::select! {
+                recv(changes.receiver()) -> _ => changes.take(),
+                recv(announced) -> _ => listen(),
+                recv(crossbeam::channel::at(deadline)) -> _ => {},
+            }
+        }
+        true
+    }
+
+    /// Everything that a VM could leave behind: domains, nodes, files kept open, memory taken.
+    fn remains(&self, vm: &str) -> Remains {
+        Remains {
+            domids: self.machine.hardware(super::Hardware::domids),
+            free_pages: self.machine.hardware(super::Hardware::free_pages),
+            nodes: self.machine.store.lock().dump().into_iter().map(|(path, ..)| path.to_string()).collect(),
+            kept: self.core.runtimes.with(vm, |r| r.kept.len()),
+        }
+    }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Remains {
+    domids: Vec<DomId>,
+    free_pages: u64,
+    nodes: Vec<String>,
+    kept: usize,
+}
