@@ -213,7 +213,9 @@ mod tests {
 
     #[test]
     fn a_bad_value_is_an_error_with_its_line() {
-        for (text, line) in [("worker-pool-size = 0", 1), ("# x\nlog-json = maybe", 2), ("nonsense", 1), ("config=/x", 1)] {
+        for (text, line) in
+            [("worker-pool-size = 0", 1), ("# x\nlog-json = maybe", 2), ("nonsense", 1), ("config=/x", 1)]
+        {
             match load(text, &[]) {
                 Err(ConfigError::Line { line: at, what, .. }) => {
                     assert_eq!(at, line, "{text}");

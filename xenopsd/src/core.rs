@@ -210,7 +210,8 @@ impl Core {
             let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
             std::mem::replace(&mut *seen, now.clone())
         };
-        let changed = now.iter().filter(|d| !before.contains(d)).chain(before.iter().filter(|d| !now.contains(d)));
+        let changed =
+            now.iter().filter(|d| !before.contains(d)).chain(before.iter().filter(|d| !now.contains(d)));
         let mut vms: Vec<String> =
             changed.map(|d| uuid::Uuid::from_bytes(d.uuid).hyphenated().to_string()).collect();
         vms.sort();
@@ -254,6 +255,8 @@ impl TaskEnd {
 
 impl Drop for TaskEnd {
     fn drop(&mut self) {
-        self.end(Err(Error::internal("the operation could not be run to its end; the daemon's log says why")));
+        self.end(Err(Error::internal(
+            "the operation could not be run to its end; the daemon's log says why",
+        )));
     }
 }

@@ -149,7 +149,10 @@ fn answer(core: &Arc<Core>, call: &Call) -> Result<Value, Error> {
 
         Call::UpdatesLastId(m) => returns(m, Ok(core.updates.last_id())),
         Call::UpdatesInjectBarrier(m) => returns(m, inject_barrier(core, &m.vm_id, m.id)),
-        Call::UpdatesRemoveBarrier(m) => returns(m, Ok(core.updates.remove_barrier(m.id))),
+        Call::UpdatesRemoveBarrier(m) => {
+            core.updates.remove_barrier(m.id);
+            returns(m, Ok(()))
+        }
         Call::UpdatesRefreshVm(m) => returns(m, vm::refresh(core, &m.id)),
 
         other => Err(Error::Unimplemented(other.name().to_owned())),

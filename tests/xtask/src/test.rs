@@ -40,7 +40,7 @@ pub(crate) fn test(arguments: &TestArguments) -> Result<ExitCode, Failure> {
     let suite = Targets::of_suite()?;
     if arguments.quick {
         run_plain(filter)?;
-        step("conformance tests", || suite.run(&suite.anywhere(), filter))?;
+        step("conformance tests", || Targets::run(&suite.anywhere(), filter))?;
     } else {
         thread::scope(|scope| {
             // Its own threads leave half of the machine to the compiler; both are done at about the same time.
@@ -55,8 +55,8 @@ pub(crate) fn test(arguments: &TestArguments) -> Result<ExitCode, Failure> {
         step("tests of the nested host", || {
             check(&mut with_filter(&["test", "--package", HOST, "--test", "*"], filter))
         })?;
-        step("conformance tests", || suite.run(&suite.anywhere(), filter))?;
-        step("end-to-end tests", || suite.run(&suite.of(Targets::NESTED), filter))?;
+        step("conformance tests", || Targets::run(&suite.anywhere(), filter))?;
+        step("end-to-end tests", || Targets::run(&suite.of(Targets::NESTED), filter))?;
     }
     say("all tests passed");
     Ok(ExitCode::SUCCESS)
@@ -111,7 +111,7 @@ impl Targets {
         self.0.iter().map(String::as_str).filter(|name| !special(name)).collect()
     }
 
-    fn run(&self, targets: &[&str], filter: Option<&str>) -> Result<(), Failure> {
+    fn run(targets: &[&str], filter: Option<&str>) -> Result<(), Failure> {
         let mut arguments = vec!["test", "--package", SUITE, "--lib"];
         for name in targets {
             arguments.extend(["--test", name]);

@@ -1,8 +1,6 @@
 //! Commands on one VM.
 
-use crate::api::{
-    PowerState, Vm, VmList, VmPause, VmReboot, VmRemove, VmShutdown, VmStart, VmStat, VmState, VmUnpause,
-};
+use crate::api::{Vm, VmList, VmPause, VmReboot, VmRemove, VmShutdown, VmStart, VmStat, VmState, VmUnpause};
 
 use super::args::StopArgs;
 use super::error::{CliError, ConsoleError};

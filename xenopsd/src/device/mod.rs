@@ -4,8 +4,8 @@ mod handshake;
 pub mod vbd;
 pub mod vif;
 
-use xenstore::layout::DeviceAddress;
 use xenstore::Operations;
+use xenstore::layout::DeviceAddress;
 
 use crate::api::Error;
 use crate::core::Core;

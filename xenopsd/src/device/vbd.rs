@@ -23,14 +23,20 @@ const SCRIPT: &str = "/etc/xen/scripts/block";
 /// # Errors
 /// When the record has no position.
 pub fn number(vbd: &Vbd) -> Result<u32, Error> {
-    let position =
-        vbd.position.as_ref().ok_or_else(|| Error::internal(format!("VBD {} has no device number", vbd.id)))?;
+    let position = vbd
+        .position
+        .as_ref()
+        .ok_or_else(|| Error::internal(format!("VBD {} has no device number", vbd.id)))?;
     position.to_xenstore().map_err(|e| Error::internal(format!("VBD {}: {e}", vbd.id)))
 }
 
 /// How it may be opened: a CD-ROM is read-only whatever its record says.
 fn access(vbd: &Vbd) -> Access {
-    if vbd.mode == VbdMode::ReadOnly || vbd.ty == VbdType::Cdrom { Access::ReadOnly } else { Access::ReadWrite }
+    if vbd.mode == VbdMode::ReadOnly || vbd.ty == VbdType::Cdrom {
+        Access::ReadOnly
+    } else {
+        Access::ReadWrite
+    }
 }
 
 fn local_path(vbd: &Vbd) -> Result<Option<&Path>, Error> {
@@ -66,7 +72,8 @@ pub fn plug(plug: &Plug<'_>, vbd: &Vbd) -> Result<(), Error> {
     let attached = plug.core.edges.host().attach_disk(path, access)?;
     let (major, minor) = attached.device;
     let node = attached.node.into_os_string().into_encoded_bytes();
-    let number = |n: u64| u32::try_from(n).map_err(|_| Error::internal(format!("device number {n} is too large")));
+    let number =
+        |n: u64| u32::try_from(n).map_err(|_| Error::internal(format!("device number {n} is too large")));
     let layout = layout::Vbd {
         domid: store_domid(plug.domid),
         backend_domid: xenstore::DomId::DOM0,

@@ -26,9 +26,11 @@ const MAX_HANDLE: u32 = 0xffff;
 /// When it is not the address of a single host.
 pub fn chosen_mac(vif: &Vif) -> Result<String, Error> {
     let local = |bytes: [u8; 16]| {
-        let [a, b, c, d, e, f, ..] = bytes;
+        let mut mac = [0; 6];
+        mac.copy_from_slice(&bytes[..6]);
         // Locally administered, and of one host.
-        Mac([(a | 0x02) & !0x01, b, c, d, e, f]).to_string()
+        mac[0] = (mac[0] | 0x02) & !0x01;
+        Mac(mac).to_string()
     };
     match vif.mac.as_str() {
         "random" => Ok(local(Uuid::new_v4().into_bytes())),
@@ -36,7 +38,9 @@ pub fn chosen_mac(vif: &Vif) -> Result<String, Error> {
             let vm = Uuid::try_parse(&vif.id.vm).unwrap_or_default();
             Ok(local(Uuid::new_v5(&vm, format!("vif {}", vif.position).as_bytes()).into_bytes()))
         }
-        given => mac(given).map(|m| m.to_string()).map_err(|e| Error::internal(format!("VIF {}: {e}", vif.id))),
+        given => {
+            mac(given).map(|m| m.to_string()).map_err(|e| Error::internal(format!("VIF {}: {e}", vif.id)))
+        }
     }
 }
 
@@ -50,13 +54,16 @@ fn mac(text: &str) -> Result<Mac, String> {
 
 fn handle(vif: &Vif) -> Result<u32, Error> {
     let position = u32::try_from(vif.position).ok().filter(|n| *n <= MAX_HANDLE);
-    position.ok_or_else(|| Error::internal(format!("VIF {}: position {} is out of range", vif.id, vif.position)))
+    position
+        .ok_or_else(|| Error::internal(format!("VIF {}: position {} is out of range", vif.id, vif.position)))
 }
 
 fn settings(vif: &Vif) -> Result<VifSettings, Error> {
     let bridge = match &vif.backend {
         Network::Local(bridge) => bridge.clone(),
-        Network::Remote { .. } => return Err(Error::Unimplemented("VIF on a network of a driver domain".to_owned())),
+        Network::Remote { .. } => {
+            return Err(Error::Unimplemented("VIF on a network of a driver domain".to_owned()));
+        }
         Network::Sriov { .. } => return Err(Error::Unimplemented("VIF on an SR-IOV network".to_owned())),
     };
     let mtu = if vif.mtu == DEFAULT_MTU {
@@ -118,7 +125,8 @@ fn interface(domid: crate::edge::DomId, handle: u32) -> String {
 /// Kilobytes per second and a time slice in µs become bytes per slice.
 fn rate((kbps, slice_us): (i64, i64)) -> Result<layout::Rate, Error> {
     let bad = || Error::internal(format!("rate [{kbps}, {slice_us}]: both numbers must be positive"));
-    let (kbps, interval_us) = (u64::try_from(kbps).map_err(|_| bad())?, u64::try_from(slice_us).map_err(|_| bad())?);
+    let (kbps, interval_us) =
+        (u64::try_from(kbps).map_err(|_| bad())?, u64::try_from(slice_us).map_err(|_| bad())?);
     if kbps == 0 || interval_us == 0 {
         return Err(bad());
     }

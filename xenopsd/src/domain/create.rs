@@ -82,7 +82,8 @@ impl VmExecutor<'_> {
         let vm = &self.records.vm;
         let wanted = Wanted::of(vm)?;
         let uuid = self.uuid()?;
-        let devices = u32::try_from(self.records.vifs.len() * 8 + self.records.vbds.len() + 9).unwrap_or(u32::MAX);
+        let devices =
+            u32::try_from(self.records.vifs.len() * 8 + self.records.vbds.len() + 9).unwrap_or(u32::MAX);
         let new = NewDomain {
             uuid: *uuid.as_bytes(),
             max_vcpus: wanted.vcpu_max,
@@ -185,7 +186,9 @@ impl VmExecutor<'_> {
 impl BootFiles {
     fn open(vm: &Vm) -> Result<Self, Error> {
         let boot = direct_boot(vm)?;
-        let open = |what, path: &str, limit| Image::open(what, Path::new(path), limit).map_err(|e| image_error(vm, &e));
+        let open = |what, path: &str, limit| {
+            Image::open(what, Path::new(path), limit).map_err(|e| image_error(vm, &e))
+        };
         Ok(Self {
             kernel: open("kernel", &boot.kernel, MAX_KERNEL)?,
             ramdisk: boot.ramdisk.as_deref().map(|path| open("ramdisk", path, MAX_RAMDISK)).transpose()?,
@@ -196,7 +199,9 @@ impl BootFiles {
 fn image_error(vm: &Vm, error: &ImageError) -> Error {
     match error {
         ImageError::Missing { what, path } => Error::does_not_exist(*what, path.display().to_string()),
-        ImageError::Unusable { .. } => Error::BootloaderError { id: vm.id.clone(), message: error.to_string() },
+        ImageError::Unusable { .. } => {
+            Error::BootloaderError { id: vm.id.clone(), message: error.to_string() }
+        }
     }
 }
 

@@ -125,7 +125,8 @@ impl VmExecutor<'_> {
     }
 
     pub(super) fn uuid(&self) -> Result<Uuid, Error> {
-        Uuid::try_parse(self.vm()).map_err(|_| Error::internal(format!("VM id {:?} is not a UUID", self.vm())))
+        Uuid::try_parse(self.vm())
+            .map_err(|_| Error::internal(format!("VM id {:?} is not a UUID", self.vm())))
     }
 }
 

@@ -37,16 +37,12 @@ impl<'a> VmExecutor<'a> {
         &self.records.vm.id
     }
 
-    /// The domain, or the error of an operation that needs one.
+    /// The domain, or the error of an operation that needs one. Looked up by UUID each time: a remembered number may
+    /// belong to somebody else's domain by now.
     fn domid(&self) -> Result<DomId, Error> {
-        match self.core.runtimes.with(self.vm(), |r| r.domid) {
-            Some(domid) => Ok(domid),
-            None => {
-                let found = self.core.domain_of(self.vm())?.ok_or(Error::DomainNotBuilt)?;
-                self.core.runtimes.with(self.vm(), |r| r.domid = Some(found.domid));
-                Ok(found.domid)
-            }
-        }
+        let found = self.core.domain_of(self.vm())?.ok_or(Error::DomainNotBuilt)?;
+        self.core.runtimes.with(self.vm(), |r| r.domid = Some(found.domid));
+        Ok(found.domid)
     }
 
     fn files(&self) -> Option<BootFiles> {
@@ -75,11 +71,17 @@ impl Executor for VmExecutor<'_> {
             Atom::BuildDomain => self.build_domain(),
             Atom::PlugVbd(name) => {
                 let vbd = self.records.vbds.iter().find(|v| v.id.device == *name);
-                device::vbd::plug(&self.plug(Some(self.task))?, vbd.ok_or_else(|| Error::does_not_exist("VBD", name))?)
+                device::vbd::plug(
+                    &self.plug(Some(self.task))?,
+                    vbd.ok_or_else(|| Error::does_not_exist("VBD", name))?,
+                )
             }
             Atom::PlugVif(name) => {
                 let vif = self.records.vifs.iter().find(|v| v.id.device == *name);
-                device::vif::plug(&self.plug(Some(self.task))?, vif.ok_or_else(|| Error::does_not_exist("VIF", name))?)
+                device::vif::plug(
+                    &self.plug(Some(self.task))?,
+                    vif.ok_or_else(|| Error::does_not_exist("VIF", name))?,
+                )
             }
             Atom::Unpause => Ok(self.core.edges.hypervisor()?.unpause(self.domid()?)?),
             Atom::Pause => Ok(self.core.edges.hypervisor()?.pause(self.domid()?)?),

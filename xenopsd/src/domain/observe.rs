@@ -102,7 +102,8 @@ fn domain_number(domid: DomId) -> Int {
 
 fn read_store(core: &Core, domid: DomId, state: &mut VmState) -> Result<(), Error> {
     let mut store = core.edges.store()?;
-    let at = |below: &str| Path::new(&format!("/local/domain/{domid}/{below}")).map_err(xenstore::Error::from);
+    let at =
+        |below: &str| Path::new(&format!("/local/domain/{domid}/{below}")).map_err(xenstore::Error::from);
     let wanted = [at("memory/target")?, at("memory/uncooperative")?, at("console/tty")?];
     let values = store.read_all(&wanted)?;
     let text = |n: usize| values[n].as_deref().map(text_of);
@@ -114,7 +115,8 @@ fn read_store(core: &Core, domid: DomId, state: &mut VmState) -> Result<(), Erro
         state.consoles.push(Console { protocol: ConsoleProtocol::Vt100, port: 0, path });
     }
     let vm_data = xenstore::vmdata::read(&mut *store, store_domid(domid))?;
-    state.xsdata_state = vm_data.iter().map(|(path, value)| (path.as_str().to_owned(), text_of(value))).collect();
+    state.xsdata_state =
+        vm_data.iter().map(|(path, value)| (path.as_str().to_owned(), text_of(value))).collect();
     Ok(())
 }
 

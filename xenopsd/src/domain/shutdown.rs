@@ -47,14 +47,14 @@ impl VmExecutor<'_> {
                 }
                 Ended::Failed(error) => error,
             })?;
-        waiting
-            .until(&watched, started + timeout, || Ok(self.stopped(domid)?.then_some(())))
-            .map_err(|ended| match ended {
+        waiting.until(&watched, started + timeout, || Ok(self.stopped(domid)?.then_some(()))).map_err(
+            |ended| match ended {
                 Ended::TimedOut => {
                     Error::FailedToShutdown { id: self.vm().to_owned(), timeout: timeout.as_secs_f64() }
                 }
                 Ended::Failed(error) => error,
-            })
+            },
+        )
     }
 
     /// A request nobody took must not take effect later, when nobody expects it.

@@ -110,12 +110,17 @@ impl ImageFile {
     }
 
     fn changed(self) -> ImageError {
-        ImageError::Unusable { what: self.what, path: self.path, why: "its size has changed just now".to_owned() }
+        ImageError::Unusable {
+            what: self.what,
+            path: self.path,
+            why: "its size has changed just now".to_owned(),
+        }
     }
 
     fn copy(mut self) -> Result<Image, ImageError> {
         let (what, path) = (self.what, self.path);
-        let unusable = |error: std::io::Error| ImageError::Unusable { what, path: path.clone(), why: error.to_string() };
+        let unusable =
+            |error: std::io::Error| ImageError::Unusable { what, path: path.clone(), why: error.to_string() };
         let mut bytes = MmapMut::map_anon(self.length).map_err(unusable)?;
         self.file.read_exact(&mut bytes).map_err(unusable)?;
         Ok(Image::Copied(bytes))

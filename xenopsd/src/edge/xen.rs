@@ -1,7 +1,9 @@
 //! The hypervisor through libxenctrl and libxenguest.
 
 use ffi::builder::{self, BuildError, PvImage};
-use ffi::xenctrl::{CpuidPolicy, CreateDomain, GrantVersion, GuestKind, SchedParams, Scheduler, TscMode, Xenctrl};
+use ffi::xenctrl::{
+    CpuidPolicy, CreateDomain, GrantVersion, GuestKind, SchedParams, Scheduler, TscMode, Xenctrl,
+};
 
 use super::{
     Built, DomId, DomainInfo, Hypervisor, HypervisorError, NewDomain, Physinfo, PvBuild, Ring, XenVersion,
@@ -45,8 +47,7 @@ impl Hypervisor for XenHypervisor {
     }
 
     fn create_pv(&self, new: &NewDomain) -> Result<DomId, HypervisorError> {
-        let grant_version =
-            if self.xc.physinfo()?.gnttab_v2 { GrantVersion::V2 } else { GrantVersion::V1 };
+        let grant_version = if self.xc.physinfo()?.gnttab_v2 { GrantVersion::V2 } else { GrantVersion::V1 };
         Ok(self.xc.create_domain(&CreateDomain {
             max_grant_frames: i32::try_from(new.max_grant_frames).unwrap_or(-1),
             grant_version,

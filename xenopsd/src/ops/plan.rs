@@ -107,7 +107,9 @@ pub fn reboot(records: &Records, timeout: Option<Duration>) -> Vec<Step> {
 
 /// The end of a domain in whatever state; also what undoes its creation.
 pub fn destroy() -> Vec<Step> {
-    [Atom::PauseBestEffort, Atom::CloseDevices, Atom::DestroyDomain, Atom::ReleaseDevices].map(Step::Do).to_vec()
+    [Atom::PauseBestEffort, Atom::CloseDevices, Atom::DestroyDomain, Atom::ReleaseDevices]
+        .map(Step::Do)
+        .to_vec()
 }
 
 fn request(what: ShutdownRequest, timeout: Option<Duration>) -> Vec<Step> {
@@ -254,6 +256,8 @@ mod tests {
     #[test]
     fn everything_a_start_takes_is_undone_by_its_creation() {
         assert_eq!(Atom::CreateDomain.undo(), destroy());
-        assert!(destroy().iter().all(|s| matches!(s, Step::Do(a) if !a.cancellable() && a.undo().is_empty())));
+        assert!(
+            destroy().iter().all(|s| matches!(s, Step::Do(a) if !a.cancellable() && a.undo().is_empty()))
+        );
     }
 }

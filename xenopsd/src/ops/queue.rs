@@ -313,7 +313,7 @@ mod tests {
     fn a_flooded_queue_refuses() {
         let queues = Queues::new(1);
         let (gate_tx, gate) = bounded::<()>(0);
-        queues.push("a", None, Box::new(move |_| drop(gate.recv()))).unwrap();
+        queues.push("a", None, Box::new(move |_| gate.recv().unwrap_or_default())).unwrap();
         let refused = (0..=MAX_QUEUED).find_map(|_| queues.push("a", None, Box::new(|_| ())).err());
         assert!(matches!(refused, Some(Error::InternalError(_))));
         drop(gate_tx);

@@ -54,7 +54,9 @@ fn undo(executor: &dyn Executor, task: &TaskHandle, begun: &[Atom], cause: &Erro
             let outcome = executor.execute(&undoing);
             match &outcome {
                 Ok(()) => tracing::info!(task = task.id(), %cause, "undo of {atom}: {undoing}: done"),
-                Err(error) => tracing::error!(task = task.id(), %cause, %error, "undo of {atom}: {undoing}: failed"),
+                Err(error) => {
+                    tracing::error!(task = task.id(), %cause, %error, "undo of {atom}: {undoing}: failed");
+                }
             }
             task.subtask(format!("undo {atom}: {undoing}"), outcome_state(outcome.err(), 0.0));
         }
@@ -200,7 +202,10 @@ mod tests {
         let task = tasks.create("unit test");
         tasks.cancel(task.id()).unwrap();
         let script = Script { fail_at: None, log: Mutex::default() };
-        assert_eq!(run(&script, &task, &plan::shutdown(Some(std::time::Duration::ZERO))), Err(task.cancelled_error()));
+        assert_eq!(
+            run(&script, &task, &plan::shutdown(Some(std::time::Duration::ZERO))),
+            Err(task.cancelled_error())
+        );
         assert!(script.log.lock().unwrap().is_empty());
         run(&script, &task, &plan::destroy()).unwrap();
     }

@@ -120,7 +120,9 @@ impl TaskHandle {
             ctime: self.shared.ctime,
             state: progress.state.clone(),
             subtasks: progress.subtasks.iter().cloned().collect(),
-            debug_info: [("cancel_points_seen".to_owned(), progress.cancel_points.to_string())].into_iter().collect(),
+            debug_info: [("cancel_points_seen".to_owned(), progress.cancel_points.to_string())]
+                .into_iter()
+                .collect(),
             backtrace: "()".to_owned(),
             cancellable: progress.cancel.is_some(),
         }
@@ -286,10 +288,7 @@ mod tests {
         };
         assert_eq!(done.result, Some(Value::Int(3)));
         tasks.destroy(task.id()).unwrap();
-        assert_eq!(
-            tasks.stat(task.id()),
-            Err(Error::does_not_exist("Task", task.id()))
-        );
+        assert_eq!(tasks.stat(task.id()), Err(Error::does_not_exist("Task", task.id())));
     }
 
     #[test]

@@ -185,7 +185,8 @@ impl Inner {
             return None;
         }
         changed.sort_by_key(|(n, _)| *n);
-        let newest = changed.last().map(|(n, _)| *n).into_iter().chain(barriers.iter().map(|b| b.change)).max();
+        let newest =
+            changed.last().map(|(n, _)| *n).into_iter().chain(barriers.iter().map(|b| b.change)).max();
         Some((
             barriers.iter().map(|b| (b.id, b.objects.clone())).collect(),
             changed.into_iter().map(|(_, o)| o).collect(),

@@ -131,9 +131,9 @@ fn absent(error: &io::Error) -> bool {
 }
 
 fn create_dirs(path: &Path) -> Result<(), StateError> {
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o755)
-        .create(path)
-        .map_err(|source| StateError { action: "create", path: path.to_owned(), source })
+    fs::DirBuilder::new().recursive(true).mode(0o755).create(path).map_err(|source| StateError {
+        action: "create",
+        path: path.to_owned(),
+        source,
+    })
 }

@@ -40,7 +40,8 @@ fn devices_need_their_vm() {
 #[test]
 fn ids_that_are_paths_are_refused() {
     let (dir, records) = records();
-    for id in ["../../etc", "", "11111111-2222-3333-4444-55555555555/", &ID.to_uppercase().replace('1', "A")] {
+    for id in ["../../etc", "", "11111111-2222-3333-4444-55555555555/", &ID.to_uppercase().replace('1', "A")]
+    {
         let vm = Vm { id: id.to_owned(), ..vm() };
         assert!(matches!(records.put_vm(&vm), Err(Error::InternalError(_))), "{id:?}");
     }
