@@ -77,6 +77,7 @@ impl Core {
             Operation::Unpause => now.unpause(),
             Operation::CreateDomain => {
                 now.need(&[PowerState::Halted])?;
+                now.tidy()?;
                 now.run(&[Atom::CheckStart, Atom::CreateDomain].map(Step::Do))
             }
             Operation::BuildDomain => {
@@ -126,9 +127,16 @@ impl Request<'_> {
             return Ok(());
         }
         self.need(&[PowerState::Halted])?;
+        self.tidy()?;
         self.run(&plan::start(&self.records()?))?;
         self.started();
         Ok(())
+    }
+
+    /// Removes what an earlier end of the VM could not: a new domain would hide it for ever.
+    fn tidy(&self) -> Result<(), Error> {
+        let left = self.core.runtimes.with(self.vm, |r| r.domid.is_some());
+        if left { self.run(&plan::destroy()) } else { Ok(()) }
     }
 
     fn started(&self) {

@@ -52,7 +52,10 @@ impl VmExecutor<'_> {
         self.core.runtimes.with(self.vm(), |r| r.kept.clear());
         let removed = self.remove_trees(domid);
         let gone = self.wait_until_gone(domid);
-        self.core.runtimes.with(self.vm(), |r| r.domid = None);
+        if removed.is_ok() {
+            // Otherwise the number is all that leads to what is left.
+            self.core.runtimes.with(self.vm(), |r| r.domid = None);
+        }
         waited.and(removed).and(gone)
     }
 
