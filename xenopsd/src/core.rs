@@ -154,10 +154,22 @@ impl Core {
             if let Err(error) = &outcome {
                 tracing::warn!(vm = %id, task = task.id(), %error, "{operation} failed");
             }
-            core.updates.add(DynamicId::Vm(id));
+            core.announce(&id);
             end.end(outcome);
         });
         self.queues.push(vm, coalesce, job)
+    }
+
+    /// Tells clients to look at a VM and its devices again.
+    pub fn announce(&self, vm: &str) {
+        // Records that cannot be read are logged where they are read; the VM is announced in any case.
+        for vbd in self.records.vbds(vm).unwrap_or_default() {
+            self.updates.add(DynamicId::Vbd(vbd.id));
+        }
+        for vif in self.records.vifs(vm).unwrap_or_default() {
+            self.updates.add(DynamicId::Vif(vif.id));
+        }
+        self.updates.add(DynamicId::Vm(vm.to_owned()));
     }
 
     /// The VM's domain, found by the handle the hypervisor keeps: domids are reused, UUIDs are not.

@@ -3,6 +3,7 @@
 
 use crate::api::{ChipsetInfo, CpuInfo, CpuPolicy, Error, Host, Hypervisor, Int};
 use crate::core::Core;
+use crate::edge::FeatureSet;
 
 /// Pages per MiB.
 const PAGES_PER_MIB: u64 = 256;
@@ -17,6 +18,7 @@ pub fn stat(core: &Core) -> Result<Host, Error> {
     let version = hypervisor.version()?;
     let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let field = |name: &str| first_field(&cpuinfo, name);
+    let features = |of| hypervisor.features(of).map(|words| policy(&words));
     let cores = host.threads_per_core.max(1) * host.cores_per_socket.max(1);
     Ok(Host {
         cpu_info: CpuInfo {
@@ -31,11 +33,11 @@ pub fn stat(core: &Core) -> Result<Host, Error> {
             model: field("model"),
             stepping: field("stepping"),
             flags: field("flags"),
-            features: CpuPolicy::default(),
-            features_pv: CpuPolicy::default(),
-            features_hvm: CpuPolicy::default(),
-            features_pv_host: CpuPolicy::default(),
-            features_hvm_host: CpuPolicy::default(),
+            features: features(FeatureSet::Host)?,
+            features_pv: features(FeatureSet::PvMax)?,
+            features_hvm: features(FeatureSet::HvmMax)?,
+            features_pv_host: features(FeatureSet::Pv)?,
+            features_hvm_host: features(FeatureSet::Hvm)?,
         },
         hypervisor: Hypervisor {
             version: format!("{}.{}{}", version.major, version.minor, version.extra),
@@ -75,6 +77,12 @@ pub fn send_debug_keys(core: &Core, keys: &str) -> Result<(), Error> {
     Ok(core.edges.hypervisor()?.send_debug_keys(keys)?)
 }
 
+/// The contract's text form of a feature set: hexadecimal words joined by dashes.
+fn policy(words: &[u32]) -> CpuPolicy {
+    let words: Vec<_> = words.iter().map(|word| format!("{word:08x}")).collect();
+    CpuPolicy(words.join("-"))
+}
+
 fn int(n: u32) -> Int {
     Int::try_from(n).unwrap_or(Int::MAX)
 }
@@ -87,6 +95,12 @@ fn first_field(cpuinfo: &str, name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn feature_sets_are_dashed_words() {
+        assert_eq!(policy(&[0x0178_bfff, 1]).0, "0178bfff-00000001");
+        assert_eq!(policy(&[]).0, "");
+    }
 
     #[test]
     fn fields_are_matched_whole() {

@@ -119,7 +119,8 @@ fn answer(core: &Arc<Core>, call: &Call) -> Result<Value, Error> {
         Call::HostSetWorkerPoolSize(m) => returns(m, set_workers(core, m.pool_size)),
 
         Call::VmAdd(m) => returns(m, vm::add(core, &m.vm)),
-        Call::VmRemove(m) => returns(m, core.records.vm(&m.id).map(drop)),
+        // Only unknown VMs come here; the others are removed on their queue.
+        Call::VmRemove(m) => returns(m, core.records.remove_vm(&m.id)),
         Call::VmExists(m) => returns(m, Ok(core.records.has_vm(&m.id))),
         Call::VmStat(m) => returns(m, vm::stat(core, &m.id)),
         Call::VmList(m) => returns(m, vm::list(core)),
@@ -153,7 +154,7 @@ fn answer(core: &Arc<Core>, call: &Call) -> Result<Value, Error> {
             core.updates.remove_barrier(m.id);
             returns(m, Ok(()))
         }
-        Call::UpdatesRefreshVm(m) => returns(m, vm::refresh(core, &m.id)),
+        Call::UpdatesRefreshVm(m) => returns(m, core.records.vm(&m.id).map(|_| core.announce(&m.id))),
 
         other => Err(Error::Unimplemented(other.name().to_owned())),
     }

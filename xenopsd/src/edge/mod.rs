@@ -19,7 +19,7 @@ mod xen;
 use std::path::{Path, PathBuf};
 
 pub use ffi::domid::DomId;
-pub use ffi::xenctrl::{DomainInfo, Physinfo, ShutdownReason, XenVersion};
+pub use ffi::xenctrl::{DomainInfo, FeatureSet, Physinfo, ShutdownReason, XenVersion};
 
 pub use events::{Events, Subscription};
 pub use image::{Image, ImageError, ImageFile, MAX_KERNEL, MAX_RAMDISK};
@@ -154,6 +154,14 @@ pub trait Hypervisor: Send {
     /// # Errors
     /// [`HypervisorError::Call`].
     fn console_ring(&self) -> Result<Vec<u8>, HypervisorError>;
+
+    /// CPU features in words, as the hypervisor would give them to a guest of that kind; none when it does not say.
+    ///
+    /// # Errors
+    /// [`HypervisorError::Call`].
+    fn features(&self, _of: FeatureSet) -> Result<Vec<u32>, HypervisorError> {
+        Ok(Vec::new())
+    }
 
     /// Injects the hypervisor's debug keys.
     ///

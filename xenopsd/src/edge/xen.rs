@@ -6,7 +6,8 @@ use ffi::xenctrl::{
 };
 
 use super::{
-    Built, DomId, DomainInfo, Hypervisor, HypervisorError, NewDomain, Physinfo, PvBuild, Ring, XenVersion,
+    Built, DomId, DomainInfo, FeatureSet, Hypervisor, HypervisorError, NewDomain, Physinfo, PvBuild, Ring,
+    XenVersion,
 };
 
 /// What libxl leaves above the target in the hard limit, in KiB: a guest's balloon is allowed this much slack
@@ -117,6 +118,10 @@ impl Hypervisor for XenHypervisor {
 
     fn console_ring(&self) -> Result<Vec<u8>, HypervisorError> {
         Ok(self.xc.console_ring(false)?)
+    }
+
+    fn features(&self, of: FeatureSet) -> Result<Vec<u32>, HypervisorError> {
+        Ok(self.xc.get_cpu_featureset(of)?)
     }
 
     fn send_debug_keys(&self, keys: &str) -> Result<(), HypervisorError> {

@@ -26,16 +26,3 @@ pub(super) fn list(core: &Core) -> Result<Vec<(Vm, VmState)>, Error> {
     };
     core.records.vms()?.into_iter().map(state_of).collect()
 }
-
-/// Announces a VM and its devices, for a client that wants to be sure to look at them.
-pub(super) fn refresh(core: &Core, id: &str) -> Result<(), Error> {
-    core.records.vm(id)?;
-    for vbd in core.records.vbds(id)? {
-        core.updates.add(DynamicId::Vbd(vbd.id));
-    }
-    for vif in core.records.vifs(id)? {
-        core.updates.add(DynamicId::Vif(vif.id));
-    }
-    core.updates.add(DynamicId::Vm(id.to_owned()));
-    Ok(())
-}
