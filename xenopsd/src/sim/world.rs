@@ -66,6 +66,8 @@ pub(super) struct World {
     steps: u64,
     backends: HashMap<DeviceAddress, Backend>,
     guests: HashMap<DomId, (Guest, ConnectionId)>,
+    /// Domains whose console has a terminal.
+    served: HashSet<DomId>,
 }
 
 impl World {
@@ -83,6 +85,7 @@ impl World {
             steps: 0,
             backends: HashMap::new(),
             guests: HashMap::new(),
+            served: HashSet::new(),
         }
     }
 
@@ -124,6 +127,7 @@ impl World {
             Signal::Runs(domid) => self.begin(domid),
             Signal::Died(domid) => {
                 self.guests.remove(&domid);
+                self.served.remove(&domid);
             }
             Signal::Dom0 => self.listen(),
             Signal::Guest(domid) => {
@@ -158,19 +162,43 @@ impl World {
 
     /// dom0's events: which devices and consoles to look at.
     fn listen(&mut self) {
-        loop {
-            let Some(event) = self.shared.store.lock().take_event(self.connection) else { return };
+        let events: Vec<_> = {
+            let mut store = self.shared.store.lock();
+            std::iter::from_fn(|| store.take_event(self.connection)).collect()
+        };
+        for event in events {
             if event.path.as_str().starts_with('@') {
                 self.soon(Task::Consoles);
                 continue;
             }
-            let named = if *event.token == *b"world" {
-                backend_of(&event.path)
-            } else {
-                Path::from_bytes(&event.token).ok()
-            };
+            let world = *event.token == *b"world";
+            // Too much news to list, or the directory itself was made or removed.
+            if world && BACKENDS.contains(&event.path.as_str()) {
+                self.look_at_all(&event.path);
+                continue;
+            }
+            let named = if world { backend_of(&event.path) } else { Path::from_bytes(&event.token).ok() };
             if let Some(address) = named.and_then(|path| DeviceAddress::from_backend_path(&path)) {
                 self.soon(Task::Device(address));
+            }
+        }
+    }
+
+    /// Devices that are there, and those that were.
+    fn look_at_all(&mut self, class: &Path) {
+        let known: Vec<_> = self.backends.keys().copied().collect();
+        for address in known {
+            self.soon(Task::Device(address));
+        }
+        let children = |store: &mut Client, path: &Path| {
+            let names = store.directory(path).ok().flatten().unwrap_or_default();
+            names.into_iter().filter_map(|name| path.join(&name).ok()).collect::<Vec<_>>()
+        };
+        for domain in children(&mut self.dom0, class) {
+            for device in children(&mut self.dom0, &domain) {
+                if let Some(address) = DeviceAddress::from_backend_path(&device) {
+                    self.soon(Task::Device(address));
+                }
             }
         }
     }
@@ -231,22 +259,27 @@ impl World {
         }
     }
 
-    /// As xenconsoled does for a new domain.
+    /// As xenconsoled does for new domains.
     fn serve_consoles(&mut self) {
         let domids = self.shared.hardware().domids();
-        for domid in domids {
-            let served = Path::new(&format!("/local/domain/{domid}/console/tty"))
-                .map_err(Into::into)
-                .and_then(|tty| {
-                    self.dom0.transaction::<_, xenstore::Error>(|t| match t.read(&tty)? {
-                        Some(value) if value.is_empty() => t.write(&tty, TTY),
-                        _ => Ok(()),
-                    })
-                });
-            if let Err(error) = served {
-                tracing::error!(%domid, %error, "the simulated console daemon failed");
+        for domid in domids.into_iter().filter(|domid| !self.served.contains(domid)).collect::<Vec<_>>() {
+            match self.serve_console(domid) {
+                Ok(true) => {
+                    self.served.insert(domid);
+                }
+                Ok(false) => {}
+                Err(error) => tracing::error!(%domid, %error, "the simulated console daemon failed"),
             }
         }
+    }
+
+    /// Whether the domain has a console by now.
+    fn serve_console(&mut self, domid: DomId) -> Result<bool, xenstore::Error> {
+        let tty = Path::new(&format!("/local/domain/{domid}/console/tty"))?;
+        self.dom0.transaction(|t| match t.read(&tty)? {
+            Some(value) if value.is_empty() => t.write(&tty, TTY).map(|()| true),
+            value => Ok(value.is_some()),
+        })
     }
 }
 

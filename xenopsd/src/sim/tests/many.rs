@@ -12,10 +12,15 @@ fn a_thousand_vms_start_and_stop_in_parallel() {
         let started = Instant::now();
         for vm in &vms {
             let done = done.clone();
-            rig.core.submit_then(vm, "test", operation.clone(), move |result| done.send(result).unwrap());
+            rig.core.submit_then(vm, "test", operation.clone(), move |result| {
+                // The test may have given up.
+                let _ = done.send(result);
+            });
         }
-        for _ in &vms {
-            outcomes.recv_timeout(LONG).unwrap().unwrap();
+        for ended in 0..vms.len() {
+            let outcome =
+                outcomes.recv_timeout(LONG).unwrap_or_else(|_| panic!("{operation}: only {ended} end"));
+            assert_eq!(outcome, Ok(()), "{operation}, {ended} before it");
         }
         eprintln!("{VMS} times {operation}: {:?}", started.elapsed());
     };

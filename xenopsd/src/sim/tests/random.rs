@@ -74,7 +74,7 @@ fn play(seed: u64, events: &[(usize, Event)]) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, max_shrink_iters: 40, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { max_shrink_iters: 40, failure_persistence: None, ..ProptestConfig::with_cases(24) })]
     #[test]
     fn any_sequence_of_operations_can_be_tidied(
         seed: u64, events in proptest::collection::vec((0usize..3, event()), 1..25)
