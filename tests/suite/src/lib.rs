@@ -20,5 +20,5 @@ mod wire;
 
 pub use dom0::{Dom0, LIMIT};
 pub use guest::Guest;
-pub use snapshot::{Snapshot, leftover_lines};
+pub use snapshot::Snapshot;
 pub use wire::Reply;
