@@ -11,10 +11,12 @@ mod runtime;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use xenstore::Path;
+use xenstore::layout::libxl_path;
+use xenstore::{Operations, Path};
 
 use crate::api::value::Value;
 use crate::api::{DynamicId, Error};
+use crate::device::store_domid;
 use crate::edge::{DomId, DomainInfo, Edges, Events};
 use crate::ops::queue::{Queues, Slot};
 use crate::ops::task::{TaskHandle, Tasks};
@@ -25,6 +27,9 @@ use crate::state::Records;
 
 pub use operation::Operation;
 pub use runtime::{Runtime, Runtimes};
+
+/// Node of a domain's private tree that is there while its creation or destruction is under way.
+pub const PENDING: &str = "xenopsd-pending";
 
 /// Times that an administrator may set.
 #[derive(Debug, Clone, Copy)]
@@ -180,6 +185,21 @@ impl Core {
         let Ok(uuid) = uuid::Uuid::try_parse(vm) else { return Ok(None) };
         let domains = self.edges.hypervisor()?.domains()?;
         Ok(domains.into_iter().find(|d| d.uuid == *uuid.as_bytes() && !d.dying))
+    }
+
+    /// Whether a domain's creation or destruction was begun and not completed. Asked on its VM's queue, where no operation
+    /// is under way, this means that an earlier daemon was killed in between.
+    ///
+    /// # Errors
+    /// When xenstored does not answer.
+    pub fn pending(&self, domid: DomId) -> Result<bool, Error> {
+        let mut store = self.edges.store()?;
+        let private = libxl_path(store_domid(domid));
+        let [marker, kind] = [PENDING, "type"].map(|name| private.join(name));
+        // A domain without a skeleton died with the daemon between the hypercall and the first write.
+        let (marker, kind) = (marker.map_err(xenstore::Error::from)?, kind.map_err(xenstore::Error::from)?);
+        let values = store.read_all(&[marker, kind])?;
+        Ok(values[0].is_some() || values[1].is_none())
     }
 
     /// What a step of `task` waits with.

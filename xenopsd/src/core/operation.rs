@@ -78,7 +78,7 @@ impl Core {
             Operation::CreateDomain => {
                 now.need(&[PowerState::Halted])?;
                 now.tidy()?;
-                now.run(&[Atom::CheckStart, Atom::CreateDomain].map(Step::Do))
+                now.run(&plan::create())
             }
             Operation::BuildDomain => {
                 now.need(&[PowerState::Paused])?;
@@ -198,6 +198,10 @@ impl Request<'_> {
             let orphaned = self.core.runtimes.with(self.vm, |r| r.domid.is_some());
             return if orphaned { self.run(&plan::destroy()) } else { Ok(()) };
         };
+        if self.core.pending(domain.domid)? {
+            tracing::warn!(vm = self.vm, domid = %domain.domid, "a domain was left half built or half destroyed; removing it");
+            return self.run(&plan::destroy());
+        }
         match domain.shutdown {
             None => Ok(()),
             Some(reason) => self.react(&vm, reason),

@@ -113,7 +113,9 @@ impl VmExecutor<'_> {
             vm_data,
             keep_vm: false,
         };
-        Ok(self.core.edges.store()?.commit(&skeleton.create())?)
+        let mut batch = skeleton.create();
+        batch.write(self.pending_marker(domid)?, "creating");
+        Ok(self.core.edges.store()?.commit(&batch)?)
     }
 
     /// Memory, kernel, rings; then the store is told.

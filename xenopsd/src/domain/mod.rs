@@ -7,8 +7,11 @@ mod shutdown;
 
 use std::sync::{Mutex, PoisonError};
 
+use xenstore::layout::libxl_path;
+use xenstore::{Operations, Path};
+
 use crate::api::Error;
-use crate::core::Core;
+use crate::core::{Core, PENDING};
 use crate::device;
 use crate::edge::DomId;
 use crate::ops::plan::{Atom, Records};
@@ -49,6 +52,10 @@ impl<'a> VmExecutor<'a> {
         self.files.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
+    fn pending_marker(&self, domid: DomId) -> Result<Path, Error> {
+        Ok(libxl_path(device::store_domid(domid)).join(PENDING).map_err(xenstore::Error::from)?)
+    }
+
     fn keep_files(&self, files: BootFiles) {
         *self.files.lock().unwrap_or_else(PoisonError::into_inner) = Some(files);
     }
@@ -82,6 +89,10 @@ impl Executor for VmExecutor<'_> {
                     &self.plug(Some(self.task))?,
                     vif.ok_or_else(|| Error::does_not_exist("VIF", name))?,
                 )
+            }
+            Atom::Settle => {
+                let marker = self.pending_marker(self.domid()?)?;
+                Ok(self.core.edges.store()?.rm(&marker)?)
             }
             Atom::Unpause => Ok(self.core.edges.hypervisor()?.unpause(self.domid()?)?),
             Atom::Pause => Ok(self.core.edges.hypervisor()?.pause(self.domid()?)?),

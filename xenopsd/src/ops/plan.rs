@@ -2,7 +2,7 @@
 //! the stored records, tested without a machine.
 //!
 //! ```text
-//!   start     check ─► create ─► ∥ { build · ∥ writable disks ─► ∥ read-only disks · each interface }
+//!   start     check ─► create ─► ∥ { build · ∥ writable disks ─► ∥ read-only disks · each interface } ─► settle
 //!   shutdown  [ask the guest] ─► pause ─► close devices ─► destroy domain ─► release devices
 //!   reboot    [ask the guest] ─► shutdown ─► start ─► unpause
 //! ```
@@ -36,6 +36,8 @@ pub enum Atom {
     PlugVbd(String),
     /// A network interface likewise.
     PlugVif(String),
+    /// Marks the domain as complete: until then a restarted daemon takes it for half built and removes it.
+    Settle,
     /// Lets the vcpus run.
     Unpause,
     /// Stops them.
@@ -86,7 +88,13 @@ pub fn start(records: &Records) -> Vec<Step> {
         Step::Serial(vec![plug(VbdMode::ReadWrite), plug(VbdMode::ReadOnly)]),
     ];
     together.extend(records.vifs.iter().map(|vif| Step::Do(Atom::PlugVif(vif.id.device.clone()))));
-    tidy(vec![Step::Do(Atom::CheckStart), Step::Do(Atom::CreateDomain), Step::Parallel(together)])
+    let [check, create, settle] = [Atom::CheckStart, Atom::CreateDomain, Atom::Settle].map(Step::Do);
+    tidy(vec![check, create, Step::Parallel(together), settle])
+}
+
+/// An empty domain, kept.
+pub fn create() -> Vec<Step> {
+    [Atom::CheckStart, Atom::CreateDomain, Atom::Settle].map(Step::Do).to_vec()
 }
 
 /// Down, and nothing left. Asks the guest first when `timeout` is given.
@@ -126,6 +134,7 @@ impl Atom {
             | Self::BuildDomain
             | Self::PlugVbd(_)
             | Self::PlugVif(_)
+            | Self::Settle
             | Self::Unpause
             | Self::Pause
             | Self::PauseBestEffort
@@ -153,6 +162,7 @@ impl std::fmt::Display for Atom {
             Self::BuildDomain => write!(f, "build domain"),
             Self::PlugVbd(name) => write!(f, "plug disk {name}"),
             Self::PlugVif(name) => write!(f, "plug interface {name}"),
+            Self::Settle => write!(f, "settle"),
             Self::Unpause => write!(f, "unpause"),
             Self::Pause | Self::PauseBestEffort => write!(f, "pause"),
             Self::RequestShutdown(ShutdownRequest::Poweroff, _) => write!(f, "ask for poweroff"),
@@ -214,8 +224,8 @@ mod tests {
     }
 
     #[test]
-    fn a_bare_start_is_three_steps() {
-        let steps = [Atom::CheckStart, Atom::CreateDomain, Atom::BuildDomain].map(Step::Do);
+    fn a_bare_start_has_no_groups() {
+        let steps = [Atom::CheckStart, Atom::CreateDomain, Atom::BuildDomain, Atom::Settle].map(Step::Do);
         assert_eq!(start(&records(&[], &[])), steps);
     }
 

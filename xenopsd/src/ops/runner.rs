@@ -170,7 +170,7 @@ mod tests {
     fn success_undoes_nothing() {
         let (outcome, log) = start_failing_at(None);
         outcome.unwrap();
-        assert_eq!(log.len(), 5, "{log:?}");
+        assert_eq!(log.len(), 6, "{log:?}");
         assert_eq!(log[..2], ["check", "create domain"]);
     }
 
@@ -188,6 +188,7 @@ mod tests {
             Atom::BuildDomain,
             Atom::PlugVbd("xvda".to_owned()),
             Atom::PlugVif("0".to_owned()),
+            Atom::Settle,
         ] {
             let (outcome, log) = start_failing_at(Some(atom.clone()));
             assert_eq!(outcome, Err(Error::IoError), "{atom}");
