@@ -9,8 +9,13 @@
 //! [`Store`] has no I/O, no clock and no threads: requests go in, answers and events come out. What guests may take is
 //! bounded by [`limits`].
 //!
-//! Where Xen's two daemons differ, this is like the C one (4.17) in its errors, quotas and permissions, and like
-//! oxenstored in when transactions conflict. What is like neither:
+//! Where Xen's two daemons differ (`tests/store_differential.rs` runs both beside this), this is like the C one (4.17)
+//! in its errors, quotas, permissions and events, and like oxenstored in its snapshots and conflicts:
+//!
+//! - a transaction sees the store as it was at its start, not each node as it was when first touched;
+//! - it is refused only when one of its answers would be another by now, and never when it changed nothing.
+//!
+//! What is like neither:
 //!
 //! - directories are listed in order of names;
 //! - no event tells of nodes that are removed because their owner died; `@releaseDomain` does;

@@ -181,6 +181,8 @@ impl Session {
     /// Does what can be done without waiting.
     fn turn(&mut self) -> Step {
         loop {
+            // What happened before a request is told before its answer, and what it causes after.
+            self.tell();
             if !self.answer() {
                 return Ok(false);
             }
