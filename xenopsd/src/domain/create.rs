@@ -114,7 +114,7 @@ impl VmExecutor<'_> {
             keep_vm: false,
         };
         let mut batch = skeleton.create();
-        batch.write(self.pending_marker(domid)?, "creating");
+        batch.write(Self::pending_marker(domid)?, "creating");
         Ok(self.core.edges.store()?.commit(&batch)?)
     }
 

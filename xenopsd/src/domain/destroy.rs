@@ -24,7 +24,7 @@ impl VmExecutor<'_> {
         let devices = backends_of(&mut store, domid)?;
         let states: Vec<Path> = devices.iter().map(DeviceAddress::backend_state).collect();
         let mut batch = Batch::new();
-        batch.write(self.pending_marker(domid)?, "destroying");
+        batch.write(Self::pending_marker(domid)?, "destroying");
         for (device, state) in devices.iter().zip(store.read_all(&states)?) {
             let closed = XenbusState::Closed.to_value();
             if state.is_some_and(|s| s != closed) {

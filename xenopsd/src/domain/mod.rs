@@ -52,7 +52,7 @@ impl<'a> VmExecutor<'a> {
         self.files.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    fn pending_marker(&self, domid: DomId) -> Result<Path, Error> {
+    fn pending_marker(domid: DomId) -> Result<Path, Error> {
         Ok(libxl_path(device::store_domid(domid)).join(PENDING).map_err(xenstore::Error::from)?)
     }
 
@@ -91,7 +91,7 @@ impl Executor for VmExecutor<'_> {
                 )
             }
             Atom::Settle => {
-                let marker = self.pending_marker(self.domid()?)?;
+                let marker = Self::pending_marker(self.domid()?)?;
                 Ok(self.core.edges.store()?.rm(&marker)?)
             }
             Atom::Unpause => Ok(self.core.edges.hypervisor()?.unpause(self.domid()?)?),
