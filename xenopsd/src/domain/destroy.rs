@@ -4,7 +4,7 @@
 //! of the guest's memory go on side by side. Every step goes on past failures of the one before, so that nothing is
 //! left that could be taken away.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 use xenstore::layout::{DeviceAddress, DeviceKind, XenbusState, devices_of, remove_domain};
@@ -15,6 +15,10 @@ use crate::api::Error;
 use crate::device::store_domid;
 use crate::edge::DomId;
 use crate::ops::wait::Ended;
+
+/// How often a destroyed domain is looked at that is still listed. xenstored reports a domain's end once, when it begins
+/// to die; nothing tells when the last of its memory is let go.
+const ZOMBIE_LOOK: Duration = Duration::from_millis(20);
 
 impl VmExecutor<'_> {
     /// Tells every backend to let go.
@@ -100,13 +104,20 @@ impl VmExecutor<'_> {
             let left = self.core.edges.hypervisor()?.domain(domid)?;
             Ok(left.is_none_or(|d| d.uuid != *uuid.as_bytes()).then_some(()))
         };
-        self.core.waiting(None, self.slot).until(&[released], deadline, gone).map_err(|ended| match ended {
-            Ended::TimedOut => Error::internal(format!(
-                "domain {domid} of VM {} is destroyed but still held by somebody in dom0 (`xl list` shows it dying)",
-                self.vm()
-            )),
-            Ended::Failed(error) => error,
-        })
+        loop {
+            let look = deadline.min(Instant::now() + ZOMBIE_LOOK);
+            match self.core.waiting(None, self.slot).until(std::slice::from_ref(&released), look, gone) {
+                Ok(()) => return Ok(()),
+                Err(Ended::Failed(error)) => return Err(error),
+                Err(Ended::TimedOut) if Instant::now() < deadline => {}
+                Err(Ended::TimedOut) => {
+                    return Err(Error::internal(format!(
+                        "domain {domid} of VM {} is destroyed but still held by somebody in dom0 (`xl list` shows it dying)",
+                        self.vm()
+                    )));
+                }
+            }
+        }
     }
 
     /// The number of our domain, also after its end; none when there is nothing of ours under it.
@@ -114,9 +125,13 @@ impl VmExecutor<'_> {
         let uuid = self.uuid()?;
         let hypervisor = self.core.edges.hypervisor()?;
         let Some(domid) = self.core.runtimes.with(self.vm(), |r| r.domid) else {
-            let found = hypervisor.domains()?.into_iter().find(|d| d.uuid == *uuid.as_bytes());
-            self.core.runtimes.with(self.vm(), |r| r.domid = found.as_ref().map(|d| d.domid));
-            return Ok(found.map(|d| d.domid));
+            let listed = hypervisor.domains()?.into_iter().find(|d| d.uuid == *uuid.as_bytes());
+            let found = match listed {
+                Some(domain) => Some(domain.domid),
+                None => self.core.left_behind(self.vm())?,
+            };
+            self.core.runtimes.with(self.vm(), |r| r.domid = found);
+            return Ok(found);
         };
         match hypervisor.domain(domid)? {
             Some(other) if other.uuid != *uuid.as_bytes() => {
