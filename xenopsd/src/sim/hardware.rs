@@ -174,14 +174,19 @@ impl Hardware {
         Ok(domain.pauses == 0)
     }
 
-    /// Whether there was such a domain, alive.
+    /// Whether there was such a domain, alive. It stays listed, dying, until [`Hardware::bury`].
     pub(super) fn destroy(&mut self, domid: DomId) -> bool {
         let Some(domain) = self.domains.get_mut(&domid).filter(|d| !d.dying) else { return false };
         (domain.dying, domain.pages) = (true, 0);
-        if domain.held == 0 {
+        true
+    }
+
+    /// Forgets a dying domain unless somebody holds its memory. Nobody is told, as on real Xen: xenstored has reported
+    /// its end before.
+    pub(super) fn bury(&mut self, domid: DomId) {
+        if self.domains.get(&domid).is_some_and(|d| d.dying && d.held == 0) {
             self.domains.remove(&domid);
         }
-        true
     }
 
     /// Whether it ran until now.
@@ -213,10 +218,8 @@ impl Hardware {
 
     /// And lets go of it.
     pub(super) fn let_go(&mut self, domid: DomId) {
-        let Some(domain) = self.domains.get_mut(&domid) else { return };
-        domain.held = domain.held.saturating_sub(1);
-        if domain.dying && domain.held == 0 {
-            self.domains.remove(&domid);
+        if let Some(domain) = self.domains.get_mut(&domid) {
+            domain.held = domain.held.saturating_sub(1);
         }
     }
 
@@ -291,6 +294,7 @@ mod tests {
         let mut hardware = Hardware::new(4096, 2);
         assert_eq!(hardware.create(&NEW).unwrap(), domid(1));
         assert!(hardware.destroy(domid(1)));
+        hardware.bury(domid(1));
         assert_eq!(hardware.create(&NEW).unwrap(), domid(2));
         hardware.last = DomId::MAX;
         assert_eq!(hardware.create(&NEW).unwrap(), domid(1));
@@ -329,9 +333,11 @@ mod tests {
         let id = hardware.create(&NEW).unwrap();
         assert!(hardware.hold(id));
         assert!(hardware.destroy(id));
+        hardware.bury(id);
         assert!(hardware.info(id).unwrap().dying);
         assert!(!hardware.destroy(id) && !hardware.hold(id));
         hardware.let_go(id);
+        hardware.bury(id);
         assert!(hardware.info(id).is_none());
     }
 }

@@ -52,6 +52,7 @@ enum Task {
     Device(DeviceAddress),
     Guest(DomId),
     Consoles,
+    Bury(DomId),
 }
 
 pub(super) struct World {
@@ -128,6 +129,7 @@ impl World {
             Signal::Died(domid) => {
                 self.guests.remove(&domid);
                 self.served.remove(&domid);
+                self.soon(Task::Bury(domid));
             }
             Signal::Dom0 => self.listen(),
             Signal::Guest(domid) => {
@@ -232,6 +234,7 @@ impl World {
                 Task::Device(address) => self.step_device(address),
                 Task::Guest(domid) => self.step_guest(domid, now),
                 Task::Consoles => self.serve_consoles(),
+                Task::Bury(domid) => self.shared.hardware().bury(domid),
             }
         }
     }
@@ -242,6 +245,13 @@ impl World {
             Ok(true) => {}
             Ok(false) => drop(self.backends.remove(&address)),
             Err(error) => tracing::error!(%address, %error, "a simulated backend failed"),
+        }
+        // It may have let go of a dying domain.
+        if let Some(domid) = DomId::new(address.domid.0) {
+            let dying = self.shared.hardware().info(domid).is_some_and(|d| d.dying);
+            if dying {
+                self.soon(Task::Bury(domid));
+            }
         }
     }
 
