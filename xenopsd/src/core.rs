@@ -11,7 +11,7 @@ mod runtime;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use xenstore::layout::libxl_path;
+use xenstore::layout::{domain_path, libxl_path, vm_path};
 use xenstore::{Operations, Path};
 
 use crate::api::value::Value;
@@ -111,6 +111,7 @@ impl Core {
             seen: Mutex::default(),
         });
         core.follow_domains()?;
+        core.look_for_leftovers()?;
         Ok(core)
     }
 
@@ -200,6 +201,39 @@ impl Core {
         let (marker, kind) = (marker.map_err(xenstore::Error::from)?, kind.map_err(xenstore::Error::from)?);
         let values = store.read_all(&[marker, kind])?;
         Ok(values[0].is_some() || values[1].is_none())
+    }
+
+    /// The number of a domain of this VM that is gone while its nodes are not: an earlier daemon was killed between
+    /// removing the one and the other.
+    ///
+    /// # Errors
+    /// When xenstored or the hypervisor does not answer.
+    pub fn left_behind(&self, vm: &str) -> Result<Option<DomId>, Error> {
+        let Ok(uuid) = uuid::Uuid::try_parse(vm) else { return Ok(None) };
+        let home = vm_path(uuid);
+        let domains = home.join("domains").map_err(xenstore::Error::from)?;
+        let mut store = self.edges.store()?;
+        for name in store.directory(&domains)?.unwrap_or_default() {
+            let Ok(domid) = name.parse::<DomId>() else { continue };
+            // The number may be another VM's by now.
+            let owner = domain_path(store_domid(domid)).join("vm").map_err(xenstore::Error::from)?;
+            let ours = store.read(&owner)?.is_some_and(|path| path == home.as_str().as_bytes());
+            if ours && self.edges.hypervisor()?.domain(domid)?.is_none() {
+                return Ok(Some(domid));
+            }
+        }
+        Ok(None)
+    }
+
+    fn look_for_leftovers(self: &Arc<Self>) -> Result<(), Error> {
+        let vms = Path::new("/vm").map_err(xenstore::Error::from)?;
+        let ids = self.edges.store()?.directory(&vms)?.unwrap_or_default();
+        for vm in ids.iter().filter(|id| self.records.has_vm(id)) {
+            if self.left_behind(vm)?.is_some() {
+                self.submit_then(vm, "left behind", Operation::Check, |_| ());
+            }
+        }
+        Ok(())
     }
 
     /// What a step of `task` waits with.

@@ -195,7 +195,8 @@ impl Request<'_> {
         let Ok(vm) = self.core.records.vm(self.vm) else { return Ok(()) };
         let Some(domain) = self.core.domain_of(self.vm)? else {
             // Destroyed by somebody else: its devices are not, and nobody else knows of them.
-            let orphaned = self.core.runtimes.with(self.vm, |r| r.domid.is_some());
+            let known = self.core.runtimes.with(self.vm, |r| r.domid.is_some());
+            let orphaned = known || self.core.left_behind(self.vm)?.is_some();
             return if orphaned { self.run(&plan::destroy()) } else { Ok(()) };
         };
         if self.core.pending(domain.domid)? {
