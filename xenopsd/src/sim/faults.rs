@@ -26,6 +26,11 @@ pub enum Fault {
         /// Before or after its effect.
         when: When,
     },
+    /// The `nth` call (counted from 0) and all after it: the caller might as well be dead.
+    From {
+        /// Counted from 0.
+        nth: u64,
+    },
     /// Each call with a chance of one in `one_in`.
     Random {
         /// Where the dice start.
@@ -97,6 +102,7 @@ impl Faults {
             None => return None,
             Some(Fault::Nth { site: Some(wanted), .. }) if wanted != site => return None,
             Some(Fault::Nth { nth, when, .. }) => (seen == *nth).then_some(*when),
+            Some(Fault::From { nth }) => (seen >= *nth).then_some(When::Before),
             Some(Fault::Random { seed, one_in }) => {
                 let dice = Dice::new(seed.wrapping_add(seen)).next();
                 dice.is_multiple_of((*one_in).max(1)).then_some(When::Before)

@@ -75,3 +75,37 @@ fn a_machine_that_fails_at_random_can_be_tidied_when_it_recovers() {
         rig.until_remains(&vm, &before, &format!("recovery, seed {seed}"));
     }
 }
+
+/// Kills the daemon at each call of an operation on a VM that `prepare` has brought where it is wanted.
+fn kill_at_each_call(operation: &Operation, prepare: impl Fn(&Rig, &str)) {
+    let mut rig = Rig::new(&quick());
+    let vm = rig.add(1, &[], |_| ());
+    rig.start(&vm).unwrap();
+    rig.run(&vm, Operation::Shutdown(None)).unwrap();
+    let before = rig.remains(&vm);
+    prepare(&rig, &vm);
+    rig.machine.faults.record();
+    rig.run(&vm, operation.clone()).unwrap();
+    let calls = rig.machine.faults.recorded();
+    rig.run(&vm, Operation::Shutdown(None)).unwrap();
+    for (nth, site) in (0..).zip(&calls) {
+        prepare(&rig, &vm);
+        rig.machine.faults.arm(Fault::From { nth });
+        let outcome = rig.run(&vm, operation.clone());
+        rig.machine.faults.disarm();
+        rig.until_buried();
+        rig.restart();
+        rig.run(&vm, Operation::Shutdown(None)).unwrap();
+        rig.until_remains(&vm, &before, &format!("a kill at {nth} {site}: {outcome:?}"));
+    }
+}
+
+#[test]
+fn a_daemon_killed_in_a_start_leaves_what_the_next_one_can_remove() {
+    kill_at_each_call(&Operation::Start, |_, _| ());
+}
+
+#[test]
+fn a_daemon_killed_in_a_shutdown_leaves_what_the_next_one_can_remove() {
+    kill_at_each_call(&Operation::Shutdown(None), |rig, vm| rig.start(vm).unwrap());
+}

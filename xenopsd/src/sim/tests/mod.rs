@@ -21,13 +21,18 @@ use crate::state::Records;
 use crate::{test_vbd, test_vif, test_vm};
 
 /// What no operation here takes, whatever the load of the machine.
-const LONG: Duration = Duration::from_secs(30);
+const LONG: Duration = Duration::from_secs(10);
 
 /// A daemon without sockets on a simulated machine.
 struct Rig {
     core: Arc<Core>,
     machine: Machine,
     directory: tempfile::TempDir,
+}
+
+fn daemon(machine: &Machine, directory: &std::path::Path, patience: Patience) -> Arc<Core> {
+    let records = Records::open(&directory.join("db")).unwrap();
+    Core::start(records, machine.edges.clone(), machine.events.clone(), 4, patience).unwrap()
 }
 
 /// Quick steps, and patience enough for a busy machine.
@@ -48,9 +53,14 @@ impl Rig {
         let mut kernel = b"\x7fELF".to_vec();
         kernel.resize(1024, 0);
         std::fs::write(directory.path().join("kernel"), kernel).unwrap();
-        let records = Records::open(&directory.path().join("db")).unwrap();
-        let core = Core::start(records, machine.edges.clone(), machine.events.clone(), 4, patience).unwrap();
+        let core = daemon(&machine, directory.path(), patience);
         Self { core, machine, directory }
+    }
+
+    /// The daemon is gone, without a chance to tidy, and another is started.
+    fn restart(&mut self) {
+        let patience = self.core.patience;
+        self.core = daemon(&self.machine, self.directory.path(), patience);
     }
 
     fn kernel(&self) -> PathBuf {
@@ -154,6 +164,13 @@ impl Rig {
             }
         }
         true
+    }
+
+    /// Waits, not for long, until no domain is dying any more; one whose devices nobody closes stays. Nothing tells of it.
+    fn until_buried(&self) {
+        let dying = || self.core.edges.hypervisor().unwrap().domains().unwrap().iter().any(|d| d.dying);
+        let mut looks = (0..50).map(|_| crossbeam::channel::after(Duration::from_millis(1)));
+        while dying() && looks.next().is_some_and(|look| look.recv().is_ok()) {}
     }
 
     /// Everything that a VM could leave behind: domains, nodes, files kept open, memory taken.
