@@ -1,7 +1,7 @@
 //! Every call of a start fails once: the start fails, and nothing is left.
 
 use super::*;
-use crate::sim::{Fault, When};
+use crate::sim::When;
 use std::collections::BTreeMap;
 
 /// The calls of a start by name, and how often each is made.
@@ -92,9 +92,7 @@ fn kill_at_each_call(operation: &Operation, prepare: impl Fn(&Rig, &str)) {
         prepare(&rig, &vm);
         rig.machine.faults.arm(Fault::From { nth });
         let outcome = rig.run(&vm, operation.clone());
-        rig.machine.faults.disarm();
-        rig.until_buried();
-        rig.restart();
+        rig = rig.restart();
         rig.run(&vm, Operation::Shutdown(None)).unwrap();
         rig.until_remains(&vm, &before, &format!("a kill at {nth} {site}: {outcome:?}"));
     }

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use crossbeam::channel::bounded;
 use xenstore::layout::{DeviceAddress, DeviceKind, DeviceStatus};
 
-use super::{Machine, SimOptions, machine};
+use super::{Fault, Hardware, Machine, SimOptions, machine};
 use crate::api::{Boot, BuilderInfo, Disk, Error, Network, PowerState, Vm};
 use crate::core::{Core, Operation, Patience};
 use crate::domain::observe;
@@ -21,7 +21,7 @@ use crate::state::Records;
 use crate::{test_vbd, test_vif, test_vm};
 
 /// What no operation here takes, whatever the load of the machine.
-const LONG: Duration = Duration::from_secs(10);
+const LONG: Duration = Duration::from_secs(60);
 
 /// A daemon without sockets on a simulated machine.
 struct Rig {
@@ -33,6 +33,12 @@ struct Rig {
 fn daemon(machine: &Machine, directory: &std::path::Path, patience: Patience) -> Arc<Core> {
     let records = Records::open(&directory.join("db")).unwrap();
     Core::start(records, machine.edges.clone(), machine.events.clone(), 4, patience).unwrap()
+}
+
+/// Waits, not for long, for what nothing tells of.
+fn patiently(is_so: impl Fn() -> bool) {
+    let mut looks = (0..200).map(|_| crossbeam::channel::after(Duration::from_millis(1)));
+    while !is_so() && looks.next().is_some_and(|look| look.recv().is_ok()) {}
 }
 
 /// Quick steps, and patience enough for a busy machine.
@@ -57,10 +63,20 @@ impl Rig {
         Self { core, machine, directory }
     }
 
-    /// The daemon is gone, without a chance to tidy, and another is started.
-    fn restart(&mut self) {
-        let patience = self.core.patience;
-        self.core = daemon(&self.machine, self.directory.path(), patience);
+    /// The daemon is gone, without a chance to tidy, and another is started. Its threads are ended by letting all its
+    /// calls fail; nothing that it does takes effect any more.
+    fn restart(self) -> Self {
+        let Self { core, machine, directory } = self;
+        let patience = core.patience;
+        machine.faults.arm(Fault::From { nth: 0 });
+        let old = Arc::downgrade(&core);
+        drop(core);
+        patiently(|| old.strong_count() == 0);
+        // What dies is dead by the time of the restart; one whose devices nobody closes stays.
+        patiently(|| !machine.hardware(Hardware::infos).iter().any(|d| d.dying));
+        machine.faults.disarm();
+        let core = daemon(&machine, directory.path(), patience);
+        Self { core, machine, directory }
     }
 
     fn kernel(&self) -> PathBuf {
@@ -166,18 +182,11 @@ impl Rig {
         true
     }
 
-    /// Waits, not for long, until no domain is dying any more; one whose devices nobody closes stays. Nothing tells of it.
-    fn until_buried(&self) {
-        let dying = || self.core.edges.hypervisor().unwrap().domains().unwrap().iter().any(|d| d.dying);
-        let mut looks = (0..50).map(|_| crossbeam::channel::after(Duration::from_millis(1)));
-        while dying() && looks.next().is_some_and(|look| look.recv().is_ok()) {}
-    }
-
     /// Everything that a VM could leave behind: domains, nodes, files kept open, memory taken.
     fn remains(&self, vm: &str) -> Remains {
         Remains {
-            domids: self.machine.hardware(super::Hardware::domids),
-            free_pages: self.machine.hardware(super::Hardware::free_pages),
+            domids: self.machine.hardware(Hardware::domids),
+            free_pages: self.machine.hardware(Hardware::free_pages),
             nodes: self.machine.store.lock().dump().into_iter().map(|(path, ..)| path.to_string()).collect(),
             kept: self.core.runtimes.with(vm, |r| r.kept.len()),
         }
