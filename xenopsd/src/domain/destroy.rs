@@ -102,7 +102,12 @@ impl VmExecutor<'_> {
         let deadline = Instant::now() + self.core.patience.zombie;
         let gone = || {
             let left = self.core.edges.hypervisor()?.domain(domid)?;
-            Ok(left.is_none_or(|d| d.uuid != *uuid.as_bytes()).then_some(()))
+            match left.filter(|d| d.uuid == *uuid.as_bytes()) {
+                None => Ok(Some(())),
+                Some(left) if left.dying => Ok(None),
+                // Its destruction has failed before; waiting does not help.
+                Some(_) => Err(Error::internal(format!("domain {domid} of VM {} is not destroyed", self.vm()))),
+            }
         };
         loop {
             let look = deadline.min(Instant::now() + ZOMBIE_LOOK);
