@@ -59,7 +59,9 @@ fn no_lost_answer_of_the_store_leaves_anything() {
 #[test]
 fn a_machine_that_fails_at_random_can_be_tidied_when_it_recovers() {
     for seed in 0..20 {
-        let rig = Rig::new(&SimOptions { seed, ..quick() });
+        // A backend that could not be told to close is waited for in vain.
+        let patience = Patience { hotplug: Duration::from_secs(2), ..Patience::default() };
+        let rig = Rig::with_patience(&SimOptions { seed, ..quick() }, patience);
         let vm = rig.add(1, &[], |_| ());
         rig.start(&vm).unwrap();
         rig.run(&vm, Operation::Shutdown(None)).unwrap();
