@@ -507,6 +507,6 @@ fn the_daemons_differ_where_the_protocol_was_extended() {
 }
 
 #[test]
-fn the_tables_print_themselves() {
-    golden("layout.md", &xenstore::layout::document_all());
+fn the_printed_tables_are_the_documentation() {
+    golden("../../../docs/xenstore-layout.md", &xenstore::layout::document_all());
 }
