@@ -313,3 +313,25 @@ fn random_requests_cause_the_same_events() {
         }
     });
 }
+
+#[test]
+fn guests_run_into_the_same_quotas() {
+    with_each(|oracle| {
+        let daemon = oracle.daemon;
+        let mut theirs = Side::new(StreamTransport::new(oracle.endpoint()));
+        let guest = RefCell::new(oracle.guest(D));
+        let store = SharedStore::new();
+        let mut our_guest = store.transport(D);
+        let mut ours = Side::new(store.transport(DomId::DOM0));
+        prepare(daemon, &mut |request| (ours.ask(0, request), theirs.ask(0, request)));
+        let data = |below: String| path(&format!("/local/domain/5/data/{below}"));
+        let mut refused = 0;
+        for n in 0..1100 {
+            let request = Request::Mkdir(data(format!("{}/{}", n / 40, n % 40)));
+            let (us, them) = ask_guest(&guest, &mut our_guest, &request);
+            assert_eq!(us.is_ok(), them.is_ok(), "{daemon:?}, {n}: {us:?}, {them:?}");
+            refused += usize::from(us == Err(Errno::NoSpc) && matches!(them, Err(Errno::NoSpc | Errno::Quota)));
+        }
+        assert!(refused > 100, "{refused}");
+    });
+}
