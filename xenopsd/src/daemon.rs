@@ -112,6 +112,7 @@ fn simulate(config: &Config) -> Result<sim::Machine, DaemonError> {
         seed: config.simulate_seed,
         memory_mib: config.simulate_memory_mib,
         store_socket: Some(socket.clone()),
+        terminals: true,
         ..sim::SimOptions::default()
     };
     let machine = sim::machine(&options).map_err(|e| other("simulated machine")(&e))?;

@@ -30,6 +30,7 @@ mod hardware;
 mod host;
 mod hypervisor;
 mod store;
+mod terminals;
 mod world;
 
 use std::os::unix::fs::DirBuilderExt;
@@ -63,6 +64,8 @@ pub struct SimOptions {
     pub cpus: u32,
     /// Longest time a backend or a guest takes for one step.
     pub delay: Duration,
+    /// Whether consoles are real pseudo-terminals, of which each takes two files; else `/dev/null`.
+    pub terminals: bool,
     /// Disks that exist.
     pub disks: Present,
     /// Bridges that exist.
@@ -78,6 +81,7 @@ impl Default for SimOptions {
             memory_mib: 64 * 1024,
             cpus: 8,
             delay: Duration::from_millis(20),
+            terminals: false,
             disks: Present::All,
             bridges: Present::All,
             store_socket: None,
@@ -162,7 +166,7 @@ pub fn machine(options: &SimOptions) -> std::io::Result<Machine> {
     let listening = listen(&store, &socket)?;
     let watches = WatchStream::connect(listening.endpoint()).map_err(std::io::Error::other)?;
     let events = Events::start(watches)?;
-    let world = World::new(Arc::clone(&shared), incoming, options).start()?;
+    let world = World::new(Arc::clone(&shared), incoming, options)?.start()?;
     let host = SimHost::new(Arc::clone(&shared), options.disks.clone(), options.bridges.clone());
     let (for_hypervisor, for_store) = (Arc::clone(&shared), Arc::clone(&shared));
     let edges = Edges::new(

@@ -16,6 +16,7 @@ use xenstore::{Client, Operations, Path, Request};
 use super::backend::Backend;
 use super::faults::Dice;
 use super::guest::{Guest, Wish};
+use super::terminals::Terminals;
 use super::{Shared, SimOptions, store_domid};
 use crate::edge::DomId;
 
@@ -28,7 +29,7 @@ const BACKEND_DEPTH: usize = 7;
 /// Until when an idle world sleeps; it is woken by signals, this only bounds one call.
 const IDLE: Duration = Duration::from_secs(3600);
 
-/// What a console's terminal is, as nobody is behind it.
+/// What a console's terminal is when nobody is behind it.
 const TTY: &str = "/dev/null";
 
 /// What the world is told.
@@ -69,12 +70,18 @@ pub(super) struct World {
     guests: HashMap<DomId, (Guest, ConnectionId)>,
     /// Domains whose console has a terminal.
     served: HashSet<DomId>,
+    terminals: Option<Terminals>,
 }
 
 impl World {
-    pub(super) fn new(shared: Arc<Shared>, incoming: Receiver<Signal>, options: &SimOptions) -> Self {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        incoming: Receiver<Signal>,
+        options: &SimOptions,
+    ) -> std::io::Result<Self> {
+        let terminals = options.terminals.then(Terminals::start).transpose()?;
         let (dom0, connection) = Guest::connect(&shared.store, xenstore::DomId::DOM0);
-        Self {
+        Ok(Self {
             shared,
             incoming,
             dom0,
@@ -87,7 +94,8 @@ impl World {
             backends: HashMap::new(),
             guests: HashMap::new(),
             served: HashSet::new(),
-        }
+            terminals,
+        })
     }
 
     /// Registers dom0's watches and runs on a thread of its own.
@@ -128,7 +136,11 @@ impl World {
             Signal::Runs(domid) => self.begin(domid),
             Signal::Died(domid) => {
                 self.guests.remove(&domid);
-                self.served.remove(&domid);
+                if self.served.remove(&domid)
+                    && let Some(terminals) = &self.terminals
+                {
+                    terminals.close(domid);
+                }
                 self.soon(Task::Bury(domid));
             }
             Signal::Dom0 => self.listen(),
@@ -286,10 +298,18 @@ impl World {
     /// Whether the domain has a console by now.
     fn serve_console(&mut self, domid: DomId) -> Result<bool, xenstore::Error> {
         let tty = Path::new(&format!("/local/domain/{domid}/console/tty"))?;
-        self.dom0.transaction(|t| match t.read(&tty)? {
-            Some(value) if value.is_empty() => t.write(&tty, TTY).map(|()| true),
-            value => Ok(value.is_some()),
-        })
+        if self.dom0.read(&tty)?.is_none() {
+            return Ok(false);
+        }
+        let made = self.terminals.as_ref().map(|terminals| terminals.open(domid)).transpose();
+        let name = made.unwrap_or_else(|error| {
+            tracing::warn!(%domid, %error, "no pseudo-terminal for a simulated console");
+            None
+        });
+        let name =
+            name.map_or_else(|| TTY.as_bytes().to_vec(), |path| path.into_os_string().into_encoded_bytes());
+        self.dom0.transaction(|t| if t.exists(&tty)? { t.write(&tty, name.clone()) } else { Ok(()) })?;
+        Ok(true)
     }
 }
 

@@ -199,3 +199,27 @@ fn a_file_that_is_no_kernel_is_refused_and_undone() {
     assert!(matches!(rig.run(&vm, Operation::Start), Err(Error::BootloaderError { .. })));
     assert_eq!(rig.remains(&vm), before);
 }
+
+#[test]
+fn a_console_is_a_terminal_that_answers() {
+    use std::io::{Read, Write};
+    let rig = Rig::new(&SimOptions { terminals: true, ..quick() });
+    let vm = rig.add(1, &[], |_| ());
+    rig.start(&vm).unwrap();
+    let mut console = None;
+    rig.until("there is a terminal", || {
+        let state = observe::state(&rig.core, &rig.core.records.vm(&vm).unwrap()).unwrap();
+        console = state.consoles.first().map(|c| c.path.clone());
+        console.is_some()
+    });
+    let mut terminal = std::fs::File::options().read(true).write(true).open(console.unwrap()).unwrap();
+    terminal.write_all(b"hello").unwrap();
+    let mut seen = Vec::new();
+    while !seen.ends_with(b"hello") {
+        let mut byte = [0];
+        assert_eq!(terminal.read(&mut byte).unwrap(), 1);
+        seen.extend(byte);
+    }
+    assert!(seen.starts_with(b"This guest is simulated"));
+    rig.run(&vm, Operation::Shutdown(None)).unwrap();
+}
