@@ -120,6 +120,10 @@ impl Host for LinuxHost {
 }
 
 fn open_disk(path: &Path, access: Access) -> Result<Disk, HostError> {
+    if !path.is_absolute() {
+        let text = format!("disk {path:?} is not an absolute path: the daemon's directory is not its clients'");
+        return Err(HostError::Unusable { class: "disk", text });
+    }
     let access = match access {
         Access::ReadOnly => blockdev::Access::ReadOnly,
         Access::ReadWrite => blockdev::Access::ReadWrite,
