@@ -68,6 +68,11 @@ impl Snapshot {
         self.compare(dom0, |_| false);
     }
 
+    /// How often a line is there.
+    pub fn count(&self, line: &str) -> usize {
+        self.lines.iter().filter(|l| *l == line).count()
+    }
+
     #[track_caller]
     fn compare(&self, dom0: &Dom0, ignored: fn(&str) -> bool) {
         let deadline = Instant::now() + SETTLE;
