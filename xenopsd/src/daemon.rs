@@ -50,7 +50,7 @@ pub fn run(config: &Config) -> Result<(), DaemonError> {
 
     let mut simulated = None;
     let edges = if config.simulate {
-        simulated.insert(simulate(config)?).edges.clone()
+        simulated.insert(simulated_machine(config)?).edges.clone()
     } else {
         real(config.xenstore)
     };
@@ -84,12 +84,17 @@ pub fn run(config: &Config) -> Result<(), DaemonError> {
         instance = %core.instance_id,
         "ready"
     );
+    let simulate = config.simulate;
     std::thread::Builder::new()
         .name("signals".into())
         .stack_size(crate::ops::SMALL_STACK)
         .spawn(move || {
             let signal = signals.wait();
-            tracing::info!(?signal, "stopping; guests keep running");
+            if simulate {
+                tracing::info!(?signal, "stopping; simulated guests end");
+            } else {
+                tracing::info!(?signal, "stopping; guests keep running");
+            }
             stop.stop();
         })
         .map_err(|e| other("signal thread")(&e))?;
@@ -104,7 +109,7 @@ fn watch(config: &Config) -> Result<Events, DaemonError> {
     Events::start(watches).map_err(|e| other("xenstore watches")(&e))
 }
 
-fn simulate(config: &Config) -> Result<sim::Machine, DaemonError> {
+fn simulated_machine(config: &Config) -> Result<sim::Machine, DaemonError> {
     let socket = config.sockets_path.join("xenstored");
     std::fs::create_dir_all(&config.sockets_path)
         .map_err(|e| other("sockets-path")(&format!("{}: {e}", config.sockets_path.display())))?;

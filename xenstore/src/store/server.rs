@@ -90,7 +90,8 @@ pub fn serve(store: &SharedStore, stream: UnixStream, domid: DomId) -> io::Resul
 /// Connections that a [`Listening`] serves at once; more are closed as they come. Each is a thread.
 pub const MAX_CONNECTIONS: usize = 64;
 
-/// A socket on which every connection is served for dom0, as a daemon's is, until dropped.
+/// A socket on which every connection is served for dom0, as a daemon's is, until dropped. Connections made by then go
+/// on until their clients end them.
 pub struct Listening {
     path: PathBuf,
     stop: Arc<AtomicBool>,
@@ -117,9 +118,6 @@ pub fn listen(store: &SharedStore, path: &Path) -> io::Result<Listening> {
                 // A connection that cannot be served is closed, which its client sees.
                 serving.extend(serve(&store, stream, DomId::DOM0));
             }
-        }
-        for connection in serving {
-            connection.stop();
         }
     })?;
     Ok(Listening { path: path.to_owned(), stop, thread: Some(thread) })
