@@ -1,0 +1,47 @@
+//! The daemon on a machine without Xen, such as this one: it says so and ends.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+
+/// Runs the release build for a few seconds at most.
+fn xenopsd(arguments: &[&str]) -> Output {
+    let program = xen_host::target().join("release/xenopsd");
+    assert!(
+        program.is_file(),
+        "{} is missing: build it with `cargo build --release -p xenopsd`",
+        program.display()
+    );
+    let output = Command::new("timeout").arg("30").arg(program).args(arguments).output();
+    output.expect("runs")
+}
+
+#[test]
+fn no_xen_is_said_and_nothing_is_touched() {
+    if Path::new("/proc/xen/capabilities").exists() {
+        eprintln!("skipped: this machine runs Xen");
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = |name: &str| dir.path().join(name).display().to_string();
+    let (sockets, database, pidfile) = (path("sockets"), path("db"), path("pid"));
+    let output = xenopsd(&["--sockets-path", &sockets, "--database-path", &database, "--pidfile", &pidfile]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    for part in ["xenopsd: ", "xenopsd runs in dom0 as root", "`xenops check` lists what is missing"] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    assert!(!said.contains("panicked"), "{said}");
+    assert!(output.stdout.is_empty());
+    assert_eq!(fs::read_dir(dir.path()).expect("reads").count(), 0, "files were made");
+}
+
+#[test]
+fn usage_needs_no_xen() {
+    for (arguments, code) in
+        [(["--help"], 0), (["--version"], 0), (["--print-contract"], 0), (["--nonsense"], 2)]
+    {
+        let output = xenopsd(&arguments);
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}");
+    }
+}
