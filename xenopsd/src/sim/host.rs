@@ -47,6 +47,9 @@ impl SimHost {
     fn disk(&self, site: &str, path: &Path) -> Result<(), HostError> {
         self.shared.faults.check(site).map_err(|e| unusable("disk", &e))?;
         let id = path.display().to_string();
+        if !path.is_absolute() {
+            return Err(unusable("disk", &format!("disk {id} is not an absolute path")));
+        }
         if self.disks.has(&id) {
             return Ok(());
         }
