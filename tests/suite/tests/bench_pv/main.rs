@@ -31,7 +31,8 @@ fn bench_pv_against_xl() {
     host.put(script.as_ref(), "/root/measure.sh").expect("the script is copied");
     let mut output = Vec::new();
     let words = ["bash", "/root/measure.sh", &ROUNDS.to_string()];
-    let status = host.stream(&words, LIMIT, &mut |_, bytes| output.extend_from_slice(bytes)).expect("dom0 answers");
+    let status =
+        host.stream(&words, LIMIT, &mut |_, bytes| output.extend_from_slice(bytes)).expect("dom0 answers");
     let output = String::from_utf8_lossy(&output);
     assert_eq!(status, 0, "{output}");
     report(&medians(&output));
