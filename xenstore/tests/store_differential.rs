@@ -330,7 +330,8 @@ fn guests_run_into_the_same_quotas() {
             let request = Request::Mkdir(data(format!("{}/{}", n / 40, n % 40)));
             let (us, them) = ask_guest(&guest, &mut our_guest, &request);
             assert_eq!(us.is_ok(), them.is_ok(), "{daemon:?}, {n}: {us:?}, {them:?}");
-            refused += usize::from(us == Err(Errno::NoSpc) && matches!(them, Err(Errno::NoSpc | Errno::Quota)));
+            refused +=
+                usize::from(us == Err(Errno::NoSpc) && matches!(them, Err(Errno::NoSpc | Errno::Quota)));
         }
         assert!(refused > 100, "{refused}");
     });
