@@ -106,7 +106,9 @@ impl VmExecutor<'_> {
                 None => Ok(Some(())),
                 Some(left) if left.dying => Ok(None),
                 // Its destruction has failed before; waiting does not help.
-                Some(_) => Err(Error::internal(format!("domain {domid} of VM {} is not destroyed", self.vm()))),
+                Some(_) => {
+                    Err(Error::internal(format!("domain {domid} of VM {} is not destroyed", self.vm())))
+                }
             }
         };
         loop {

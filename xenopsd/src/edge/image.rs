@@ -65,7 +65,9 @@ impl Image {
     pub fn open(what: &'static str, path: &Path, limit: u64) -> Result<ImageFile, ImageError> {
         let unusable = |why: String| ImageError::Unusable { what, path: path.to_owned(), why };
         if !path.is_absolute() {
-            return Err(unusable("not an absolute path; the daemon's directory is not its clients'".to_owned()));
+            return Err(unusable(
+                "not an absolute path; the daemon's directory is not its clients'".to_owned(),
+            ));
         }
         // A FIFO must not block the open for ever.
         let opened = File::options().read(true).custom_flags(nix::libc::O_NONBLOCK).open(path);

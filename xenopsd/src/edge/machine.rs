@@ -121,7 +121,10 @@ impl Host for LinuxHost {
 
 fn open_disk(path: &Path, access: Access) -> Result<Disk, HostError> {
     if !path.is_absolute() {
-        let text = format!("disk {path:?} is not an absolute path: the daemon's directory is not its clients'");
+        let text = format!(
+            "disk {} is not an absolute path: the daemon's directory is not its clients'",
+            path.display()
+        );
         return Err(HostError::Unusable { class: "disk", text });
     }
     let access = match access {

@@ -175,6 +175,11 @@ impl std::fmt::Display for Atom {
 }
 
 impl Step {
+    /// Whether it is one of the steps of [`destroy`], which are all taken once the first is.
+    pub fn ends_domain(&self) -> bool {
+        matches!(self, Self::Do(atom) if !atom.cancellable())
+    }
+
     /// How many atoms it holds, for progress.
     pub fn atoms(&self) -> usize {
         match self {

@@ -64,8 +64,19 @@ fn undo(executor: &dyn Executor, task: &TaskHandle, begun: &[Atom], cause: &Erro
 }
 
 impl Run<'_> {
+    /// A failure ends it, except within the end of a domain: there each further step leaves less behind, and the first
+    /// error is returned when they are through.
     fn serial(&self, steps: &[Step]) -> Result<(), Error> {
-        steps.iter().try_for_each(|step| self.step(step))
+        let mut ending = Ok(());
+        for step in steps {
+            if step.ends_domain() {
+                ending = ending.and(self.step(step));
+            } else {
+                ending.clone()?;
+                self.step(step)?;
+            }
+        }
+        ending
     }
 
     fn step(&self, step: &Step) -> Result<(), Error> {
@@ -195,6 +206,25 @@ mod tests {
             assert_eq!(log[log.len() - 4..], undone()[..], "{atom}");
             assert_eq!(log.iter().filter(|l| *l == "destroy domain").count(), 1, "{atom}");
         }
+    }
+
+    #[test]
+    fn a_shutdown_goes_on_past_a_failure_and_reports_the_first() {
+        let tasks = Tasks::new(Updates::new(Timer::start()));
+        let script = Script { fail_at: Some(Atom::CloseDevices), log: Mutex::default() };
+        let outcome = run(&script, &tasks.create("unit test"), &plan::shutdown(None));
+        assert_eq!(outcome, Err(Error::IoError));
+        assert_eq!(script.log.into_inner().unwrap(), undone());
+    }
+
+    #[test]
+    fn a_reboot_whose_shutdown_failed_starts_nothing() {
+        let records = plan::Records { vm: test_vm(ID, "demo"), vbds: Vec::new(), vifs: Vec::new() };
+        let tasks = Tasks::new(Updates::new(Timer::start()));
+        let script = Script { fail_at: Some(Atom::DestroyDomain), log: Mutex::default() };
+        let outcome = run(&script, &tasks.create("unit test"), &plan::reboot(&records, None));
+        assert_eq!(outcome, Err(Error::IoError));
+        assert_eq!(script.log.into_inner().unwrap(), undone());
     }
 
     #[test]
