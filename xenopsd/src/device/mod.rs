@@ -29,10 +29,15 @@ pub fn store_domid(domid: DomId) -> xenstore::DomId {
     xenstore::DomId(domid.get())
 }
 
-/// Whether the VM's domain has the device at the address made from its domid.
-fn plugged(core: &Core, vm: &str, address: impl Fn(xenstore::DomId) -> DeviceAddress) -> Result<bool, Error> {
-    let Some(domain) = core.domain_of(vm)? else { return Ok(false) };
-    Ok(core.edges.store()?.exists(&address(store_domid(domain.domid)).private())?)
+/// The VM's domain, if it has the device at the address made from its domid.
+fn plugged(
+    core: &Core,
+    vm: &str,
+    address: impl Fn(xenstore::DomId) -> DeviceAddress,
+) -> Result<Option<DomId>, Error> {
+    let Some(domain) = core.domain_of(vm)? else { return Ok(None) };
+    let there = core.edges.store()?.exists(&address(store_domid(domain.domid)).private())?;
+    Ok(there.then_some(domain.domid))
 }
 
 impl From<HostError> for Error {

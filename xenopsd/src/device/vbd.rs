@@ -112,7 +112,8 @@ pub fn state(core: &Core, vbd: &Vbd) -> Result<VbdState, Error> {
             domid,
             id,
             backend_domid: xenstore::DomId::DOM0,
-        })?,
+        })?
+        .is_some(),
         Err(_) => false,
     };
     let backend_present = vbd.backend.clone().filter(|_| plugged);

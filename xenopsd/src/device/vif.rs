@@ -141,8 +141,8 @@ pub fn state(core: &Core, vif: &Vif) -> Result<VifState, Error> {
     let id = handle(vif)?;
     let address =
         |domid| DeviceAddress { kind: DeviceKind::Vif, domid, id, backend_domid: xenstore::DomId::DOM0 };
-    let plugged = plugged(core, &vif.id.vm, address)?;
-    let domid = if plugged { core.domain_of(&vif.id.vm)?.map(|d| d.domid) } else { None };
+    let domid = plugged(core, &vif.id.vm, address)?;
+    let plugged = domid.is_some();
     Ok(VifState {
         active: plugged,
         plugged,

@@ -7,14 +7,15 @@ use std::io::Read;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use ffi::builder;
 use ffi::linux::mapped::MappedFile;
 use memmap2::MmapMut;
 
 /// Largest kernel file. Debian's unpacked debug-free kernel is 62 MB; nothing sensible is above this.
-pub const MAX_KERNEL: u64 = 256 * 1024 * 1024;
+pub const MAX_KERNEL: u64 = builder::MAX_KERNEL as u64;
 
 /// Largest ramdisk file: installers' are up to a few hundred MB.
-pub const MAX_RAMDISK: u64 = 1024 * 1024 * 1024;
+pub const MAX_RAMDISK: u64 = builder::MAX_RAMDISK as u64;
 
 /// Why a kernel or ramdisk file cannot be used.
 #[derive(Debug, thiserror::Error)]

@@ -127,10 +127,6 @@ fn open_disk(path: &Path, access: Access) -> Result<Disk, HostError> {
         );
         return Err(HostError::Unusable { class: "disk", text });
     }
-    let access = match access {
-        Access::ReadOnly => blockdev::Access::ReadOnly,
-        Access::ReadWrite => blockdev::Access::ReadWrite,
-    };
     // Paths come from the administrator's configuration, where links such as /dev/vg/lv are usual.
     blockdev::open_disk(path, access, Links::Follow).map_err(|error| match &error {
         OpenDiskError::Missing { path, .. } => {

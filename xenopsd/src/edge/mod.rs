@@ -23,6 +23,7 @@ pub use ffi::xenctrl::{DomainInfo, FeatureSet, Physinfo, ShutdownReason, XenVers
 
 pub use events::{Events, Subscription};
 pub use image::{Image, ImageError, ImageFile, MAX_KERNEL, MAX_RAMDISK};
+pub use linux::blockdev::Access;
 pub use machine::{LinuxHost, StoreAddress, real};
 pub use pool::{Edges, Lent};
 
@@ -168,15 +169,6 @@ pub trait Hypervisor: Send {
     /// # Errors
     /// [`HypervisorError::Call`].
     fn send_debug_keys(&self, keys: &str) -> Result<(), HypervisorError>;
-}
-
-/// Whether a guest may write to a disk.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Access {
-    /// Opened read-only from the first open on: nothing downstream can write.
-    ReadOnly,
-    /// Reads and writes.
-    ReadWrite,
 }
 
 /// A disk as a block device in dom0, ready for a backend.

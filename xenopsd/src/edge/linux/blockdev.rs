@@ -26,7 +26,7 @@ pub const SECTOR_SIZE: u64 = 512;
 /// What the guest may do with a disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
-    /// Reads only.
+    /// Reads only: opened read-only from the first open on, so that nothing downstream can write.
     ReadOnly,
     /// Reads and writes.
     ReadWrite,
