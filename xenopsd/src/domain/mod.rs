@@ -2,18 +2,19 @@
 
 mod create;
 mod destroy;
+mod memory;
 pub mod observe;
 mod shutdown;
 
 use std::sync::{Mutex, PoisonError};
 
-use xenstore::layout::libxl_path;
+use xenstore::layout::{DomainKind, libxl_path};
 use xenstore::{Operations, Path};
 
-use crate::api::Error;
+use crate::api::{BuilderInfo, Error, Vm};
 use crate::core::{Core, PENDING};
 use crate::device;
-use crate::edge::DomId;
+use crate::edge::{DomId, GuestKind};
 use crate::ops::plan::{Atom, Records};
 use crate::ops::queue::Slot;
 use crate::ops::runner::Executor;
@@ -67,6 +68,24 @@ impl<'a> VmExecutor<'a> {
             domid: self.domid()?,
             waiting: self.core.waiting(task, self.slot),
         })
+    }
+}
+
+/// How the VM's domain is virtualised.
+fn guest_kind(vm: &Vm) -> GuestKind {
+    match vm.ty {
+        BuilderInfo::Pv(_) => GuestKind::Pv,
+        BuilderInfo::Pvh(_) | BuilderInfo::PvInPvh(_) => GuestKind::Pvh,
+        BuilderInfo::Hvm(_) => GuestKind::Hvm,
+    }
+}
+
+/// The same in the store's words.
+fn domain_kind(vm: &Vm) -> DomainKind {
+    match guest_kind(vm) {
+        GuestKind::Pv => DomainKind::Pv,
+        GuestKind::Pvh => DomainKind::Pvh,
+        GuestKind::Hvm => DomainKind::Hvm,
     }
 }
 

@@ -19,7 +19,7 @@ mod xen;
 use std::path::{Path, PathBuf};
 
 pub use ffi::domid::DomId;
-pub use ffi::xenctrl::{DomainInfo, FeatureSet, Physinfo, ShutdownReason, XenVersion};
+pub use ffi::xenctrl::{DomainInfo, FeatureSet, GuestKind, Physinfo, ShutdownReason, XenVersion};
 
 pub use events::{Events, Subscription};
 pub use image::{Image, ImageError, ImageFile, MAX_KERNEL, MAX_RAMDISK};
@@ -44,6 +44,8 @@ pub enum HypervisorError {
 /// What a new domain is, as far as the hypervisor fixes it at creation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewDomain {
+    /// How it is virtualised.
+    pub kind: GuestKind,
     /// The VM's UUID, kept by the hypervisor as the domain's handle.
     pub uuid: [u8; 16],
     /// Size of the vcpu table.
@@ -54,20 +56,44 @@ pub struct NewDomain {
     pub ssidref: u32,
 }
 
-/// What a PV domain is built from.
-pub struct PvBuild<'a> {
+/// What a domain is given before its memory is filled, by a build or by a restore.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Resources {
     /// As at creation.
     pub max_vcpus: u32,
-    /// Memory populated now, in KiB.
+    /// Memory it has now, in KiB.
     pub target_kib: u64,
     /// What the guest may balloon up to, in KiB.
     pub static_max_kib: u64,
-    /// Kernel image: ELF or bzImage.
+    /// Memory for the page tables the hypervisor keeps for it, in KiB; 0 for PV, which has none.
+    pub paging_kib: u64,
+}
+
+/// A kernel with what belongs to it.
+#[derive(Debug, Clone, Copy)]
+pub struct KernelImage<'a> {
+    /// ELF or bzImage.
     pub kernel: &'a Image,
     /// Initial ramdisk.
     pub ramdisk: Option<&'a Image>,
     /// Kernel command line.
     pub cmdline: &'a str,
+}
+
+/// What a domain is built from. The variant is the kind it was created as.
+#[derive(Debug, Clone, Copy)]
+pub enum DomainImage<'a> {
+    /// Entered at the kernel's PV entry point.
+    Pv(KernelImage<'a>),
+}
+
+impl DomainImage<'_> {
+    /// The kind of domain it makes.
+    pub const fn kind(&self) -> GuestKind {
+        match self {
+            Self::Pv(_) => GuestKind::Pv,
+        }
+    }
 }
 
 /// One of the two rings a domain is born with.
@@ -114,17 +140,22 @@ pub trait Hypervisor: Send {
     /// [`HypervisorError::Call`].
     fn domain(&self, domid: DomId) -> Result<Option<DomainInfo>, HypervisorError>;
 
-    /// Makes an empty PV domain, paused.
+    /// Makes an empty domain, paused.
     ///
     /// # Errors
     /// [`HypervisorError::Call`].
-    fn create_pv(&self, new: &NewDomain) -> Result<DomId, HypervisorError>;
+    fn create(&self, new: &NewDomain) -> Result<DomId, HypervisorError>;
 
-    /// Gives a new domain its memory, vcpus, rings and kernel. On failure the domain is still there, to be destroyed.
+    /// Gives a new domain its memory, vcpus, rings and image. On failure the domain is still there, to be destroyed.
     ///
     /// # Errors
     /// Any [`HypervisorError`].
-    fn build_pv(&self, domid: DomId, build: &PvBuild<'_>) -> Result<Built, HypervisorError>;
+    fn build(
+        &self,
+        domid: DomId,
+        resources: &Resources,
+        image: &DomainImage<'_>,
+    ) -> Result<Built, HypervisorError>;
 
     /// Sets the scheduler's weight (1 to 65535, relative to 256) and cap (percent of one processor, 0 none).
     ///

@@ -1,13 +1,14 @@
 //! The hypervisor through libxenctrl and libxenguest.
 
 use ffi::builder::{self, BuildError, PvImage};
+use ffi::evtchn::Port;
 use ffi::xenctrl::{
-    CpuidPolicy, CreateDomain, GrantVersion, GuestKind, SchedParams, Scheduler, TscMode, Xenctrl,
+    CpuidPolicy, CreateDomain, GrantVersion, HvmParam, SchedParams, Scheduler, TscMode, Xenctrl,
 };
 
 use super::{
-    Built, DomId, DomainInfo, FeatureSet, Hypervisor, HypervisorError, NewDomain, Physinfo, PvBuild, Ring,
-    XenVersion,
+    Built, DomId, DomainImage, DomainInfo, FeatureSet, GuestKind, Hypervisor, HypervisorError, Image,
+    KernelImage, NewDomain, Physinfo, Resources, Ring, XenVersion,
 };
 
 /// What libxl leaves above the target in the hard limit, in KiB: a guest's balloon is allowed this much slack
@@ -16,6 +17,10 @@ const MAXMEM_SLACK_KIB: u64 = 1024;
 
 /// Slack of the memory map limit a PV guest is told, in KiB, as libxl's default for PV.
 const MEMMAP_SLACK_KIB: u64 = 0;
+
+/// Missed timer ticks are not made up for (`HVMPTM_no_delay_for_missed_ticks`): libxl's default, which every guest with
+/// a clock of its own wants.
+const TIMER_MODE: u64 = 1;
 
 /// A handle on the running hypervisor.
 pub(super) struct XenHypervisor {
@@ -27,6 +32,68 @@ impl XenHypervisor {
         let xc = Xenctrl::open()?;
         xc.check_version()?;
         Ok(Self { xc })
+    }
+
+    /// What a domain gets whether it is built or restored, in libxl's order. Returns its ports for the two rings.
+    fn equip(
+        &self,
+        domid: DomId,
+        kind: GuestKind,
+        resources: &Resources,
+    ) -> Result<RingPorts, HypervisorError> {
+        let xc = &self.xc;
+        xc.set_max_vcpus(domid, resources.max_vcpus)?;
+        xc.set_max_mem_kib(domid, resources.target_kib + MAXMEM_SLACK_KIB)?;
+        let store = xc.alloc_unbound_port(domid, DomId::DOM0)?;
+        let console = xc.alloc_unbound_port(domid, DomId::DOM0)?;
+        match kind {
+            GuestKind::Pv => xc.set_memmap_limit_kib(domid, resources.static_max_kib + MEMMAP_SLACK_KIB)?,
+            GuestKind::Pvh | GuestKind::Hvm => xc.hvm_param_set(domid, HvmParam::TIMER_MODE, TIMER_MODE)?,
+        }
+        xc.set_tsc_info(domid, TscMode::Default)?;
+        if kind != GuestKind::Pv {
+            xc.set_paging_mempool_bytes(domid, resources.paging_kib * 1024)?;
+        }
+        Ok(RingPorts { store, console })
+    }
+
+    fn build_pv(
+        &self,
+        domid: DomId,
+        resources: &Resources,
+        image: &KernelImage<'_>,
+        ports: RingPorts,
+    ) -> Result<builder::Built, BuildError> {
+        let image = PvImage {
+            kernel: image.kernel.bytes(),
+            ramdisk: image.ramdisk.map(Image::bytes),
+            cmdline: image.cmdline,
+            features: None,
+            memory_mib: resources.target_kib / 1024,
+            max_vcpus: resources.max_vcpus,
+            console_evtchn: ports.console,
+            console_domid: DomId::DOM0,
+            store_evtchn: ports.store,
+            store_domid: DomId::DOM0,
+            claim: true,
+        };
+        builder::build_pv(&self.xc, domid, &image)
+    }
+}
+
+/// A domain's unbound ports.
+#[derive(Clone, Copy)]
+struct RingPorts {
+    store: Port,
+    console: Port,
+}
+
+impl RingPorts {
+    fn with(self, built: builder::Built) -> Built {
+        Built {
+            store: Ring { port: self.store.get(), gfn: built.store_mfn },
+            console: Ring { port: self.console.get(), gfn: built.console_mfn },
+        }
     }
 }
 
@@ -47,46 +114,28 @@ impl Hypervisor for XenHypervisor {
         Ok(self.xc.domain_info(domid)?)
     }
 
-    fn create_pv(&self, new: &NewDomain) -> Result<DomId, HypervisorError> {
+    fn create(&self, new: &NewDomain) -> Result<DomId, HypervisorError> {
         let grant_version = if self.xc.physinfo()?.gnttab_v2 { GrantVersion::V2 } else { GrantVersion::V1 };
         Ok(self.xc.create_domain(&CreateDomain {
             max_grant_frames: i32::try_from(new.max_grant_frames).unwrap_or(-1),
             grant_version,
             ssidref: new.ssidref,
-            ..CreateDomain::new(GuestKind::Pv, new.uuid, new.max_vcpus)
+            ..CreateDomain::new(new.kind, new.uuid, new.max_vcpus)
         })?)
     }
 
-    fn build_pv(&self, domid: DomId, build: &PvBuild<'_>) -> Result<Built, HypervisorError> {
-        let xc = &self.xc;
-        xc.set_max_vcpus(domid, build.max_vcpus)?;
-        xc.set_max_mem_kib(domid, build.target_kib + MAXMEM_SLACK_KIB)?;
-        let store_port = xc.alloc_unbound_port(domid, DomId::DOM0)?;
-        let console_port = xc.alloc_unbound_port(domid, DomId::DOM0)?;
-        xc.set_memmap_limit_kib(domid, build.static_max_kib + MEMMAP_SLACK_KIB)?;
-        xc.set_tsc_info(domid, TscMode::Default)?;
-        xc.apply_cpuid_policy(domid, &CpuidPolicy::default())?;
-        let built = builder::build_pv(
-            xc,
-            domid,
-            &PvImage {
-                kernel: build.kernel.bytes(),
-                ramdisk: build.ramdisk.map(super::Image::bytes),
-                cmdline: build.cmdline,
-                features: None,
-                memory_mib: build.target_kib / 1024,
-                max_vcpus: build.max_vcpus,
-                console_evtchn: console_port,
-                console_domid: DomId::DOM0,
-                store_evtchn: store_port,
-                store_domid: DomId::DOM0,
-                claim: true,
-            },
-        )?;
-        Ok(Built {
-            store: Ring { port: store_port.get(), gfn: built.store_mfn },
-            console: Ring { port: console_port.get(), gfn: built.console_mfn },
-        })
+    fn build(
+        &self,
+        domid: DomId,
+        resources: &Resources,
+        image: &DomainImage<'_>,
+    ) -> Result<Built, HypervisorError> {
+        let ports = self.equip(domid, image.kind(), resources)?;
+        self.xc.apply_cpuid_policy(domid, &CpuidPolicy::default())?;
+        let built = match image {
+            DomainImage::Pv(image) => self.build_pv(domid, resources, image, ports)?,
+        };
+        Ok(ports.with(built))
     }
 
     fn set_scheduler(&self, domid: DomId, weight: u16, cap: u16) -> Result<(), HypervisorError> {

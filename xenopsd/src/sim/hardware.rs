@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use crate::edge::{DomId, DomainInfo, HypervisorError, NewDomain, Physinfo, ShutdownReason, XenVersion};
+use crate::edge::{
+    DomId, DomainInfo, GuestKind, HypervisorError, NewDomain, Physinfo, ShutdownReason, XenVersion,
+};
 
 /// Pages (4 KiB) of a MiB.
 const PAGES_PER_MIB: u64 = 256;
@@ -16,6 +18,7 @@ const MAX_PAUSES: u8 = 127;
 /// One domain.
 #[derive(Debug, Clone)]
 struct Domain {
+    kind: GuestKind,
     uuid: [u8; 16],
     max_vcpus: u32,
     ssidref: u32,
@@ -69,7 +72,7 @@ impl Hardware {
             major: 4,
             minor: 17,
             extra: "-simulated".to_owned(),
-            capabilities: "xen-3.0-x86_64".to_owned(),
+            capabilities: "xen-3.0-x86_64 hvm-3.0-x86_32 hvm-3.0-x86_32p hvm-3.0-x86_64".to_owned(),
             changeset: String::new(),
             command_line: String::new(),
             compiler: String::new(),
@@ -89,7 +92,9 @@ impl Hardware {
             cpu_khz: 2_000_000,
             total_pages: self.total_pages,
             free_pages: self.free_pages(),
+            hvm: true,
             pv: true,
+            hap: true,
             gnttab_v1: true,
             gnttab_v2: true,
             ..Physinfo::default()
@@ -116,7 +121,12 @@ impl Hardware {
             max_vcpu_id: self.cpus.checked_sub(1),
             ..info(
                 DomId::DOM0,
-                &Domain { pages, max_pages: pages, built: true, ..Domain::new([0; 16], self.cpus) },
+                &Domain {
+                    pages,
+                    max_pages: pages,
+                    built: true,
+                    ..Domain::new(GuestKind::Pv, [0; 16], self.cpus)
+                },
             )
         }
     }
@@ -127,7 +137,8 @@ impl Hardware {
         let free =
             after.chain(1..=self.last.get()).filter_map(DomId::new).find(|id| !self.domains.contains_key(id));
         let domid = free.ok_or_else(|| call("no domain id is free"))?;
-        let domain = Domain { pauses: 1, ssidref: new.ssidref, ..Domain::new(new.uuid, new.max_vcpus) };
+        let domain =
+            Domain { pauses: 1, ssidref: new.ssidref, ..Domain::new(new.kind, new.uuid, new.max_vcpus) };
         self.domains.insert(domid, domain);
         self.last = domid;
         Ok(domid)
@@ -230,8 +241,9 @@ impl Hardware {
 }
 
 impl Domain {
-    fn new(uuid: [u8; 16], max_vcpus: u32) -> Self {
+    fn new(kind: GuestKind, uuid: [u8; 16], max_vcpus: u32) -> Self {
         Self {
+            kind,
             uuid,
             max_vcpus,
             ssidref: 0,
@@ -261,8 +273,8 @@ fn info(domid: DomId, domain: &Domain) -> DomainInfo {
         blocked: waits,
         running: false,
         debugged: false,
-        hvm: false,
-        hap: false,
+        hvm: domain.kind != GuestKind::Pv,
+        hap: domain.kind != GuestKind::Pv,
         xs_domain: false,
         tot_pages: domain.pages,
         max_pages: domain.max_pages,
@@ -283,7 +295,8 @@ fn info(domid: DomId, domain: &Domain) -> DomainInfo {
 mod tests {
     use super::*;
 
-    const NEW: NewDomain = NewDomain { uuid: [7; 16], max_vcpus: 2, max_grant_frames: 64, ssidref: 0 };
+    const NEW: NewDomain =
+        NewDomain { kind: GuestKind::Pv, uuid: [7; 16], max_vcpus: 2, max_grant_frames: 64, ssidref: 0 };
 
     fn domid(id: u16) -> DomId {
         DomId::new(id).unwrap()

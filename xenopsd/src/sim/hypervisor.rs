@@ -7,8 +7,8 @@ use super::hardware::Hardware;
 use super::world::Signal;
 use super::{Shared, store_domid};
 use crate::edge::{
-    Built, DomId, DomainInfo, Hypervisor, HypervisorError, Image, NewDomain, Physinfo, PvBuild, Ring,
-    XenVersion,
+    Built, DomId, DomainImage, DomainInfo, Hypervisor, HypervisorError, Image, NewDomain, Physinfo,
+    Resources, Ring, XenVersion,
 };
 
 /// KiB of a page.
@@ -73,19 +73,25 @@ impl Hypervisor for SimHypervisor {
         self.call("hypervisor.domain", |hardware| Ok(hardware.info(domid)))
     }
 
-    fn create_pv(&self, new: &NewDomain) -> Result<DomId, HypervisorError> {
-        self.call("hypervisor.create_pv", |hardware| hardware.create(new))
+    fn create(&self, new: &NewDomain) -> Result<DomId, HypervisorError> {
+        self.call("hypervisor.create", |hardware| hardware.create(new))
     }
 
-    fn build_pv(&self, domid: DomId, build: &PvBuild<'_>) -> Result<Built, HypervisorError> {
-        if !is_kernel(build.kernel) {
+    fn build(
+        &self,
+        domid: DomId,
+        resources: &Resources,
+        image: &DomainImage<'_>,
+    ) -> Result<Built, HypervisorError> {
+        let DomainImage::Pv(loaded) = image;
+        if !is_kernel(loaded.kernel) {
             return Err(HypervisorError::Image(
                 "the kernel is no ELF file, no bzImage and not gzipped".to_owned(),
             ));
         }
-        self.call("hypervisor.build_pv", |hardware| {
+        self.call("hypervisor.build", |hardware| {
             let (store, console) =
-                hardware.build(domid, build.target_kib / PAGE_KIB, SLACK_KIB / PAGE_KIB)?;
+                hardware.build(domid, resources.target_kib / PAGE_KIB, SLACK_KIB / PAGE_KIB)?;
             Ok(Built {
                 store: Ring { port: STORE_PORT, gfn: store },
                 console: Ring { port: CONSOLE_PORT, gfn: console },
