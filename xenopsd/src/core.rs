@@ -14,8 +14,8 @@ use std::time::Duration;
 use xenstore::layout::{domain_path, libxl_path, vm_path};
 use xenstore::{Operations, Path};
 
+use crate::api::Error;
 use crate::api::value::Value;
-use crate::api::{DynamicId, Error};
 use crate::device::store_domid;
 use crate::edge::{DomId, DomainInfo, Edges, Events};
 use crate::ops::queue::{Queues, Slot};
@@ -168,14 +168,9 @@ impl Core {
 
     /// Tells clients to look at a VM and its devices again.
     pub fn announce(&self, vm: &str) {
-        // Records that cannot be read are logged where they are read; the VM is announced in any case.
-        for vbd in self.records.vbds(vm).unwrap_or_default() {
-            self.updates.add(DynamicId::Vbd(vbd.id));
+        for object in self.records.objects(vm) {
+            self.updates.add(object);
         }
-        for vif in self.records.vifs(vm).unwrap_or_default() {
-            self.updates.add(DynamicId::Vif(vif.id));
-        }
-        self.updates.add(DynamicId::Vm(vm.to_owned()));
     }
 
     /// The VM's domain, found by the handle the hypervisor keeps: domids are reused, UUIDs are not.

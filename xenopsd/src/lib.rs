@@ -10,6 +10,7 @@
 //!                                                          └── edge ────┘   (hypervisor, xenstore, Linux)
 //! ```
 
+#[macro_use]
 pub mod api;
 pub mod cli;
 pub mod edge;

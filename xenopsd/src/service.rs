@@ -18,7 +18,9 @@ use std::time::Duration;
 use crossbeam::channel::{Receiver, Sender, TrySendError, bounded};
 
 use crate::api::value::{ToValue, Value};
-use crate::api::{Call, DynamicId, Error, Int, Method, Query, UpdatesGet, VmRemove};
+use crate::api::{
+    Call, DynamicId, Error, Int, Method, Pci, Query, UpdatesGet, Vbd, Vgpu, Vif, VmRemove, Vusb,
+};
 use crate::core::{Core, Operation};
 use crate::hostinfo;
 use crate::ops::updates::UpdatesError;
@@ -139,14 +141,26 @@ fn answer(core: &Arc<Core>, call: &Call) -> Result<Value, Error> {
             returns(m, operation.and_then(|o| core.submit(&m.id, &m.debug_info, o)))
         }
 
-        Call::VbdAdd(m) => returns(m, devices::add_vbd(core, &m.vbd)),
-        Call::VbdRemove(m) => returns(m, devices::remove_vbd(core, &m.id)),
-        Call::VbdStat(m) => returns(m, devices::stat_vbd(core, &m.id)),
-        Call::VbdList(m) => returns(m, devices::list_vbds(core, &m.id)),
-        Call::VifAdd(m) => returns(m, devices::add_vif(core, &m.vif)),
-        Call::VifRemove(m) => returns(m, devices::remove_vif(core, &m.id)),
-        Call::VifStat(m) => returns(m, devices::stat_vif(core, &m.id)),
-        Call::VifList(m) => returns(m, devices::list_vifs(core, &m.id)),
+        Call::VbdAdd(m) => returns(m, devices::add(core, &m.vbd)),
+        Call::VbdRemove(m) => returns(m, devices::remove::<Vbd>(core, &m.id)),
+        Call::VbdStat(m) => returns(m, devices::stat(core, &m.id)),
+        Call::VbdList(m) => returns(m, devices::list(core, &m.id)),
+        Call::VifAdd(m) => returns(m, devices::add(core, &m.vif)),
+        Call::VifRemove(m) => returns(m, devices::remove::<Vif>(core, &m.id)),
+        Call::VifStat(m) => returns(m, devices::stat(core, &m.id)),
+        Call::VifList(m) => returns(m, devices::list(core, &m.id)),
+        Call::PciAdd(m) => returns(m, devices::add(core, &m.pci)),
+        Call::PciRemove(m) => returns(m, devices::remove::<Pci>(core, &m.id)),
+        Call::PciStat(m) => returns(m, devices::stat(core, &m.id)),
+        Call::PciList(m) => returns(m, devices::list(core, &m.id)),
+        Call::VgpuAdd(m) => returns(m, devices::add(core, &m.vgpu)),
+        Call::VgpuRemove(m) => returns(m, devices::remove::<Vgpu>(core, &m.id)),
+        Call::VgpuStat(m) => returns(m, devices::stat(core, &m.id)),
+        Call::VgpuList(m) => returns(m, devices::list(core, &m.id)),
+        Call::VusbAdd(m) => returns(m, devices::add(core, &m.vusb)),
+        Call::VusbRemove(m) => returns(m, devices::remove::<Vusb>(core, &m.id)),
+        Call::VusbStat(m) => returns(m, devices::stat(core, &m.id)),
+        Call::VusbList(m) => returns(m, devices::list(core, &m.id)),
 
         Call::UpdatesLastId(m) => returns(m, Ok(core.updates.last_id())),
         Call::UpdatesInjectBarrier(m) => returns(m, inject_barrier(core, &m.vm_id, m.id)),

@@ -10,6 +10,7 @@ use crate::ops::plan::{self, Atom, Step};
 use crate::ops::queue::Slot;
 use crate::ops::runner::run;
 use crate::ops::task::TaskHandle;
+use crate::state::EXTRA_VERSION;
 
 /// A guest that crashes sooner than this after its start is not started again: it would crash for ever.
 const CRASH_LOOP: Duration = Duration::from_secs(120);
@@ -111,8 +112,8 @@ impl Request<'_> {
     fn records(&self) -> Result<plan::Records, Error> {
         Ok(plan::Records {
             vm: self.core.records.vm(self.vm)?,
-            vbds: self.core.records.vbds(self.vm)?,
-            vifs: self.core.records.vifs(self.vm)?,
+            vbds: self.core.records.devices(self.vm)?,
+            vifs: self.core.records.devices(self.vm)?,
         })
     }
 
@@ -141,7 +142,14 @@ impl Request<'_> {
 
     fn started(&self) {
         let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
-        self.core.runtimes.with(self.vm, |r| r.started = Some((since_epoch, Instant::now())));
+        self.core.runtimes.with(self.vm, |r| r.started = Some(Instant::now()));
+        let kept = self.core.records.update_extra(self.vm, |extra| {
+            extra.version = EXTRA_VERSION;
+            extra.last_start_time = since_epoch;
+        });
+        if let Err(error) = kept {
+            tracing::warn!(vm = self.vm, %error, "the time of the start is not kept");
+        }
     }
 
     fn shutdown(&self, timeout: Option<Duration>) -> Result<(), Error> {
@@ -242,6 +250,12 @@ impl Request<'_> {
     }
 
     fn young(&self) -> bool {
-        self.core.runtimes.with(self.vm, |r| r.started.is_some_and(|(_, at)| at.elapsed() < CRASH_LOOP))
+        if let Some(started) = self.core.runtimes.with(self.vm, |r| r.started) {
+            return started.elapsed() < CRASH_LOOP;
+        }
+        // Started by an earlier daemon: only the wall clock knows.
+        let started = self.core.records.extra(self.vm).map_or(0.0, |extra| extra.last_start_time);
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+        (0.0..CRASH_LOOP.as_secs_f64()).contains(&(now - started))
     }
 }

@@ -11,8 +11,8 @@ use crate::edge::DomId;
 /// One VM's.
 #[derive(Debug, Default)]
 pub struct Runtime {
-    /// When it last started: for the clients (seconds since 1970) and for measuring.
-    pub started: Option<(f64, Instant)>,
+    /// When it last started, for measuring.
+    pub started: Option<Instant>,
     /// A reboot is between its two halves: clients are told `Running`, so that they do not see it halted.
     pub rebooting: bool,
     /// Its domain, to clean up after one that somebody else destroyed.

@@ -8,6 +8,7 @@ use crate::api::{
 use crate::core::Core;
 use crate::device::store_domid;
 use crate::edge::{DomId, DomainInfo};
+use crate::state::VmExtra;
 
 /// Bytes of a page, the hypervisor's unit of memory.
 const PAGE: i64 = 4096;
@@ -30,18 +31,23 @@ pub fn power_state(domain: Option<&DomainInfo>) -> PowerState {
 /// # Errors
 /// When the hypervisor or xenstored does not answer.
 pub fn state(core: &Core, vm: &Vm) -> Result<VmState, Error> {
-    state_with(core, vm, core.domain_of(&vm.id)?.as_ref())
+    state_with(core, vm, &core.records.extra(&vm.id)?, core.domain_of(&vm.id)?.as_ref())
 }
 
-/// As [`state`], with the domain looked up by the caller (one hypercall serves a list of VMs).
+/// As [`state`], with what is remembered of the VM read and the domain looked up by the caller (one hypercall serves a
+/// list of VMs).
 ///
 /// # Errors
 /// When xenstored does not answer.
-pub fn state_with(core: &Core, vm: &Vm, domain: Option<&DomainInfo>) -> Result<VmState, Error> {
-    let (started, rebooting) =
-        core.runtimes.with(&vm.id, |r| (r.started.map_or(0.0, |(since_epoch, _)| since_epoch), r.rebooting));
+pub fn state_with(
+    core: &Core,
+    vm: &Vm,
+    extra: &VmExtra,
+    domain: Option<&DomainInfo>,
+) -> Result<VmState, Error> {
+    let rebooting = core.runtimes.with(&vm.id, |r| r.rebooting);
     let mut state = halted(vm);
-    state.last_start_time = started;
+    state.last_start_time = extra.last_start_time;
     if let Some(domain) = domain {
         let pages = i64::try_from(domain.tot_pages).unwrap_or(i64::MAX / PAGE);
         let limit = i64::try_from(domain.max_pages).unwrap_or(i64::MAX / PAGE);

@@ -1,60 +1,120 @@
-//! `VBD.*` and `VIF.*` calls that only touch records, or only look.
+//! Device calls that only touch records, or only look: the same for every class.
 
-use crate::api::{DeviceId, DynamicId, Error, Vbd, VbdState, Vif, VifState};
+use crate::api::{
+    DeviceId, Error, Pci, PciState, Vbd, VbdState, Vgpu, VgpuState, Vif, VifState, Vusb, VusbState,
+};
 use crate::core::Core;
 use crate::device;
+use crate::state::DeviceRecord;
 
-pub(super) fn add_vbd(core: &Core, vbd: &Vbd) -> Result<DeviceId, Error> {
-    core.records.put_vbd(vbd)?;
-    core.updates.add(DynamicId::Vbd(vbd.id.clone()));
-    Ok(vbd.id.clone())
+/// A class of devices as these calls see it.
+pub(super) trait Observed: DeviceRecord + Clone {
+    /// What is observed of a device.
+    type State;
+
+    /// Looks at it.
+    fn state(&self, core: &Core) -> Result<Self::State, Error>;
+
+    /// Whether the running VM has it: its record must stay then.
+    fn plugged(state: &Self::State) -> bool;
+
+    /// The record to store for the one that was given.
+    fn chosen(&self) -> Result<Self, Error> {
+        Ok(self.clone())
+    }
 }
 
-pub(super) fn remove_vbd(core: &Core, id: &DeviceId) -> Result<(), Error> {
-    let vbd = core.records.vbd(id)?;
-    if device::vbd::state(core, &vbd)?.plugged {
+pub(super) fn add<D: Observed>(core: &Core, device: &D) -> Result<DeviceId, Error> {
+    let device = device.chosen()?;
+    core.records.put(&device)?;
+    let id = device.id().clone();
+    core.updates.add((D::CLASS.event)(id.clone()));
+    Ok(id)
+}
+
+pub(super) fn remove<D: Observed>(core: &Core, id: &DeviceId) -> Result<(), Error> {
+    let (_, state) = stat::<D>(core, id)?;
+    if D::plugged(&state) {
         return Err(Error::DeviceIsConnected);
     }
-    core.records.remove_vbd(id)?;
-    core.updates.add(DynamicId::Vbd(id.clone()));
+    core.records.remove::<D>(id)?;
+    core.updates.add((D::CLASS.event)(id.clone()));
     Ok(())
 }
 
-pub(super) fn stat_vbd(core: &Core, id: &DeviceId) -> Result<(Vbd, VbdState), Error> {
-    let vbd = core.records.vbd(id)?;
-    let state = device::vbd::state(core, &vbd)?;
-    Ok((vbd, state))
+pub(super) fn stat<D: Observed>(core: &Core, id: &DeviceId) -> Result<(D, D::State), Error> {
+    let device: D = core.records.device(id)?;
+    let state = device.state(core)?;
+    Ok((device, state))
 }
 
-pub(super) fn list_vbds(core: &Core, vm: &str) -> Result<Vec<(Vbd, VbdState)>, Error> {
-    let stat = |vbd: Vbd| device::vbd::state(core, &vbd).map(|state| (vbd, state));
-    core.records.vbds(vm)?.into_iter().map(stat).collect()
+pub(super) fn list<D: Observed>(core: &Core, vm: &str) -> Result<Vec<(D, D::State)>, Error> {
+    let stat = |device: D| device.state(core).map(|state| (device, state));
+    core.records.devices(vm)?.into_iter().map(stat).collect()
 }
 
-pub(super) fn add_vif(core: &Core, vif: &Vif) -> Result<DeviceId, Error> {
-    let vif = Vif { mac: device::vif::chosen_mac(vif)?, ..vif.clone() };
-    core.records.put_vif(&vif)?;
-    core.updates.add(DynamicId::Vif(vif.id.clone()));
-    Ok(vif.id)
-}
+impl Observed for Vbd {
+    type State = VbdState;
 
-pub(super) fn remove_vif(core: &Core, id: &DeviceId) -> Result<(), Error> {
-    let vif = core.records.vif(id)?;
-    if device::vif::state(core, &vif)?.plugged {
-        return Err(Error::DeviceIsConnected);
+    fn state(&self, core: &Core) -> Result<VbdState, Error> {
+        device::vbd::state(core, self)
     }
-    core.records.remove_vif(id)?;
-    core.updates.add(DynamicId::Vif(id.clone()));
-    Ok(())
+
+    fn plugged(state: &VbdState) -> bool {
+        state.plugged
+    }
 }
 
-pub(super) fn stat_vif(core: &Core, id: &DeviceId) -> Result<(Vif, VifState), Error> {
-    let vif = core.records.vif(id)?;
-    let state = device::vif::state(core, &vif)?;
-    Ok((vif, state))
+impl Observed for Vif {
+    type State = VifState;
+
+    fn state(&self, core: &Core) -> Result<VifState, Error> {
+        device::vif::state(core, self)
+    }
+
+    fn plugged(state: &VifState) -> bool {
+        state.plugged
+    }
+
+    fn chosen(&self) -> Result<Self, Error> {
+        Ok(Self { mac: device::vif::chosen_mac(self)?, ..self.clone() })
+    }
 }
 
-pub(super) fn list_vifs(core: &Core, vm: &str) -> Result<Vec<(Vif, VifState)>, Error> {
-    let stat = |vif: Vif| device::vif::state(core, &vif).map(|state| (vif, state));
-    core.records.vifs(vm)?.into_iter().map(stat).collect()
+// The classes below have records and no backend yet: nothing plugs them, so that none is ever plugged.
+
+impl Observed for Pci {
+    type State = PciState;
+
+    fn state(&self, _core: &Core) -> Result<PciState, Error> {
+        Ok(PciState { plugged: false })
+    }
+
+    fn plugged(state: &PciState) -> bool {
+        state.plugged
+    }
+}
+
+impl Observed for Vgpu {
+    type State = VgpuState;
+
+    fn state(&self, _core: &Core) -> Result<VgpuState, Error> {
+        Ok(VgpuState { active: false, plugged: false, emulator_pid: None })
+    }
+
+    fn plugged(state: &VgpuState) -> bool {
+        state.plugged
+    }
+}
+
+impl Observed for Vusb {
+    type State = VusbState;
+
+    fn state(&self, _core: &Core) -> Result<VusbState, Error> {
+        Ok(VusbState { plugged: false })
+    }
+
+    fn plugged(state: &VusbState) -> bool {
+        state.plugged
+    }
 }

@@ -1,8 +1,11 @@
 //! `VM.*` calls that only touch records, or only look.
 
+use std::collections::HashMap;
+
 use crate::api::{DynamicId, Error, Vm, VmState};
 use crate::core::Core;
 use crate::domain::observe;
+use crate::edge::DomainInfo;
 
 pub(super) fn add(core: &Core, vm: &Vm) -> Result<String, Error> {
     core.records.put_vm(vm)?;
@@ -16,13 +19,23 @@ pub(super) fn stat(core: &Core, id: &str) -> Result<(Vm, VmState), Error> {
     Ok((vm, state))
 }
 
-/// One hypercall for all, however many there are.
+/// One hypercall for all, however many there are. One whose records cannot be read is logged and left out.
 pub(super) fn list(core: &Core) -> Result<Vec<(Vm, VmState)>, Error> {
     let domains = core.edges.hypervisor()?.domains()?;
-    let state_of = |vm: Vm| {
+    let domains: HashMap<[u8; 16], &DomainInfo> =
+        domains.iter().filter(|d| !d.dying).map(|d| (d.uuid, d)).collect();
+    let mut all = Vec::new();
+    for vm in core.records.vms()? {
+        let extra = match core.records.extra(&vm.id) {
+            Ok(extra) => extra,
+            Err(error) => {
+                tracing::error!(vm = %vm.id, %error, "unreadable private state: VM left out");
+                continue;
+            }
+        };
         let uuid = uuid::Uuid::try_parse(&vm.id).unwrap_or_default();
-        let domain = domains.iter().find(|d| d.uuid == *uuid.as_bytes() && !d.dying);
-        observe::state_with(core, &vm, domain).map(|state| (vm, state))
-    };
-    core.records.vms()?.into_iter().map(state_of).collect()
+        let state = observe::state_with(core, &vm, &extra, domains.get(uuid.as_bytes()).copied())?;
+        all.push((vm, state));
+    }
+    Ok(all)
 }

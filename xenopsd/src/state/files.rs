@@ -22,6 +22,15 @@ pub struct StateError {
     pub source: io::Error,
 }
 
+/// How long what is written must last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lasting {
+    /// Beyond a crash of the host: flushed to the disk, with the directory that names it.
+    Host,
+    /// Beyond the end of this process: the kernel has it. For what means nothing after the host's next boot.
+    Process,
+}
+
 /// A directory of small files in sub-directories.
 #[derive(Debug)]
 pub struct Files {
@@ -38,9 +47,14 @@ impl Files {
         Ok(Self { root: root.to_owned() })
     }
 
+    /// Where `dir/name` is.
+    pub fn path(&self, dir: &str, name: &str) -> PathBuf {
+        self.root.join(dir).join(name)
+    }
+
     /// Whether `dir/name` is there.
     pub fn exists(&self, dir: &str, name: &str) -> bool {
-        self.root.join(dir).join(name).exists()
+        self.path(dir, name).exists()
     }
 
     /// The contents of `dir/name`; none when it does not exist.
@@ -48,7 +62,7 @@ impl Files {
     /// # Errors
     /// [`StateError`].
     pub fn read(&self, dir: &str, name: &str) -> Result<Option<Vec<u8>>, StateError> {
-        let path = self.root.join(dir).join(name);
+        let path = self.path(dir, name);
         let file = match File::open(&path) {
             Ok(file) => file,
             Err(error) if absent(&error) => return Ok(None),
@@ -66,39 +80,66 @@ impl Files {
     ///
     /// # Errors
     /// [`StateError`]; the old contents are then still there.
-    pub fn write(&self, dir: &str, name: &str, bytes: &[u8]) -> Result<(), StateError> {
+    pub fn write(&self, dir: &str, name: &str, bytes: &[u8], lasting: Lasting) -> Result<(), StateError> {
         let dir = self.root.join(dir);
-        create_dirs(&dir)?;
+        let made = create_dirs(&dir)?;
         let path = dir.join(name);
         let aside = dir.join(format!("{name}{ASIDE}"));
         let written = (|| {
             let mut file =
                 OpenOptions::new().write(true).create(true).truncate(true).mode(0o644).open(&aside)?;
             file.write_all(bytes)?;
+            if lasting == Lasting::Process {
+                return fs::rename(&aside, &path);
+            }
             file.sync_all()?;
             fs::rename(&aside, &path)?;
-            File::open(&dir)?.sync_all()
+            sync_dir(&dir)?;
+            if made { dir.parent().map_or(Ok(()), sync_dir) } else { Ok(()) }
         })();
         written.map_err(|source| {
             // The half-written copy is of no use; a full disk is helped by removing it.
             let _ = fs::remove_file(&aside);
+            if made {
+                let _ = fs::remove_dir(&dir);
+            }
             StateError { action: "write", path, source }
         })
     }
 
-    /// Removes `dir/name` and then `dir` when that was its last file. Absent is fine.
+    /// Removes `dir/name`, and then `dir` if it is one object's own (a directory of a directory) and that was its last
+    /// file. Absent is fine.
     ///
     /// # Errors
     /// [`StateError`].
-    pub fn remove(&self, dir: &str, name: &str) -> Result<(), StateError> {
+    pub fn remove(&self, dir: &str, name: &str, lasting: Lasting) -> Result<(), StateError> {
+        // One that many objects share stays: another may be about to write into it.
+        let own = dir.contains('/');
         let dir = self.root.join(dir);
         let path = dir.join(name);
+        let failed = |source| StateError { action: "remove", path: path.clone(), source };
         match fs::remove_file(&path) {
-            Err(source) if !absent(&source) => return Err(StateError { action: "remove", path, source }),
-            _ => {}
+            Err(error) if absent(&error) => return Ok(()),
+            Err(source) => return Err(failed(source)),
+            Ok(()) => {}
         }
         // Fails while other files are left, which is what is wanted.
-        let _ = fs::remove_dir(&dir);
+        let gone = own && fs::remove_dir(&dir).is_ok();
+        match lasting {
+            Lasting::Process => Ok(()),
+            Lasting::Host if gone => dir.parent().map_or(Ok(()), sync_dir).map_err(failed),
+            Lasting::Host => sync_dir(&dir).map_err(failed),
+        }
+    }
+
+    /// Removes every file of `dir`, half-written ones too, and `dir`. Absent is fine.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub fn clear(&self, dir: &str) -> Result<(), StateError> {
+        for name in self.names(dir)? {
+            self.remove(dir, &name, Lasting::Process)?;
+        }
         Ok(())
     }
 
@@ -107,6 +148,13 @@ impl Files {
     /// # Errors
     /// [`StateError`].
     pub fn list(&self, dir: &str) -> Result<Vec<String>, StateError> {
+        let mut names = self.names(dir)?;
+        names.retain(|name| !name.ends_with(ASIDE));
+        names.sort();
+        Ok(names)
+    }
+
+    fn names(&self, dir: &str) -> Result<Vec<String>, StateError> {
         let path = self.root.join(dir);
         let entries = match fs::read_dir(&path) {
             Ok(entries) => entries,
@@ -116,12 +164,8 @@ impl Files {
         let mut names = Vec::new();
         for entry in entries {
             let entry = entry.map_err(|source| StateError { action: "list", path: path.clone(), source })?;
-            let Ok(name) = entry.file_name().into_string() else { continue };
-            if !name.ends_with(ASIDE) {
-                names.push(name);
-            }
+            names.extend(entry.file_name().into_string());
         }
-        names.sort();
         Ok(names)
     }
 }
@@ -130,10 +174,15 @@ fn absent(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
 
-fn create_dirs(path: &Path) -> Result<(), StateError> {
-    fs::DirBuilder::new().recursive(true).mode(0o755).create(path).map_err(|source| StateError {
-        action: "create",
-        path: path.to_owned(),
-        source,
-    })
+fn sync_dir(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
+}
+
+/// Makes a directory with its parents; whether it was missing.
+fn create_dirs(path: &Path) -> Result<bool, StateError> {
+    if path.is_dir() {
+        return Ok(false);
+    }
+    let made = fs::DirBuilder::new().recursive(true).mode(0o755).create(path);
+    made.map(|()| true).map_err(|source| StateError { action: "create", path: path.to_owned(), source })
 }

@@ -4,6 +4,7 @@ mod faults;
 mod lifecycle;
 mod many;
 mod random;
+mod recovery;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -101,12 +102,12 @@ impl Rig {
             let mut vbd = test_vbd(&id, name);
             vbd.position = Some(name.parse().unwrap());
             vbd.backend = Some(Disk::Local(format!("/srv/{number}-{name}.img")));
-            self.core.records.put_vbd(&vbd).unwrap();
+            self.core.records.put(&vbd).unwrap();
         }
         let mut vif = test_vif(&id, "0");
         vif.backend = Network::Local("br0".to_owned());
         vif.mac = format!("00:16:3e:00:{:02x}:{:02x}", number >> 8 & 0xff, number & 0xff);
-        self.core.records.put_vif(&vif).unwrap();
+        self.core.records.put(&vif).unwrap();
         id
     }
 
