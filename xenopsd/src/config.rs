@@ -15,6 +15,9 @@ use crate::service::MAX_WORKERS;
 /// Where the file is looked for when none is named; its absence is fine.
 pub const DEFAULT_FILE: &str = "/etc/xenopsd.conf";
 
+/// Where the scripts for events are, as xapi has them.
+pub const DEFAULT_HOOKS: &str = "/etc/xapi.d";
+
 /// The Xen toolstack daemon: builds domains, plugs their devices, and answers a management layer.
 #[derive(Debug, Clone, Parser)]
 #[command(
@@ -60,6 +63,9 @@ pub struct Config {
     /// Seconds a guest may take to acknowledge a shutdown request
     #[arg(long, default_value_t = 60)]
     pub domain_shutdown_ack_timeout: u64,
+    /// Directories of scripts to run for events (vm-pre-start, ...); /etc/xapi.d unless simulating, when there are none
+    #[arg(long)]
+    pub hooks_path: Option<PathBuf>,
     /// What is logged: error, warn, info, debug or trace, or per module
     #[arg(long, default_value = "info")]
     pub log_level: String,
@@ -168,6 +174,8 @@ impl Config {
         Patience {
             hotplug: Duration::from_secs(self.hotplug_timeout),
             shutdown_ack: Duration::from_secs(self.domain_shutdown_ack_timeout),
+            // Simulated guests cost the host nothing; the model's simulator has no such wait either.
+            least_uptime: if self.simulate { Duration::ZERO } else { Patience::default().least_uptime },
             ..Patience::default()
         }
     }

@@ -18,6 +18,7 @@ use crate::api::Error;
 use crate::api::value::Value;
 use crate::device::store_domid;
 use crate::edge::{DomId, DomainInfo, Edges, Events};
+use crate::ops::explain::Traces;
 use crate::ops::queue::{Queues, Slot};
 use crate::ops::task::{TaskHandle, Tasks};
 use crate::ops::timer::Timer;
@@ -40,6 +41,10 @@ pub struct Patience {
     pub shutdown_ack: Duration,
     /// How long a destroyed domain may stay a zombie before the operation ends without it.
     pub zombie: Duration,
+    /// A guest that reboots itself sooner than this after its start waits before it is started again.
+    pub least_uptime: Duration,
+    /// That wait.
+    pub reboot_pause: Duration,
 }
 
 impl Default for Patience {
@@ -48,6 +53,9 @@ impl Default for Patience {
             hotplug: Duration::from_secs(60),
             shutdown_ack: Duration::from_secs(60),
             zombie: Duration::from_secs(30),
+            // Both as xapi's xenopsd has them.
+            least_uptime: Duration::from_secs(120),
+            reboot_pause: Duration::from_secs(15),
         }
     }
 }
@@ -68,6 +76,8 @@ pub struct Core {
     pub queues: Queues,
     /// What is known of VMs only while this process runs.
     pub runtimes: Runtimes,
+    /// What each VM's last operation did.
+    pub traces: Traces,
     /// Limits of waits.
     pub patience: Patience,
     /// Fresh for every run, so that clients notice a restart.
@@ -106,6 +116,7 @@ impl Core {
             updates,
             queues: Queues::new(workers),
             runtimes: Runtimes::default(),
+            traces: Traces::default(),
             patience,
             instance_id: uuid::Uuid::new_v4().to_string(),
             seen: Mutex::default(),

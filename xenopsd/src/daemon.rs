@@ -8,7 +8,7 @@ use std::sync::Arc;
 use nix::sys::signal::{SigSet, Signal};
 use xenstore::WatchStream;
 
-use crate::config::Config;
+use crate::config::{Config, DEFAULT_HOOKS};
 use crate::core::Core;
 use crate::edge::{Events, real};
 use crate::rpc::codec::Codec;
@@ -52,7 +52,7 @@ pub fn run(config: &Config) -> Result<(), DaemonError> {
     let edges = if config.simulate {
         simulated.insert(simulated_machine(config)?).edges.clone()
     } else {
-        real(config.xenstore)
+        real(config.xenstore, config.hooks_path.clone().unwrap_or_else(|| DEFAULT_HOOKS.into()))
     };
     let hypervisor = edges.hypervisor().map_err(|e| DaemonError::NoXen(e.to_string()))?;
     let version = hypervisor.version().map_err(|e| DaemonError::NoXen(e.to_string()))?;
@@ -118,6 +118,7 @@ fn simulated_machine(config: &Config) -> Result<sim::Machine, DaemonError> {
         memory_mib: config.simulate_memory_mib,
         store_socket: Some(socket.clone()),
         terminals: true,
+        hooks: config.hooks_path.clone(),
         ..sim::SimOptions::default()
     };
     let machine = sim::machine(&options).map_err(|e| other("simulated machine")(&e))?;

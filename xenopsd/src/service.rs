@@ -141,6 +141,16 @@ fn answer(core: &Arc<Core>, call: &Call) -> Result<Value, Error> {
             returns(m, operation.and_then(|o| core.submit(&m.id, &m.debug_info, o)))
         }
 
+        Call::VmDelay(m) => {
+            let operation = seconds(m.delay).map(Operation::Delay);
+            returns(m, operation.and_then(|o| core.submit(&m.id, &m.debug_info, o)))
+        }
+        Call::VmExplain(m) => returns(m, core.records.vm(&m.id).map(|_| core.traces.explain(&m.id))),
+
+        Call::VbdPlug(m) => returns(m, devices::plug::<Vbd>(core, &m.id, &m.debug_info)),
+        Call::VbdUnplug(m) => returns(m, devices::unplug::<Vbd>(core, &m.id, &m.debug_info, m.force)),
+        Call::VifPlug(m) => returns(m, devices::plug::<Vif>(core, &m.id, &m.debug_info)),
+        Call::VifUnplug(m) => returns(m, devices::unplug::<Vif>(core, &m.id, &m.debug_info, m.force)),
         Call::VbdAdd(m) => returns(m, devices::add(core, &m.vbd)),
         Call::VbdRemove(m) => returns(m, devices::remove::<Vbd>(core, &m.id)),
         Call::VbdStat(m) => returns(m, devices::stat(core, &m.id)),
@@ -186,11 +196,14 @@ fn query(core: &Core) -> Query {
 
 /// A clean shutdown's timeout: absent is a hard one.
 fn delay(seconds: Option<f64>) -> Result<Option<Duration>, Error> {
-    let Some(seconds) = seconds else { return Ok(None) };
+    seconds.map(self::seconds).transpose()
+}
+
+fn seconds(seconds: f64) -> Result<Duration, Error> {
     if !(0.0..=MAX_DELAY).contains(&seconds) {
         return Err(Error::internal(format!("delay {seconds} is not between 0 and {MAX_DELAY} seconds")));
     }
-    Ok(Some(Duration::from_secs_f64(seconds)))
+    Ok(Duration::from_secs_f64(seconds))
 }
 
 fn set_workers(core: &Core, size: Int) -> Result<(), Error> {

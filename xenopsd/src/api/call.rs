@@ -7,6 +7,7 @@ use super::errors::Error;
 use super::schema::MethodDescription;
 use super::value::{FromValue, Text, ToValue, Value, WireType};
 use super::{
+    explain::VmExplain,
     host::{
         DebugShutdown, DebugTrigger, HostCombineCpuPolicies, HostGetConsoleData, HostGetTotalMemoryMib,
         HostIsCompatible, HostSendDebugKeys, HostSetNumaAffinityPolicy, HostSetWorkerPoolSize, HostStat,
@@ -141,7 +142,7 @@ fn upgrade_positional(method: &str, params: &[Value]) -> Option<Value> {
 
 macro_rules! calls {
     ($($name:ident),+ $(,)?) => {
-        /// Any call of the contract.
+        /// Any call of the contract, and of our extension.
         #[derive(Debug, Clone, PartialEq)]
         pub enum Call {
             $(#[doc = concat!("[`", stringify!($name), "`]")] $name($name),)+
@@ -199,7 +200,7 @@ macro_rules! calls {
                 }
             }
 
-            /// Descriptions of all methods, in the contract's order.
+            /// Descriptions of all methods, in the contract's order, ours after them.
             pub fn methods() -> Vec<MethodDescription> {
                 vec![$($name::describe()),+]
             }
@@ -313,6 +314,8 @@ calls! {
     ObserverSetMaxFileSize,
     ObserverSetHostId,
     ObserverSetCompressTracingFiles,
+    // Ours.
+    VmExplain,
 }
 
 #[cfg(test)]

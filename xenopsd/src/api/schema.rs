@@ -7,6 +7,7 @@ use super::value::Value;
 use super::{
     device_number::BusType,
     errors::Error,
+    explain::{Explanation, PlannedStep, StepState, Undo},
     host::{ChipsetInfo, CpuInfo, GuestAgentFeature, Host, Hypervisor, NumaAffinityPolicy},
     metadata::Metadata,
     observer::ObserverError,
@@ -122,7 +123,13 @@ macro_rules! describe_all {
     };
 }
 
-/// Every record and variant of the contract.
+/// Methods that xapi's contract has not.
+pub const EXTENSIONS: [&str; 1] = ["VM.explain"];
+
+/// What the names of types begin with that xapi's contract has not.
+pub const EXTENSION_TYPES: &str = "Explain.";
+
+/// Every record and variant of the contract, and of our extension.
 pub fn types() -> Vec<TypeDescription> {
     describe_all![
         PowerState,
@@ -187,6 +194,10 @@ pub fn types() -> Vec<TypeDescription> {
         GuestAgentFeature,
         NumaAffinityPolicy,
         ObserverError,
+        StepState,
+        Undo,
+        PlannedStep,
+        Explanation,
     ]
 }
 

@@ -74,6 +74,15 @@ pub enum Command {
         vm: String,
     },
 
+    /// Say what the last or current operation on a VM does, step by step
+    ///
+    /// Each step with its place in the plan (`|` marks steps that run side by side), when it began, how long it took and
+    /// how it ended; below a step that had to be taken back, what did it.
+    Explain {
+        /// uuid, beginning of a uuid, or name
+        vm: String,
+    },
+
     /// Connect to the text console of a running VM; Ctrl-] disconnects
     Console {
         /// uuid, beginning of a uuid, or name
@@ -168,6 +177,7 @@ impl Command {
             Self::Start { .. } => "start",
             Self::List => "list",
             Self::Show { .. } => "show",
+            Self::Explain { .. } => "explain",
             Self::Console { .. } => "console",
             Self::Pause { .. } => "pause",
             Self::Unpause { .. } => "unpause",

@@ -1,7 +1,7 @@
 //! The `xenops` command: what an administrator types becomes calls of the contract.
 //!
 //! ```text
-//!  args ──► run ─┬─► vm, create, show, events ──► rpc::client ──► daemon
+//!  args ──► run ─┬─► vm, create, show, explain, events ──► rpc::client ──► daemon
 //!                ├─► console ──► pty of xenconsoled, or the socket of a terminal server
 //!                ├─► check ────► facts of this host ──► verdicts
 //!                └─► completions, man
@@ -16,6 +16,7 @@ mod console;
 mod create;
 mod error;
 mod events;
+mod explain;
 mod progress;
 mod resolve;
 mod show;
@@ -92,6 +93,7 @@ pub fn run(cli: &Cli, streams: &mut Streams<'_>) -> Result<(), CliError> {
         Command::Start { vm, paused, console } => vm::start(&mut session, vm, *paused, *console),
         Command::List => show::list(&mut session),
         Command::Show { vm } => show::show(&mut session, vm),
+        Command::Explain { vm } => explain::explain(&mut session, vm),
         Command::Console { vm } => vm::console(&mut session, vm),
         Command::Pause { vm } => vm::pause(&mut session, vm),
         Command::Unpause { vm } => vm::unpause(&mut session, vm),

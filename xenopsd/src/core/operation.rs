@@ -1,12 +1,15 @@
 //! What can be asked of a VM, when it may be asked, and which plan answers it.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::Core;
 use crate::api::{Action, Error, PowerState, Vm};
+use crate::device;
 use crate::domain::{VmExecutor, observe};
 use crate::edge::ShutdownReason;
-use crate::ops::plan::{self, Atom, Step};
+use crate::ops::explain::Trace;
+use crate::ops::plan::{self, Atom, Device, Step, Unplugging};
 use crate::ops::queue::Slot;
 use crate::ops::runner::run;
 use crate::ops::task::TaskHandle;
@@ -34,6 +37,12 @@ pub enum Operation {
     BuildDomain,
     /// The domain and its devices, without the shutdown of the VM.
     DestroyDomain,
+    /// A device for the running guest.
+    Plug(Device),
+    /// Away from it.
+    Unplug(Device, Unplugging),
+    /// Nothing, for a while; what is queued behind it waits.
+    Delay(Duration),
     /// Look at the domain and do what its state asks for.
     Check,
     /// Forget the VM.
@@ -53,6 +62,10 @@ impl std::fmt::Display for Operation {
             Self::CreateDomain => "create",
             Self::BuildDomain => "build",
             Self::DestroyDomain => "destroy",
+            Self::Plug(device) => return write!(f, "plug of {device}"),
+            Self::Unplug(device, Unplugging::Clean) => return write!(f, "unplug of {device}"),
+            Self::Unplug(device, Unplugging::Forced) => return write!(f, "forced unplug of {device}"),
+            Self::Delay(time) => return write!(f, "delay of {} s", time.as_secs_f64()),
             Self::Check => "check",
             Self::Remove => "remove",
         })
@@ -68,8 +81,25 @@ impl Core {
         task: &TaskHandle,
         slot: &Slot,
     ) -> Result<(), Error> {
+        let trace = self.traces.begin(vm, operation, task);
+        let outcome = self.perform_traced(vm, operation, &trace, task, slot);
+        if outcome.is_err() && *operation != Operation::Remove {
+            // Also when it was refused before it had a plan.
+            self.traces.show(&trace);
+        }
+        outcome
+    }
+
+    fn perform_traced(
+        &self,
+        vm: &str,
+        operation: &Operation,
+        trace: &Arc<Trace>,
+        task: &TaskHandle,
+        slot: &Slot,
+    ) -> Result<(), Error> {
         let state = observe::power_state(self.domain_of(vm)?.as_ref());
-        let now = Request { core: self, vm, task, slot, state };
+        let now = Request { core: self, vm, task, trace, slot, state };
         match operation {
             Operation::Start => now.start(),
             Operation::Shutdown(timeout) => now.shutdown(*timeout),
@@ -86,6 +116,9 @@ impl Core {
                 now.run(&[Step::Do(Atom::BuildDomain)])
             }
             Operation::DestroyDomain => now.run(&plan::destroy()),
+            Operation::Plug(device) => now.plug(device),
+            Operation::Unplug(device, how) => now.unplug(device, *how),
+            Operation::Delay(time) => now.run(&[Step::Do(Atom::Delay(*time))]),
             Operation::Check => now.check(),
             Operation::Remove => now.remove(),
         }
@@ -97,6 +130,7 @@ struct Request<'a> {
     core: &'a Core,
     vm: &'a str,
     task: &'a TaskHandle,
+    trace: &'a Arc<Trace>,
     slot: &'a Slot,
     state: PowerState,
 }
@@ -119,7 +153,9 @@ impl Request<'_> {
 
     fn run(&self, steps: &[Step]) -> Result<(), Error> {
         let records = self.records()?;
-        run(&VmExecutor::new(self.core, &records, self.task, self.slot), self.task, steps)
+        self.core.traces.show(self.trace);
+        let executor = VmExecutor::new(self.core, &records, self.task, self.slot);
+        run(&executor, self.task, self.trace, steps)
     }
 
     fn start(&self) -> Result<(), Error> {
@@ -157,14 +193,27 @@ impl Request<'_> {
             self.need(&[PowerState::Running, PowerState::Paused])?;
         } else if self.state == PowerState::Halted {
             tracing::info!(vm = self.vm, "hard shutdown of a halted VM: removing what may be left");
+            return self.run(&plan::destroy());
         }
         self.run(&plan::shutdown(timeout))
     }
 
     fn reboot(&self, timeout: Option<Duration>) -> Result<(), Error> {
         self.need(&[PowerState::Running, PowerState::Paused])?;
+        self.run_reboot(&plan::reboot(&self.records()?, timeout))
+    }
+
+    /// The guest wants to be rebooted.
+    fn own_reboot(&self) -> Result<(), Error> {
+        let patience = &self.core.patience;
+        let plan =
+            plan::own_reboot(&self.records()?, self.up(), patience.least_uptime, patience.reboot_pause);
+        self.run_reboot(&plan)
+    }
+
+    fn run_reboot(&self, plan: &[Step]) -> Result<(), Error> {
         self.core.runtimes.with(self.vm, |r| r.rebooting = true);
-        let outcome = self.run(&plan::reboot(&self.records()?, timeout));
+        let outcome = self.run(plan);
         self.core.runtimes.with(self.vm, |r| r.rebooting = false);
         outcome?;
         self.started();
@@ -189,12 +238,29 @@ impl Request<'_> {
         self.run(&[Step::Do(Atom::Unpause)])
     }
 
+    fn plug(&self, device: &Device) -> Result<(), Error> {
+        self.need(&[PowerState::Running, PowerState::Paused])?;
+        if device::is_plugged(self.core, self.vm, device)? {
+            tracing::info!(vm = self.vm, "plug of {device}, which is plugged: nothing to do");
+            return Ok(());
+        }
+        self.run(&plan::plug(device))
+    }
+
+    fn unplug(&self, device: &Device, how: Unplugging) -> Result<(), Error> {
+        if self.state == PowerState::Halted || !device::is_plugged(self.core, self.vm, device)? {
+            return Err(Error::DeviceNotConnected);
+        }
+        self.run(&plan::unplug(device, how))
+    }
+
     fn remove(&self) -> Result<(), Error> {
         if self.state != PowerState::Halted {
             return Err(Error::BadPowerState { found: self.state, expected: PowerState::Halted });
         }
         self.core.records.remove_vm(self.vm)?;
         self.core.runtimes.forget(self.vm);
+        self.core.traces.forget(self.vm);
         Ok(())
     }
 
@@ -211,10 +277,19 @@ impl Request<'_> {
             tracing::warn!(vm = self.vm, domid = %domain.domid, "a domain was left half built or half destroyed; removing it");
             return self.run(&plan::destroy());
         }
+        if !self.core.runtimes.with(self.vm, |r| std::mem::replace(&mut r.looked_at, true)) {
+            self.finish_devices()?;
+        }
         match domain.shutdown {
             None => Ok(()),
             Some(reason) => self.react(&vm, reason),
         }
+    }
+
+    /// An earlier daemon was killed while it plugged or unplugged a device of the running guest.
+    fn finish_devices(&self) -> Result<(), Error> {
+        let records = self.records()?;
+        VmExecutor::new(self.core, &records, self.task, self.slot).finish_devices()
     }
 
     fn react(&self, vm: &Vm, reason: ShutdownReason) -> Result<(), Error> {
@@ -232,30 +307,36 @@ impl Request<'_> {
             match action {
                 Action::Coredump => tracing::warn!(vm = self.vm, "no core dump is written: not supported"),
                 Action::Pause => return Ok(()),
-                Action::Shutdown => return self.run(&plan::shutdown(None)),
+                // As xapi's: hooks are for what a client asks.
+                Action::Shutdown => return self.run(&plan::destroy()),
                 Action::Start | Action::Softreboot if crashed && self.young() => {
                     tracing::error!(
                         vm = self.vm,
                         seconds = CRASH_LOOP.as_secs(),
                         "crashed too soon after its start; it is not started again"
                     );
-                    return self.run(&plan::shutdown(None));
+                    return self.run(&plan::destroy());
                 }
                 // A soft reset keeps the domain and is as much work as a new one, with a history of advisories
                 // (XSA-368, XSA-425); a guest that asks for it gets a reboot.
-                Action::Start | Action::Softreboot => return self.reboot(None),
+                Action::Start | Action::Softreboot => return self.own_reboot(),
             }
         }
         Ok(())
     }
 
-    fn young(&self) -> bool {
+    /// How long ago the guest was started, if that is known.
+    fn up(&self) -> Option<Duration> {
         if let Some(started) = self.core.runtimes.with(self.vm, |r| r.started) {
-            return started.elapsed() < CRASH_LOOP;
+            return Some(started.elapsed());
         }
         // Started by an earlier daemon: only the wall clock knows.
-        let started = self.core.records.extra(self.vm).map_or(0.0, |extra| extra.last_start_time);
+        let started = self.core.records.extra(self.vm).ok()?.last_start_time;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
-        (0.0..CRASH_LOOP.as_secs_f64()).contains(&(now - started))
+        Duration::try_from_secs_f64(now - started).ok().filter(|_| started > 0.0)
+    }
+
+    fn young(&self) -> bool {
+        self.up().is_some_and(|up| up < CRASH_LOOP)
     }
 }

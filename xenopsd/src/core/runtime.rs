@@ -6,6 +6,8 @@ use std::os::fd::OwnedFd;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use xenstore::layout::DeviceAddress;
+
 use crate::edge::DomId;
 
 /// One VM's.
@@ -18,7 +20,9 @@ pub struct Runtime {
     /// Its domain, to clean up after one that somebody else destroyed.
     pub domid: Option<DomId>,
     /// Loop devices kept open for its disks, by device.
-    pub kept: Vec<(String, OwnedFd)>,
+    pub kept: Vec<(DeviceAddress, OwnedFd)>,
+    /// Devices that an earlier daemon left half plugged or half unplugged have been looked for.
+    pub looked_at: bool,
 }
 
 /// All VMs'.

@@ -8,15 +8,19 @@
 //!        │
 //!        └── Closing/Closed, or gone: refused; the error nodes say why
 //!
-//!   unplug:  online=0, backend Closing, frontend hidden ──► backend Closed ──► nodes removed
+//!   unplug:  online=0, backend Closing ──► the guest closes ──► backend Closed ──► nodes removed
+//!                 │                            └── it says why not, or takes too long: refused
+//!                 └── forced: the frontend is hidden from the guest, and the backend closes by itself
 //! ```
 
 use std::time::Instant;
 
-use xenstore::layout::{DeviceAddress, DeviceStatus, XenbusState, printable};
+use xenstore::layout::{DeviceAddress, DeviceKind, DeviceStatus, XenbusState, printable};
+use xenstore::{Operations, Path};
 
 use super::Plug;
 use crate::api::Error;
+use crate::ops::plan::Unplugging;
 use crate::ops::wait::Ended;
 
 /// Waits until the backend driver has taken the device up.
@@ -46,5 +50,123 @@ fn complaint(status: &DeviceStatus) -> String {
     match status.backend_error.as_ref().or(status.hotplug_error.as_ref()) {
         Some(text) => format!("its backend refused it: {}", printable(text)),
         None => "its backend refused it without a reason; see dom0's kernel log".to_owned(),
+    }
+}
+
+/// Takes a device away from a running guest, and what dom0 holds of it. One that is not there is fine. `id` names it in
+/// errors.
+///
+/// # Errors
+/// `Device_detach_rejected` when the guest does not let go, `Internal_error` when the backend does not.
+pub fn unplug(plug: &Plug<'_>, address: DeviceAddress, id: &str, how: Unplugging) -> Result<(), Error> {
+    request_close(plug, address, how)?;
+    let closed = Closing { plug, address, how, said_before: frontend_error(plug, address)? }.wait();
+    if let Err(gone @ Gone::Domain) = closed {
+        tracing::info!(vm = plug.vm, %address, "{gone}");
+        return unplug(plug, address, id, Unplugging::Forced);
+    }
+    closed.map_err(|gone| gone.into_error(plug, address, id, how))?;
+    plug.core.edges.store()?.commit(&address.remove())?;
+    // Only now: a loop device must not be freed while its backend could still be asked to write.
+    plug.core.runtimes.with(plug.vm, |r| r.kept.retain(|(kept, _)| *kept != address));
+    Ok(())
+}
+
+/// A backend that is not there must not be brought back to life by a write to it.
+fn request_close(plug: &Plug<'_>, address: DeviceAddress, how: Unplugging) -> Result<(), Error> {
+    let mut store = plug.core.edges.store()?;
+    store.transaction(|t| {
+        let closed = |state: &Vec<u8>| XenbusState::from_value(state) == XenbusState::Closed;
+        let state = t.read(&address.backend_state())?;
+        if state.is_some_and(|state| !closed(&state)) {
+            t.apply(&address.request_close())?;
+        }
+        if how == Unplugging::Forced { t.apply(&address.hide_frontend()) } else { Ok(()) }
+    })?;
+    Ok(())
+}
+
+fn frontend_error(plug: &Plug<'_>, address: DeviceAddress) -> Result<Option<Vec<u8>>, Error> {
+    Ok(plug.core.edges.store()?.read(&address.frontend_error())?)
+}
+
+/// Why a backend did not close.
+#[derive(Debug, PartialEq, thiserror::Error)]
+enum Gone {
+    /// The guest said something, which is shown to people only.
+    #[error("the guest says: {}", printable(.0))]
+    Refused(Vec<u8>),
+    /// It took too long.
+    #[error("it was not released in time")]
+    TimedOut,
+    /// The whole domain stopped meanwhile.
+    #[error("the guest stopped while it was asked")]
+    Domain,
+    /// The wait itself failed.
+    #[error(transparent)]
+    Failed(#[from] Error),
+}
+
+impl Gone {
+    fn into_error(self, plug: &Plug<'_>, address: DeviceAddress, id: &str, how: Unplugging) -> Error {
+        let seconds = plug.core.patience.hotplug.as_secs();
+        match self {
+            Self::Failed(error) => error,
+            _ if how == Unplugging::Forced => Error::internal(format!(
+                "VM {}: the backend of {address} did not close within {seconds} s; see dom0's kernel log",
+                plug.vm
+            )),
+            refused => Error::DeviceDetachRejected {
+                class: if address.kind == DeviceKind::Vif { "VIF" } else { "VBD" }.to_owned(),
+                id: id.to_owned(),
+                message: format!("{refused}; it was given {seconds} s, and can be unplugged by force"),
+            },
+        }
+    }
+}
+
+/// The wait for a backend to close.
+struct Closing<'a> {
+    plug: &'a Plug<'a>,
+    address: DeviceAddress,
+    how: Unplugging,
+    /// An error of the guest's from before it was asked.
+    said_before: Option<Vec<u8>>,
+}
+
+impl Closing<'_> {
+    fn wait(&self) -> Result<(), Gone> {
+        let released = Path::new("@releaseDomain").map_err(|e| Error::from(xenstore::Error::from(e)))?;
+        let watched = [self.address.backend_state(), self.address.frontend_error(), released];
+        let deadline = Instant::now() + self.plug.core.patience.hotplug;
+        let mut refused = None;
+        let waited = self.plug.waiting.until(&watched, deadline, || {
+            let status = self.address.status(&mut *self.plug.core.edges.store()?)?;
+            if matches!(status.backend, None | Some(XenbusState::Closed)) {
+                return Ok(Some(()));
+            }
+            refused = self.refused()?;
+            Ok(refused.is_some().then_some(()))
+        });
+        match (waited, refused) {
+            (Ok(()), None) => Ok(()),
+            (Ok(()), Some(gone)) => Err(gone),
+            (Err(Ended::TimedOut), _) => Err(Gone::TimedOut),
+            (Err(Ended::Failed(error)), _) => Err(Gone::Failed(error)),
+        }
+    }
+
+    /// Nobody is waited for who has said no, or cannot answer any more.
+    fn refused(&self) -> Result<Option<Gone>, Error> {
+        if self.how == Unplugging::Forced {
+            return Ok(None);
+        }
+        let domain = self.plug.core.edges.hypervisor()?.domain(self.plug.domid)?;
+        if domain.is_none_or(|d| d.dying || d.shutdown.is_some()) {
+            return Ok(Some(Gone::Domain));
+        }
+        let says = frontend_error(self.plug, self.address)?;
+        let new = says != self.said_before;
+        Ok(says.filter(|text| new && !text.is_empty()).map(Gone::Refused))
     }
 }

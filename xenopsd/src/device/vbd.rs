@@ -10,7 +10,7 @@ use xenstore::layout::{self, BlockBackend, BlockDevice, DeviceAddress, DeviceKin
 use super::{Plug, handshake, plugged, store_domid};
 use crate::api::{Disk, Error, Vbd, VbdMode, VbdState, VbdType};
 use crate::core::Core;
-use crate::edge::Access;
+use crate::edge::{Access, DomId};
 
 /// The ring layout of a 64-bit x86 guest, which blkback must be told for PV.
 const PV_PROTOCOL: &str = "x86_64-abi";
@@ -28,6 +28,14 @@ pub fn number(vbd: &Vbd) -> Result<u32, Error> {
         .as_ref()
         .ok_or_else(|| Error::internal(format!("VBD {} has no device number", vbd.id)))?;
     position.to_xenstore().map_err(|e| Error::internal(format!("VBD {}: {e}", vbd.id)))
+}
+
+/// Its address in a domain.
+///
+/// # Errors
+/// As [`number`].
+pub fn address(domid: DomId, vbd: &Vbd) -> Result<DeviceAddress, Error> {
+    Ok(super::address(DeviceKind::Vbd, domid, number(vbd)?))
 }
 
 /// How it may be opened: a CD-ROM is read-only whatever its record says.
@@ -96,7 +104,7 @@ pub fn plug(plug: &Plug<'_>, vbd: &Vbd) -> Result<(), Error> {
     };
     plug.core.edges.store()?.commit(&layout.create())?;
     if let Some(keep) = attached.keep {
-        plug.core.runtimes.with(plug.vm, |r| r.kept.push((vbd.id.device.clone(), keep)));
+        plug.core.runtimes.with(plug.vm, |r| r.kept.push((layout.address(), keep)));
     }
     handshake::backend_ready(plug, layout.address())
 }
@@ -107,13 +115,7 @@ pub fn plug(plug: &Plug<'_>, vbd: &Vbd) -> Result<(), Error> {
 /// When Xen or xenstored does not answer.
 pub fn state(core: &Core, vbd: &Vbd) -> Result<VbdState, Error> {
     let plugged = match number(vbd) {
-        Ok(id) => plugged(core, &vbd.id.vm, |domid| DeviceAddress {
-            kind: DeviceKind::Vbd,
-            domid,
-            id,
-            backend_domid: xenstore::DomId::DOM0,
-        })?
-        .is_some(),
+        Ok(id) => plugged(core, &vbd.id.vm, |domid| super::address(DeviceKind::Vbd, domid, id))?.is_some(),
         Err(_) => false,
     };
     let backend_present = vbd.backend.clone().filter(|_| plugged);

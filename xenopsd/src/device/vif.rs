@@ -8,7 +8,7 @@ use xenstore::layout::{self, DeviceAddress, DeviceKind, Mac};
 use super::{Plug, handshake, plugged, store_domid};
 use crate::api::{Error, Network, Vif, VifState};
 use crate::core::Core;
-use crate::edge::VifSettings;
+use crate::edge::{DomId, VifSettings};
 
 /// The MTU that a record has when nobody chose one; the bridge's own is then kept.
 const DEFAULT_MTU: isize = 1500;
@@ -56,6 +56,14 @@ fn handle(vif: &Vif) -> Result<u32, Error> {
     let position = u32::try_from(vif.position).ok().filter(|n| *n <= MAX_HANDLE);
     position
         .ok_or_else(|| Error::internal(format!("VIF {}: position {} is out of range", vif.id, vif.position)))
+}
+
+/// Its address in a domain.
+///
+/// # Errors
+/// When the record's position is out of range.
+pub fn address(domid: DomId, vif: &Vif) -> Result<DeviceAddress, Error> {
+    Ok(super::address(DeviceKind::Vif, domid, handle(vif)?))
 }
 
 fn settings(vif: &Vif) -> Result<VifSettings, Error> {
@@ -118,7 +126,7 @@ pub fn plug(plug: &Plug<'_>, vif: &Vif) -> Result<(), Error> {
 }
 
 /// netback's name for the host's side.
-fn interface(domid: crate::edge::DomId, handle: u32) -> String {
+fn interface(domid: DomId, handle: u32) -> String {
     format!("vif{domid}.{handle}")
 }
 
@@ -139,9 +147,7 @@ fn rate((kbps, slice_us): (i64, i64)) -> Result<layout::Rate, Error> {
 /// When Xen or xenstored does not answer.
 pub fn state(core: &Core, vif: &Vif) -> Result<VifState, Error> {
     let id = handle(vif)?;
-    let address =
-        |domid| DeviceAddress { kind: DeviceKind::Vif, domid, id, backend_domid: xenstore::DomId::DOM0 };
-    let domid = plugged(core, &vif.id.vm, address)?;
+    let domid = plugged(core, &vif.id.vm, |domid| super::address(DeviceKind::Vif, domid, id))?;
     let plugged = domid.is_some();
     Ok(VifState {
         active: plugged,

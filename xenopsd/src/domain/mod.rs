@@ -2,6 +2,8 @@
 
 mod create;
 mod destroy;
+mod devices;
+mod hook;
 mod memory;
 pub mod observe;
 mod shutdown;
@@ -60,15 +62,6 @@ impl<'a> VmExecutor<'a> {
     fn keep_files(&self, files: BootFiles) {
         *self.files.lock().unwrap_or_else(PoisonError::into_inner) = Some(files);
     }
-
-    fn plug(&self, task: Option<&'a TaskHandle>) -> Result<device::Plug<'a>, Error> {
-        Ok(device::Plug {
-            core: self.core,
-            vm: &self.records.vm.id,
-            domid: self.domid()?,
-            waiting: self.core.waiting(task, self.slot),
-        })
-    }
 }
 
 /// How the VM's domain is virtualised.
@@ -95,20 +88,12 @@ impl Executor for VmExecutor<'_> {
             Atom::CheckStart => self.check_start(),
             Atom::CreateDomain => self.create_domain(),
             Atom::BuildDomain => self.build_domain(),
-            Atom::PlugVbd(name) => {
-                let vbd = self.records.vbds.iter().find(|v| v.id.device == *name);
-                device::vbd::plug(
-                    &self.plug(Some(self.task))?,
-                    vbd.ok_or_else(|| Error::does_not_exist("VBD", name))?,
-                )
-            }
-            Atom::PlugVif(name) => {
-                let vif = self.records.vifs.iter().find(|v| v.id.device == *name);
-                device::vif::plug(
-                    &self.plug(Some(self.task))?,
-                    vif.ok_or_else(|| Error::does_not_exist("VIF", name))?,
-                )
-            }
+            Atom::Hook(hook, reason) => self.run_hook(*hook, *reason),
+            Atom::Delay(time) => self.delay(*time),
+            Atom::BeginPlug(device) => self.begin_plug(device),
+            Atom::Plug(device) => self.plug(device),
+            Atom::EndPlug(device) => self.end_plug(device),
+            Atom::Unplug(device, how) => self.unplug(device, *how),
             Atom::Settle => {
                 let marker = Self::pending_marker(self.domid()?)?;
                 Ok(self.core.edges.store()?.rm(&marker)?)

@@ -1,6 +1,6 @@
 //! The real machine: Xen's libraries, xenstored, Linux.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,9 +11,9 @@ use super::linux::blockdev::{self, Disk, Links, OpenDiskError};
 use super::linux::loopdev::{self, AttachOptions};
 use super::linux::mac::MacAddr;
 use super::linux::netlink::{IfName, Netlink};
-use super::linux::vif;
+use super::linux::{script, vif};
 use super::xen::XenHypervisor;
-use super::{Access, AttachedDisk, Edges, Host, HostError, VifSettings};
+use super::{Access, AttachedDisk, Edges, Host, HostError, ScriptEnd, ScriptError, ScriptRun, VifSettings};
 
 /// Which way to xenstored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
@@ -27,12 +27,12 @@ pub enum StoreAddress {
     Libxenstore,
 }
 
-/// The edges of the host this process runs on.
-pub fn real(store: StoreAddress) -> Edges {
+/// The edges of the host this process runs on; `hooks` has a directory for each event with its scripts.
+pub fn real(store: StoreAddress, hooks: PathBuf) -> Edges {
     Edges::new(
         || Ok(Box::new(XenHypervisor::open()?) as Box<dyn super::Hypervisor>),
         move || open_store(store),
-        Arc::new(LinuxHost),
+        Arc::new(LinuxHost { hooks }),
     )
 }
 
@@ -58,8 +58,10 @@ fn open_store(address: StoreAddress) -> Result<Client, xenstore::Error> {
 const INTERFACE_LIMIT: Duration = Duration::from_secs(30);
 
 /// Linux in dom0.
-#[derive(Debug, Clone, Copy)]
-pub struct LinuxHost;
+#[derive(Debug, Clone)]
+pub struct LinuxHost {
+    hooks: PathBuf,
+}
 
 impl Host for LinuxHost {
     fn check_disk(&self, path: &Path, access: Access) -> Result<(), HostError> {
@@ -116,6 +118,15 @@ impl Host for LinuxHost {
         vif::connect_vif(&mut netlink, &interface, settings.mtu, &bridge, MacAddr::BACKEND)
             .map(drop)
             .map_err(unusable_network)
+    }
+
+    fn hook_scripts(&self, hook: &str) -> Result<Vec<PathBuf>, HostError> {
+        script::list(&self.hooks.join(hook))
+            .map_err(|error| HostError::Unusable { class: "hook", text: error.to_string() })
+    }
+
+    fn run_script(&self, run: &ScriptRun<'_>) -> Result<ScriptEnd, ScriptError> {
+        script::run(run)
     }
 }
 

@@ -16,7 +16,11 @@ mod machine;
 mod pool;
 mod xen;
 
+use std::convert::Infallible;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crossbeam::channel::Receiver;
 
 pub use ffi::domid::DomId;
 pub use ffi::xenctrl::{DomainInfo, FeatureSet, GuestKind, Physinfo, ShutdownReason, XenVersion};
@@ -248,6 +252,42 @@ pub enum HostError {
     },
 }
 
+/// A script to be run.
+#[derive(Debug)]
+pub struct ScriptRun<'a> {
+    /// Its path.
+    pub script: &'a Path,
+    /// After its name.
+    pub arguments: &'a [String],
+    /// How long it may take.
+    pub limit: Duration,
+    /// Disconnected when it is no longer wanted.
+    pub cancelled: &'a Receiver<Infallible>,
+}
+
+/// How a script ended by itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ScriptEnd {
+    /// Its exit code; 128 and the signal's number when it was killed by one, as a shell has it.
+    pub code: i32,
+    /// The beginning of what it printed.
+    pub stdout: String,
+}
+
+/// A script did not end by itself.
+#[derive(Debug, thiserror::Error)]
+pub enum ScriptError {
+    /// It was not wanted any more, and is killed.
+    #[error("it was cancelled")]
+    Cancelled,
+    /// It took too long, and is killed.
+    #[error("it did not end within {} s and was killed", .0.as_secs())]
+    TimedOut(Duration),
+    /// It could not be run.
+    #[error("it could not be run: {0}")]
+    Unusable(String),
+}
+
 /// The Linux side.
 pub trait Host: Send + Sync {
     /// Checks, taking nothing, that a disk can be attached.
@@ -273,4 +313,16 @@ pub trait Host: Send + Sync {
     /// # Errors
     /// [`HostError`].
     fn connect_vif(&self, interface: &str, settings: &VifSettings) -> Result<(), HostError>;
+
+    /// The administrator's scripts for an event, in the order in which they run.
+    ///
+    /// # Errors
+    /// [`HostError::Unusable`] when they cannot be listed.
+    fn hook_scripts(&self, hook: &str) -> Result<Vec<PathBuf>, HostError>;
+
+    /// Runs a script to its end, its children included.
+    ///
+    /// # Errors
+    /// [`ScriptError`].
+    fn run_script(&self, run: &ScriptRun<'_>) -> Result<ScriptEnd, ScriptError>;
 }

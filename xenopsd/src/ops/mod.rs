@@ -1,6 +1,8 @@
 //! From a request to its effects: what is to be done (a pure [`plan`]), by whom and when ([`queue`]), how a client
-//! follows it ([`task`], [`updates`]), and the [`runner`] that takes the steps and undoes them on failure.
+//! follows it ([`task`], [`updates`], [`explain`]), and the [`runner`] that takes the steps and undoes them on failure.
 
+pub mod explain;
+pub mod hook;
 pub mod plan;
 pub mod queue;
 pub mod runner;

@@ -2,9 +2,11 @@
 //! the stored records, tested without a machine.
 //!
 //! ```text
-//!   start     check ─► create ─► ∥ { build · ∥ writable disks ─► ∥ read-only disks · each interface } ─► settle
-//!   shutdown  [ask the guest] ─► pause ─► close devices ─► destroy domain ─► release devices
-//!   reboot    [ask the guest] ─► shutdown ─► start ─► unpause
+//!   start     check ─► hook ─► create ─► ∥ { build · ∥ writable disks ─► ∥ read-only disks · each interface } ─► settle
+//!   destroy   pause ─► close devices ─► destroy domain ─► release devices
+//!   shutdown  hook ─► [ask the guest] ─► destroy ─► hook
+//!   reboot    [ask the guest] ─► hook ─► destroy ─► hooks ─► start ─► unpause
+//!   plug      begin ─► plug ─► end                unplug    unplug
 //! ```
 //!
 //! The build and the devices run side by side: backends only need the device's own nodes, and their probing is the
@@ -12,6 +14,7 @@
 
 use std::time::Duration;
 
+use super::hook::{Hook, HookReason};
 use crate::api::{Vbd, VbdMode, Vif, Vm};
 
 /// How a guest is asked to go down.
@@ -23,19 +26,54 @@ pub enum ShutdownRequest {
     Reboot,
 }
 
-/// One effect. Devices are named by the second part of their id.
+/// A device of the VM, named by the second part of its id.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Device {
+    /// A disk.
+    Vbd(String),
+    /// A network interface.
+    Vif(String),
+}
+
+impl std::fmt::Display for Device {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Vbd(name) => write!(f, "disk {name}"),
+            Self::Vif(name) => write!(f, "interface {name}"),
+        }
+    }
+}
+
+/// How a device is taken away from a running guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unplugging {
+    /// The guest is asked, and may refuse.
+    Clean,
+    /// The guest is not asked.
+    Forced,
+}
+
+/// One effect.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Atom {
     /// Everything that can be found wrong without taking anything.
     CheckStart,
+    /// The administrator's scripts for an event.
+    Hook(Hook, HookReason),
+    /// Nothing, for a while.
+    Delay(Duration),
     /// An empty domain and its xenstore skeleton.
     CreateDomain,
     /// Memory, kernel, rings; the store told of them.
     BuildDomain,
-    /// A disk attached to dom0, offered to the guest and taken up by its backend.
-    PlugVbd(String),
-    /// A network interface likewise.
-    PlugVif(String),
+    /// A device of a running guest is noted as incomplete: a restarted daemon takes such a one away.
+    BeginPlug(Device),
+    /// A device set up in dom0, offered to the guest and taken up by its backend.
+    Plug(Device),
+    /// It is complete.
+    EndPlug(Device),
+    /// A device taken away from a running guest, with all that dom0 holds of it.
+    Unplug(Device, Unplugging),
     /// Marks the domain as complete: until then a restarted daemon takes it for half built and removes it.
     Settle,
     /// Lets the vcpus run.
@@ -80,16 +118,17 @@ pub struct Records {
 pub fn start(records: &Records) -> Vec<Step> {
     let plug = |mode: VbdMode| {
         let these = records.vbds.iter().filter(|vbd| vbd.mode == mode);
-        Step::Parallel(these.map(|vbd| Step::Do(Atom::PlugVbd(vbd.id.device.clone()))).collect())
+        Step::Parallel(these.map(|vbd| Step::Do(Atom::Plug(Device::Vbd(vbd.id.device.clone())))).collect())
     };
     let mut together = vec![
         Step::Do(Atom::BuildDomain),
         // Storage cannot turn a read-only attachment into a writable one, so writable disks go first.
         Step::Serial(vec![plug(VbdMode::ReadWrite), plug(VbdMode::ReadOnly)]),
     ];
-    together.extend(records.vifs.iter().map(|vif| Step::Do(Atom::PlugVif(vif.id.device.clone()))));
+    together.extend(records.vifs.iter().map(|vif| Step::Do(Atom::Plug(Device::Vif(vif.id.device.clone())))));
+    let hook = hook(Hook::PreStart, HookReason::None);
     let [check, create, settle] = [Atom::CheckStart, Atom::CreateDomain, Atom::Settle].map(Step::Do);
-    tidy(vec![check, create, Step::Parallel(together), settle])
+    tidy(vec![check, hook, create, Step::Parallel(together), settle])
 }
 
 /// An empty domain, kept.
@@ -97,27 +136,59 @@ pub fn create() -> Vec<Step> {
     [Atom::CheckStart, Atom::CreateDomain, Atom::Settle].map(Step::Do).to_vec()
 }
 
-/// Down, and nothing left. Asks the guest first when `timeout` is given.
+/// Down, and nothing left, as a client asks for it. The guest is asked first when `timeout` is given.
 pub fn shutdown(timeout: Option<Duration>) -> Vec<Step> {
-    let mut steps = request(ShutdownRequest::Poweroff, timeout);
+    let reason = if timeout.is_some() { HookReason::CleanShutdown } else { HookReason::HardShutdown };
+    let mut steps = vec![hook(Hook::PreShutdown, reason)];
+    steps.extend(request(ShutdownRequest::Poweroff, timeout));
     steps.extend(destroy());
+    steps.push(hook(Hook::PostDestroy, reason));
     steps
 }
 
 /// Down and up again, running.
 pub fn reboot(records: &Records, timeout: Option<Duration>) -> Vec<Step> {
+    let reason = if timeout.is_some() { HookReason::CleanReboot } else { HookReason::HardReboot };
     let mut steps = request(ShutdownRequest::Reboot, timeout);
+    steps.push(hook(Hook::PreShutdown, reason));
     steps.extend(destroy());
+    steps.push(hook(Hook::PostDestroy, reason));
+    steps.push(hook(Hook::PreReboot, HookReason::None));
     steps.extend(start(records));
     steps.push(Step::Do(Atom::Unpause));
     steps
 }
 
+/// A reboot that the guest asked for itself: after a wait when it has been up for less than `least`, so that a guest that
+/// reboots as soon as it is up leaves the host some time for others.
+pub fn own_reboot(records: &Records, up: Option<Duration>, least: Duration, pause: Duration) -> Vec<Step> {
+    let hasty = up.is_some_and(|up| up < least);
+    let mut steps: Vec<Step> = hasty.then_some(Step::Do(Atom::Delay(pause))).into_iter().collect();
+    steps.extend(reboot(records, None));
+    steps
+}
+
+/// A device for a running guest.
+pub fn plug(device: &Device) -> Vec<Step> {
+    let atoms = [Atom::BeginPlug, Atom::Plug, Atom::EndPlug];
+    atoms.map(|atom| Step::Do(atom(device.clone()))).to_vec()
+}
+
+/// Away from a running guest.
+pub fn unplug(device: &Device, how: Unplugging) -> Vec<Step> {
+    vec![Step::Do(Atom::Unplug(device.clone(), how))]
+}
+
+fn hook(hook: Hook, reason: HookReason) -> Step {
+    Step::Do(Atom::Hook(hook, reason))
+}
+
+/// How a domain ends, in whatever state it is.
+const END: [Atom; 4] = [Atom::PauseBestEffort, Atom::CloseDevices, Atom::DestroyDomain, Atom::ReleaseDevices];
+
 /// The end of a domain in whatever state; also what undoes its creation.
 pub fn destroy() -> Vec<Step> {
-    [Atom::PauseBestEffort, Atom::CloseDevices, Atom::DestroyDomain, Atom::ReleaseDevices]
-        .map(Step::Do)
-        .to_vec()
+    END.map(Step::Do).to_vec()
 }
 
 fn request(what: ShutdownRequest, timeout: Option<Duration>) -> Vec<Step> {
@@ -127,13 +198,17 @@ fn request(what: ShutdownRequest, timeout: Option<Duration>) -> Vec<Step> {
 impl Atom {
     /// What takes this atom back once it is done, or when it failed half way. Devices need nothing of their own in a
     /// start: undoing the creation releases whatever the domain has.
-    pub fn undo(&self) -> Vec<Step> {
+    pub fn undo(&self) -> Vec<Atom> {
         match self {
-            Self::CreateDomain => destroy(),
+            Self::CreateDomain => END.to_vec(),
+            Self::BeginPlug(device) => vec![Self::Unplug(device.clone(), Unplugging::Forced)],
             Self::CheckStart
+            | Self::Hook(..)
+            | Self::Delay(_)
             | Self::BuildDomain
-            | Self::PlugVbd(_)
-            | Self::PlugVif(_)
+            | Self::Plug(_)
+            | Self::EndPlug(_)
+            | Self::Unplug(..)
             | Self::Settle
             | Self::Unpause
             | Self::Pause
@@ -143,6 +218,11 @@ impl Atom {
             | Self::DestroyDomain
             | Self::ReleaseDevices => Vec::new(),
         }
+    }
+
+    /// Its share of an operation's progress, relative to the others'.
+    pub fn weight(&self) -> u32 {
+        1
     }
 
     /// Once begun these run to their end: stopping half way would leave more behind than finishing.
@@ -160,8 +240,14 @@ impl std::fmt::Display for Atom {
             Self::CheckStart => write!(f, "check"),
             Self::CreateDomain => write!(f, "create domain"),
             Self::BuildDomain => write!(f, "build domain"),
-            Self::PlugVbd(name) => write!(f, "plug disk {name}"),
-            Self::PlugVif(name) => write!(f, "plug interface {name}"),
+            Self::Hook(hook, HookReason::None) => write!(f, "hook {hook}"),
+            Self::Hook(hook, reason) => write!(f, "hook {hook} ({reason})"),
+            Self::Delay(time) => write!(f, "wait {} s", time.as_secs_f64()),
+            Self::BeginPlug(device) => write!(f, "begin plug of {device}"),
+            Self::Plug(device) => write!(f, "plug {device}"),
+            Self::EndPlug(device) => write!(f, "end plug of {device}"),
+            Self::Unplug(device, Unplugging::Clean) => write!(f, "unplug {device}"),
+            Self::Unplug(device, Unplugging::Forced) => write!(f, "unplug {device} by force"),
             Self::Settle => write!(f, "settle"),
             Self::Unpause => write!(f, "unpause"),
             Self::Pause | Self::PauseBestEffort => write!(f, "pause"),
@@ -180,11 +266,19 @@ impl Step {
         matches!(self, Self::Do(atom) if !atom.cancellable())
     }
 
-    /// How many atoms it holds, for progress.
+    /// How many atoms it holds.
     pub fn atoms(&self) -> usize {
         match self {
             Self::Do(_) => 1,
             Self::Serial(steps) | Self::Parallel(steps) => steps.iter().map(Self::atoms).sum(),
+        }
+    }
+
+    /// Their weights together, for progress.
+    pub fn weight(&self) -> u32 {
+        match self {
+            Self::Do(atom) => atom.weight(),
+            Self::Serial(steps) | Self::Parallel(steps) => steps.iter().map(Self::weight).sum(),
         }
     }
 }
@@ -225,12 +319,14 @@ mod tests {
     }
 
     fn vbd(name: &str) -> Step {
-        Step::Do(Atom::PlugVbd(name.to_owned()))
+        Step::Do(Atom::Plug(Device::Vbd(name.to_owned())))
     }
 
     #[test]
     fn a_bare_start_has_no_groups() {
-        let steps = [Atom::CheckStart, Atom::CreateDomain, Atom::BuildDomain, Atom::Settle].map(Step::Do);
+        let hook = Atom::Hook(Hook::PreStart, HookReason::None);
+        let steps =
+            [Atom::CheckStart, hook, Atom::CreateDomain, Atom::BuildDomain, Atom::Settle].map(Step::Do);
         assert_eq!(start(&records(&[], &[])), steps);
     }
 
@@ -241,7 +337,7 @@ mod tests {
             &[("xvda", ReadOnly), ("xvdb", ReadWrite), ("xvdc", ReadWrite), ("xvdd", ReadOnly)],
             &["0"],
         ));
-        let Step::Parallel(together) = &plan[2] else { panic!("{plan:?}") };
+        let Step::Parallel(together) = &plan[3] else { panic!("{plan:?}") };
         assert_eq!(
             together[1],
             Step::Serial(vec![
@@ -249,30 +345,73 @@ mod tests {
                 Step::Parallel(vec![vbd("xvda"), vbd("xvdd")]),
             ])
         );
-        assert_eq!(together[2], Step::Do(Atom::PlugVif("0".to_owned())));
+        assert_eq!(together[2], Step::Do(Atom::Plug(Device::Vif("0".to_owned()))));
     }
 
     #[test]
     fn groups_of_one_are_no_groups() {
         let plan = start(&records(&[("xvda", VbdMode::ReadWrite)], &[]));
-        assert_eq!(plan[2], Step::Parallel(vec![Step::Do(Atom::BuildDomain), vbd("xvda")]));
+        assert_eq!(plan[3], Step::Parallel(vec![Step::Do(Atom::BuildDomain), vbd("xvda")]));
     }
 
     #[test]
     fn a_hard_shutdown_does_not_ask() {
-        assert_eq!(shutdown(None), destroy());
+        let hard = shutdown(None);
+        assert_eq!(hard[1..hard.len() - 1], destroy());
         let minute = Duration::from_secs(60);
-        assert_eq!(
-            shutdown(Some(minute))[0],
-            Step::Do(Atom::RequestShutdown(ShutdownRequest::Poweroff, minute))
-        );
+        let asks = Step::Do(Atom::RequestShutdown(ShutdownRequest::Poweroff, minute));
+        assert_eq!(shutdown(Some(minute))[1], asks);
+    }
+
+    #[test]
+    fn hooks_are_told_why() {
+        let of = |steps: &[Step]| -> Vec<_> {
+            let hook = |step: &Step| match step {
+                Step::Do(Atom::Hook(hook, reason)) => Some((*hook, *reason)),
+                _ => None,
+            };
+            steps.iter().filter_map(hook).collect()
+        };
+        let minute = Some(Duration::from_secs(60));
+        for (timeout, reason) in [(None, HookReason::HardShutdown), (minute, HookReason::CleanShutdown)] {
+            assert_eq!(of(&shutdown(timeout)), [(Hook::PreShutdown, reason), (Hook::PostDestroy, reason)]);
+        }
+        for (timeout, reason) in [(None, HookReason::HardReboot), (minute, HookReason::CleanReboot)] {
+            let hooks = [
+                (Hook::PreShutdown, reason),
+                (Hook::PostDestroy, reason),
+                (Hook::PreReboot, HookReason::None),
+                (Hook::PreStart, HookReason::None),
+            ];
+            assert_eq!(of(&reboot(&records(&[], &[]), timeout)), hooks);
+        }
+    }
+
+    #[test]
+    fn a_guest_that_reboots_at_once_waits_and_another_does_not() {
+        let (least, pause) = (Duration::from_secs(120), Duration::from_secs(15));
+        let records = records(&[], &[]);
+        let after = |up| own_reboot(&records, up, least, pause)[0] == Step::Do(Atom::Delay(pause));
+        assert!(after(Some(Duration::from_secs(119))));
+        assert!(!after(Some(least)) && !after(None));
     }
 
     #[test]
     fn everything_a_start_takes_is_undone_by_its_creation() {
-        assert_eq!(Atom::CreateDomain.undo(), destroy());
-        assert!(
-            destroy().iter().all(|s| matches!(s, Step::Do(a) if !a.cancellable() && a.undo().is_empty()))
-        );
+        assert_eq!(Atom::CreateDomain.undo(), END);
+        assert!(END.iter().all(|atom| !atom.cancellable() && atom.undo().is_empty()));
+    }
+
+    #[test]
+    fn a_failed_plug_is_undone_by_force() {
+        let disk = Device::Vbd("xvda".to_owned());
+        let undone: Vec<_> = plug(&disk)
+            .iter()
+            .flat_map(|step| match step {
+                Step::Do(atom) => atom.undo(),
+                _ => Vec::new(),
+            })
+            .collect();
+        assert_eq!(undone, [Atom::Unplug(disk, Unplugging::Forced)]);
     }
 }

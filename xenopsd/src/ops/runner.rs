@@ -2,11 +2,11 @@
 
 use std::sync::Mutex;
 use std::sync::PoisonError;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Instant;
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
 use crate::api::value::ToValue;
 use crate::api::{self, Error};
+use crate::ops::explain::Trace;
 use crate::ops::plan::{Atom, Step};
 use crate::ops::task::TaskHandle;
 
@@ -25,10 +25,12 @@ pub trait Executor: Sync {
 struct Run<'a> {
     executor: &'a dyn Executor,
     task: &'a TaskHandle,
-    total: usize,
-    done: AtomicUsize,
+    trace: &'a Trace,
+    /// Of all atoms, and of those done.
+    weight: u32,
+    done: AtomicU32,
     /// Atoms that have begun, in that order: what a failure undoes, backwards.
-    begun: Mutex<Vec<Atom>>,
+    begun: Mutex<Vec<(usize, Atom)>>,
 }
 
 /// Runs `plan`. On failure (or cancellation) everything begun is undone in reverse order, each undo is logged, and
@@ -36,64 +38,54 @@ struct Run<'a> {
 ///
 /// # Errors
 /// The first failing atom's, or `Cancelled`.
-pub fn run(executor: &dyn Executor, task: &TaskHandle, plan: &[Step]) -> Result<(), Error> {
-    let total = plan.iter().map(Step::atoms).sum::<usize>().max(1);
-    let run = Run { executor, task, total, done: AtomicUsize::new(0), begun: Mutex::default() };
-    let outcome = run.serial(plan);
+pub fn run(executor: &dyn Executor, task: &TaskHandle, trace: &Trace, plan: &[Step]) -> Result<(), Error> {
+    let weight = plan.iter().map(Step::weight).sum::<u32>().max(1);
+    let run = Run { executor, task, trace, weight, done: AtomicU32::new(0), begun: Mutex::default() };
+    let outcome = run.serial(trace.plan(plan), plan);
     if let Err(error) = &outcome {
-        let begun = run.begun.into_inner().unwrap_or_else(PoisonError::into_inner);
-        undo(executor, task, &begun, error);
+        run.undo(error);
     }
     outcome
 }
 
-fn undo(executor: &dyn Executor, task: &TaskHandle, begun: &[Atom], cause: &Error) {
-    for atom in begun.iter().rev() {
-        for step in atom.undo() {
-            let Step::Do(undoing) = step else { continue };
-            let outcome = executor.execute(&undoing);
-            match &outcome {
-                Ok(()) => tracing::info!(task = task.id(), %cause, "undo of {atom}: {undoing}: done"),
-                Err(error) => {
-                    tracing::error!(task = task.id(), %cause, %error, "undo of {atom}: {undoing}: failed");
-                }
-            }
-            task.subtask(format!("undo {atom}: {undoing}"), outcome_state(outcome.err(), 0.0));
-        }
-    }
-}
-
 impl Run<'_> {
     /// A failure ends it, except within the end of a domain: there each further step leaves less behind, and the first
-    /// error is returned when they are through.
-    fn serial(&self, steps: &[Step]) -> Result<(), Error> {
+    /// error is returned when they are through. `number` is that of the first atom.
+    fn serial(&self, mut number: usize, steps: &[Step]) -> Result<(), Error> {
         let mut ending = Ok(());
         for step in steps {
             if step.ends_domain() {
-                ending = ending.and(self.step(step));
+                ending = ending.and(self.step(number, step));
             } else {
                 ending.clone()?;
-                self.step(step)?;
+                self.step(number, step)?;
             }
+            number += step.atoms();
         }
         ending
     }
 
-    fn step(&self, step: &Step) -> Result<(), Error> {
+    fn step(&self, number: usize, step: &Step) -> Result<(), Error> {
         match step {
-            Step::Do(atom) => self.atom(atom),
-            Step::Serial(steps) => self.serial(steps),
-            Step::Parallel(steps) => self.parallel(steps),
+            Step::Do(atom) => self.atom(number, atom),
+            Step::Serial(steps) => self.serial(number, steps),
+            Step::Parallel(steps) => self.parallel(number, steps),
         }
     }
 
     /// Workers take the next step as they become free: one slow step delays no other.
-    fn parallel(&self, steps: &[Step]) -> Result<(), Error> {
+    fn parallel(&self, first: usize, steps: &[Step]) -> Result<(), Error> {
+        let numbers = steps.iter().scan(first, |next, step| {
+            let number = *next;
+            *next += step.atoms();
+            Some(number)
+        });
+        let steps: Vec<_> = numbers.zip(steps).collect();
         let next = AtomicUsize::new(0);
         let errors = Mutex::new(Vec::new());
         let work = || {
-            while let Some(step) = steps.get(next.fetch_add(1, Ordering::Relaxed)) {
-                if let Err(error) = self.step(step) {
+            while let Some((number, step)) = steps.get(next.fetch_add(1, Ordering::Relaxed)) {
+                if let Err(error) = self.step(*number, step) {
                     errors.lock().unwrap_or_else(PoisonError::into_inner).push(error);
                 }
             }
@@ -113,20 +105,34 @@ impl Run<'_> {
         errors.into_iter().next().map_or(Ok(()), Err)
     }
 
-    fn atom(&self, atom: &Atom) -> Result<(), Error> {
+    fn atom(&self, number: usize, atom: &Atom) -> Result<(), Error> {
         if atom.cancellable() {
             self.task.check_cancelled()?;
         }
-        self.begun.lock().unwrap_or_else(PoisonError::into_inner).push(atom.clone());
-        let started = Instant::now();
+        self.begun.lock().unwrap_or_else(PoisonError::into_inner).push((number, atom.clone()));
+        self.trace.begin(number, atom);
         let outcome = self.executor.execute(atom);
-        let seconds = started.elapsed().as_secs_f64();
+        let seconds = self.trace.end(number, atom, &outcome).as_secs_f64();
         tracing::debug!(task = self.task.id(), seconds, ok = outcome.is_ok(), "{atom}");
         self.task.subtask(atom.to_string(), outcome_state(outcome.as_ref().err().cloned(), seconds));
-        let done = self.done.fetch_add(1, Ordering::Relaxed) + 1;
-        #[expect(clippy::cast_precision_loss, reason = "a plan has far fewer atoms than 2^52")]
-        self.task.set_progress(done as f64 / self.total as f64);
+        let done = self.done.fetch_add(atom.weight(), Ordering::Relaxed) + atom.weight();
+        self.task.set_progress(f64::from(done) / f64::from(self.weight));
         outcome
+    }
+
+    fn undo(self, cause: &Error) {
+        let begun = self.begun.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let task = self.task.id();
+        for (number, atom) in begun.iter().rev() {
+            for undoing in atom.undo() {
+                let outcome = self.trace.undo(*number, &undoing, || self.executor.execute(&undoing));
+                match &outcome {
+                    Ok(()) => tracing::info!(task, %cause, "undo of {atom}: {undoing}: done"),
+                    Err(error) => tracing::error!(task, %cause, %error, "undo of {atom}: {undoing}: failed"),
+                }
+                self.task.subtask(format!("undo {atom}: {undoing}"), outcome_state(outcome.err(), 0.0));
+            }
+        }
     }
 }
 
@@ -140,7 +146,8 @@ fn outcome_state(error: Option<Error>, duration: f64) -> api::TaskState {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ops::plan;
+    use crate::ops::hook::{Hook, HookReason};
+    use crate::ops::plan::{self, Device};
     use crate::ops::task::Tasks;
     use crate::ops::timer::Timer;
     use crate::ops::updates::Updates;
@@ -161,6 +168,10 @@ mod tests {
         }
     }
 
+    fn run_for(script: &Script, task: &TaskHandle, plan: &[Step]) -> Result<(), Error> {
+        run(script, task, &Trace::unseen(task), plan)
+    }
+
     fn start_failing_at(fail_at: Option<Atom>) -> (Result<(), Error>, Vec<String>) {
         let records = plan::Records {
             vm: test_vm(ID, "demo"),
@@ -169,7 +180,7 @@ mod tests {
         };
         let script = Script { fail_at, log: Mutex::default() };
         let tasks = Tasks::new(Updates::new(Timer::start()));
-        let outcome = run(&script, &tasks.create("unit test"), &plan::start(&records));
+        let outcome = run_for(&script, &tasks.create("unit test"), &plan::start(&records));
         (outcome, script.log.into_inner().unwrap())
     }
 
@@ -181,8 +192,29 @@ mod tests {
     fn success_undoes_nothing() {
         let (outcome, log) = start_failing_at(None);
         outcome.unwrap();
-        assert_eq!(log.len(), 6, "{log:?}");
-        assert_eq!(log[..2], ["check", "create domain"]);
+        assert_eq!(log.len(), 7, "{log:?}");
+        assert_eq!(log[..3], ["check", "hook vm-pre-start", "create domain"]);
+    }
+
+    #[test]
+    fn a_hook_that_refuses_a_start_prevents_it() {
+        let refusing = Atom::Hook(Hook::PreStart, HookReason::None);
+        let (outcome, log) = start_failing_at(Some(refusing));
+        assert_eq!(outcome, Err(Error::IoError));
+        assert_eq!(log, ["check", "hook vm-pre-start"]);
+    }
+
+    #[test]
+    fn a_plug_that_fails_half_way_is_taken_back() {
+        let disk = Device::Vbd("xvda".to_owned());
+        let tasks = Tasks::new(Updates::new(Timer::start()));
+        let script = Script { fail_at: Some(Atom::Plug(disk.clone())), log: Mutex::default() };
+        let outcome = run_for(&script, &tasks.create("unit test"), &plan::plug(&disk));
+        assert_eq!(outcome, Err(Error::IoError));
+        assert_eq!(
+            script.log.into_inner().unwrap(),
+            ["begin plug of disk xvda", "plug disk xvda", "unplug disk xvda by force"]
+        );
     }
 
     #[test]
@@ -197,8 +229,8 @@ mod tests {
         for atom in [
             Atom::CreateDomain,
             Atom::BuildDomain,
-            Atom::PlugVbd("xvda".to_owned()),
-            Atom::PlugVif("0".to_owned()),
+            Atom::Plug(Device::Vbd("xvda".to_owned())),
+            Atom::Plug(Device::Vif("0".to_owned())),
             Atom::Settle,
         ] {
             let (outcome, log) = start_failing_at(Some(atom.clone()));
@@ -212,7 +244,7 @@ mod tests {
     fn a_shutdown_goes_on_past_a_failure_and_reports_the_first() {
         let tasks = Tasks::new(Updates::new(Timer::start()));
         let script = Script { fail_at: Some(Atom::CloseDevices), log: Mutex::default() };
-        let outcome = run(&script, &tasks.create("unit test"), &plan::shutdown(None));
+        let outcome = run_for(&script, &tasks.create("unit test"), &plan::destroy());
         assert_eq!(outcome, Err(Error::IoError));
         assert_eq!(script.log.into_inner().unwrap(), undone());
     }
@@ -222,9 +254,9 @@ mod tests {
         let records = plan::Records { vm: test_vm(ID, "demo"), vbds: Vec::new(), vifs: Vec::new() };
         let tasks = Tasks::new(Updates::new(Timer::start()));
         let script = Script { fail_at: Some(Atom::DestroyDomain), log: Mutex::default() };
-        let outcome = run(&script, &tasks.create("unit test"), &plan::reboot(&records, None));
+        let outcome = run_for(&script, &tasks.create("unit test"), &plan::reboot(&records, None));
         assert_eq!(outcome, Err(Error::IoError));
-        assert_eq!(script.log.into_inner().unwrap(), undone());
+        assert_eq!(script.log.into_inner().unwrap()[1..], undone()[..]);
     }
 
     #[test]
@@ -234,10 +266,10 @@ mod tests {
         tasks.cancel(task.id()).unwrap();
         let script = Script { fail_at: None, log: Mutex::default() };
         assert_eq!(
-            run(&script, &task, &plan::shutdown(Some(std::time::Duration::ZERO))),
+            run_for(&script, &task, &plan::shutdown(Some(std::time::Duration::ZERO))),
             Err(task.cancelled_error())
         );
         assert!(script.log.lock().unwrap().is_empty());
-        run(&script, &task, &plan::destroy()).unwrap();
+        run_for(&script, &task, &plan::destroy()).unwrap();
     }
 }

@@ -7,6 +7,7 @@
 //! ```
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -23,14 +24,12 @@ pub const MAX_FINISHED: usize = 4096;
 /// Progress is announced at most this often: every announcement costs each waiting client two calls.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(500);
 
-/// Nothing is ever sent: the receiver wakes when the sender is dropped.
-pub(crate) enum Never {}
-
 struct Progress {
     state: api::TaskState,
     subtasks: Vec<(String, api::TaskState)>,
     destroy_on_finish: bool,
-    cancel: Option<Sender<Never>>,
+    /// Nothing is ever sent: the receiver wakes when the sender is dropped.
+    cancel: Option<Sender<Infallible>>,
     cancel_points: u64,
     announced: Instant,
 }
@@ -40,7 +39,7 @@ struct Shared {
     dbg: String,
     ctime: f64,
     started: Instant,
-    cancelled: Receiver<Never>,
+    cancelled: Receiver<Infallible>,
     progress: Mutex<Progress>,
 }
 
@@ -100,7 +99,7 @@ impl TaskHandle {
     }
 
     /// A channel that is disconnected by a cancel; for `select!` in waits.
-    pub(crate) fn cancel_event(&self) -> &Receiver<Never> {
+    pub(crate) fn cancel_event(&self) -> &Receiver<Infallible> {
         &self.shared.cancelled
     }
 
@@ -126,6 +125,11 @@ impl TaskHandle {
             backtrace: "()".to_owned(),
             cancellable: progress.cancel.is_some(),
         }
+    }
+
+    /// How far it is.
+    pub fn state(&self) -> api::TaskState {
+        self.lock().state.clone()
     }
 
     fn is_finished(&self) -> bool {

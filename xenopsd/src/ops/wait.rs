@@ -75,4 +75,17 @@ impl Waiting<'_> {
             }
         }
     }
+
+    /// Waits for nothing but the deadline.
+    ///
+    /// # Errors
+    /// `Cancelled`.
+    pub fn pause(&self, deadline: Instant) -> Result<(), Error> {
+        self.slot.without(|| match self.task {
+            // Nothing is ever sent: what can be received is that the task was cancelled.
+            Some(task) => drop(task.cancel_event().recv_deadline(deadline)),
+            None => drop(crossbeam::channel::at(deadline).recv()),
+        });
+        self.task.map_or(Ok(()), TaskHandle::check_cancelled)
+    }
 }

@@ -1,10 +1,13 @@
-//! Device calls that only touch records, or only look: the same for every class.
+//! Device calls: the same for every class.
+
+use std::sync::Arc;
 
 use crate::api::{
     DeviceId, Error, Pci, PciState, Vbd, VbdState, Vgpu, VgpuState, Vif, VifState, Vusb, VusbState,
 };
-use crate::core::Core;
+use crate::core::{Core, Operation};
 use crate::device;
+use crate::ops::plan::{Device, Unplugging};
 use crate::state::DeviceRecord;
 
 /// A class of devices as these calls see it.
@@ -51,6 +54,36 @@ pub(super) fn stat<D: Observed>(core: &Core, id: &DeviceId) -> Result<(D, D::Sta
 pub(super) fn list<D: Observed>(core: &Core, vm: &str) -> Result<Vec<(D, D::State)>, Error> {
     let stat = |device: D| device.state(core).map(|state| (device, state));
     core.records.devices(vm)?.into_iter().map(stat).collect()
+}
+
+/// A class of devices that come and go while the guest runs.
+pub(super) trait Pluggable: DeviceRecord {
+    /// As plans name it.
+    const NAMED: fn(String) -> Device;
+}
+
+impl Pluggable for Vbd {
+    const NAMED: fn(String) -> Device = Device::Vbd;
+}
+
+impl Pluggable for Vif {
+    const NAMED: fn(String) -> Device = Device::Vif;
+}
+
+pub(super) fn plug<D: Pluggable>(core: &Arc<Core>, id: &DeviceId, dbg: &str) -> Result<String, Error> {
+    core.records.device::<D>(id)?;
+    core.submit(&id.vm, dbg, Operation::Plug(D::NAMED(id.device.clone())))
+}
+
+pub(super) fn unplug<D: Pluggable>(
+    core: &Arc<Core>,
+    id: &DeviceId,
+    dbg: &str,
+    force: bool,
+) -> Result<String, Error> {
+    core.records.device::<D>(id)?;
+    let how = if force { Unplugging::Forced } else { Unplugging::Clean };
+    core.submit(&id.vm, dbg, Operation::Unplug(D::NAMED(id.device.clone()), how))
 }
 
 impl Observed for Vbd {

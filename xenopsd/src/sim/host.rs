@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::Shared;
 use super::faults::Injected;
-use crate::edge::{Access, AttachedDisk, Host, HostError, VifSettings};
+use super::{Shared, SimOptions};
+use crate::edge::linux::script;
+use crate::edge::{Access, AttachedDisk, Host, HostError, ScriptEnd, ScriptError, ScriptRun, VifSettings};
 
 /// Major number of loop devices (Linux `include/uapi/linux/major.h`).
 const LOOP_MAJOR: u64 = 7;
@@ -36,12 +37,14 @@ pub(super) struct SimHost {
     shared: Arc<Shared>,
     disks: Present,
     bridges: Present,
+    hooks: Option<PathBuf>,
     loops: AtomicU64,
 }
 
 impl SimHost {
-    pub(super) fn new(shared: Arc<Shared>, disks: Present, bridges: Present) -> Self {
-        Self { shared, disks, bridges, loops: AtomicU64::new(0) }
+    pub(super) fn new(shared: Arc<Shared>, options: &SimOptions) -> Self {
+        let SimOptions { disks, bridges, hooks, .. } = options.clone();
+        Self { shared, disks, bridges, hooks, loops: AtomicU64::new(0) }
     }
 
     fn disk(&self, site: &str, path: &Path) -> Result<(), HostError> {
@@ -102,5 +105,16 @@ impl Host for SimHost {
 
     fn connect_vif(&self, _interface: &str, settings: &VifSettings) -> Result<(), HostError> {
         self.bridge("host.connect_vif", &settings.bridge)
+    }
+
+    fn hook_scripts(&self, hook: &str) -> Result<Vec<PathBuf>, HostError> {
+        self.shared.faults.check("host.hook_scripts")?;
+        let Some(hooks) = &self.hooks else { return Ok(Vec::new()) };
+        script::list(&hooks.join(hook)).map_err(|e| unusable("hook", &e))
+    }
+
+    fn run_script(&self, run: &ScriptRun<'_>) -> Result<ScriptEnd, ScriptError> {
+        self.shared.faults.check("host.run_script").map_err(|e| ScriptError::Unusable(e.to_string()))?;
+        script::run(run)
     }
 }

@@ -70,6 +70,8 @@ pub struct SimOptions {
     pub disks: Present,
     /// Bridges that exist.
     pub bridges: Present,
+    /// Directories of real scripts that are run for events; none are when there is none.
+    pub hooks: Option<PathBuf>,
     /// Where the store listens, for tools and `xenops console`; a private directory when none.
     pub store_socket: Option<PathBuf>,
 }
@@ -84,6 +86,7 @@ impl Default for SimOptions {
             terminals: false,
             disks: Present::All,
             bridges: Present::All,
+            hooks: None,
             store_socket: None,
         }
     }
@@ -167,7 +170,7 @@ pub fn machine(options: &SimOptions) -> std::io::Result<Machine> {
     let watches = WatchStream::connect(listening.endpoint()).map_err(std::io::Error::other)?;
     let events = Events::start(watches)?;
     let world = World::new(Arc::clone(&shared), incoming, options)?.start()?;
-    let host = SimHost::new(Arc::clone(&shared), options.disks.clone(), options.bridges.clone());
+    let host = SimHost::new(Arc::clone(&shared), options);
     let (for_hypervisor, for_store) = (Arc::clone(&shared), Arc::clone(&shared));
     let edges = Edges::new(
         move || Ok(Box::new(SimHypervisor::open(&for_hypervisor)?) as Box<dyn crate::edge::Hypervisor>),

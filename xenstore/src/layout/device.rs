@@ -97,6 +97,12 @@ impl DeviceAddress {
         domain_path(self.backend_domid).at(format!("error/{}/error", self.below_backend_domain()))
     }
 
+    /// Where the guest's driver leaves an error text. Hostile.
+    pub fn frontend_error(&self) -> Path {
+        let place = format!("error/device/{}/{}/error", self.kind.frontend_name(), self.id);
+        domain_path(self.domid).at(place)
+    }
+
     fn below_backend_domain(&self) -> String {
         format!("backend/{}/{}/{}", self.kind.backend_name(), self.domid, self.id)
     }

@@ -1,4 +1,4 @@
-//! Linux side of the host edge: loop devices, block devices, network interfaces.
+//! Linux side of the host edge: loop devices, block devices, network interfaces, the administrator's scripts.
 //!
 //! ```text
 //!  disk path ─► blockdev::open_disk ─┬─ Disk::Block ───────────────────────► major:minor ─► blkback
@@ -13,4 +13,5 @@ pub mod blockdev;
 pub mod loopdev;
 pub mod mac;
 pub mod netlink;
+pub mod script;
 pub mod vif;

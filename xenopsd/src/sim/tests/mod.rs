@@ -1,6 +1,8 @@
 //! Whole operations on the simulated machine.
 
 mod faults;
+mod hooks;
+mod hotplug;
 mod lifecycle;
 mod many;
 mod random;
@@ -47,9 +49,20 @@ fn quick() -> SimOptions {
     SimOptions { delay: Duration::from_millis(2), ..SimOptions::default() }
 }
 
+/// As the daemon's when it simulates, but longer than any wait here is.
+fn long() -> Patience {
+    Patience {
+        hotplug: LONG,
+        shutdown_ack: LONG,
+        zombie: LONG,
+        least_uptime: Duration::ZERO,
+        ..Patience::default()
+    }
+}
+
 impl Rig {
     fn new(options: &SimOptions) -> Self {
-        Self::with_patience(options, Patience { hotplug: LONG, shutdown_ack: LONG, zombie: LONG })
+        Self::with_patience(options, long())
     }
 
     fn with_patience(options: &SimOptions, patience: Patience) -> Self {

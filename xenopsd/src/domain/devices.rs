@@ -1,0 +1,126 @@
+//! The atoms that plug devices into a domain and take them away from one that goes on running.
+//!
+//! While a device is plugged into a running guest, a node of the domain's private tree says so; the domain as a whole is
+//! complete, so that a daemon killed in between needs to be told which device is not.
+
+use xenstore::layout::{DeviceAddress, libxl_path};
+use xenstore::{Batch, Operations, Path};
+
+use super::VmExecutor;
+use crate::api::{DeviceId, Error};
+use crate::device::{self, Plug, store_domid};
+use crate::edge::DomId;
+use crate::ops::plan::{Device, Unplugging};
+use crate::ops::task::TaskHandle;
+
+/// Directory of the marks, below the domain's private tree; a mark's value is the backend's path.
+const INCOMPLETE: &str = "xenopsd-plugging";
+
+impl<'a> VmExecutor<'a> {
+    pub(super) fn begin_plug(&self, device: &Device) -> Result<(), Error> {
+        let domid = self.domid()?;
+        let address = self.address(domid, device)?;
+        let mark = mark(address)?;
+        Ok(self.core.edges.store()?.write(&mark, address.backend().as_str())?)
+    }
+
+    pub(super) fn plug(&self, device: &Device) -> Result<(), Error> {
+        let plug = self.plugging(Some(self.task))?;
+        match device {
+            Device::Vbd(name) => device::vbd::plug(&plug, self.vbd(name)?),
+            Device::Vif(name) => device::vif::plug(&plug, self.vif(name)?),
+        }
+    }
+
+    pub(super) fn end_plug(&self, device: &Device) -> Result<(), Error> {
+        self.remove_mark(self.address(self.domid()?, device)?)
+    }
+
+    /// Forced, it may be of a device that was never complete, and is not given up for a cancelled task.
+    pub(super) fn unplug(&self, device: &Device, how: Unplugging) -> Result<(), Error> {
+        let address = self.address(self.domid()?, device)?;
+        match how {
+            Unplugging::Clean => {
+                let id = match device {
+                    Device::Vbd(name) | Device::Vif(name) => DeviceId::new(self.vm(), name).to_string(),
+                };
+                device::unplug(&self.plugging(Some(self.task))?, address, &id, how)
+            }
+            Unplugging::Forced => self.unplug_by_force(address),
+        }
+    }
+
+    fn unplug_by_force(&self, address: DeviceAddress) -> Result<(), Error> {
+        device::unplug(&self.plugging(None)?, address, &address.to_string(), Unplugging::Forced)?;
+        self.remove_mark(address)
+    }
+
+    fn remove_mark(&self, address: DeviceAddress) -> Result<(), Error> {
+        let mut batch = Batch::new();
+        batch.rm(mark(address)?);
+        batch.prune(marks(address.domid)?);
+        Ok(self.core.edges.store()?.commit(&batch)?)
+    }
+
+    /// Takes away what an earlier daemon had not completed, and what it had begun to take away.
+    pub(crate) fn finish_devices(&self) -> Result<(), Error> {
+        let domid = self.domid()?;
+        let incomplete = self.incomplete(domid)?;
+        let closed = device::closed(self.core, domid)?;
+        for address in incomplete.into_iter().chain(closed) {
+            tracing::warn!(vm = self.vm(), %address, "an earlier daemon left it half plugged or half unplugged; removing it");
+            self.unplug_by_force(address)?;
+        }
+        Ok(())
+    }
+
+    fn incomplete(&self, domid: DomId) -> Result<Vec<DeviceAddress>, Error> {
+        let directory = marks(store_domid(domid))?;
+        let mut store = self.core.edges.store()?;
+        let names = store.directory(&directory)?.unwrap_or_default();
+        let paths: Result<Vec<_>, _> = names.iter().map(|name| directory.join(name)).collect();
+        let backends = store.read_all(&paths.map_err(xenstore::Error::from)?)?;
+        let address = |value: Vec<u8>| DeviceAddress::from_backend_path(&Path::from_bytes(&value).ok()?);
+        Ok(backends
+            .into_iter()
+            .flatten()
+            .filter_map(address)
+            .filter(|a| a.domid == store_domid(domid))
+            .collect())
+    }
+
+    fn address(&self, domid: DomId, device: &Device) -> Result<DeviceAddress, Error> {
+        match device {
+            Device::Vbd(name) => device::vbd::address(domid, self.vbd(name)?),
+            Device::Vif(name) => device::vif::address(domid, self.vif(name)?),
+        }
+    }
+
+    fn vbd(&self, name: &str) -> Result<&crate::api::Vbd, Error> {
+        let found = self.records.vbds.iter().find(|v| v.id.device == name);
+        found.ok_or_else(|| Error::does_not_exist("VBD", name))
+    }
+
+    fn vif(&self, name: &str) -> Result<&crate::api::Vif, Error> {
+        let found = self.records.vifs.iter().find(|v| v.id.device == name);
+        found.ok_or_else(|| Error::does_not_exist("VIF", name))
+    }
+
+    fn plugging(&self, task: Option<&'a TaskHandle>) -> Result<Plug<'a>, Error> {
+        Ok(Plug {
+            core: self.core,
+            vm: &self.records.vm.id,
+            domid: self.domid()?,
+            waiting: self.core.waiting(task, self.slot),
+        })
+    }
+}
+
+fn marks(domid: xenstore::DomId) -> Result<Path, Error> {
+    Ok(libxl_path(domid).join(INCOMPLETE).map_err(xenstore::Error::from)?)
+}
+
+fn mark(address: DeviceAddress) -> Result<Path, Error> {
+    let name = format!("{}-{}", address.kind.frontend_name(), address.id);
+    Ok(marks(address.domid)?.join(name.as_str()).map_err(xenstore::Error::from)?)
+}

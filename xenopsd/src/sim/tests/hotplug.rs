@@ -1,0 +1,186 @@
+//! Devices that come and go while the guest runs.
+
+use super::*;
+use crate::api::StepState;
+use crate::ops::plan::{Device, Unplugging};
+
+fn disk_device() -> Device {
+    Device::Vbd("xvda".to_owned())
+}
+
+fn interface_device() -> Device {
+    Device::Vif("0".to_owned())
+}
+
+fn plugged(rig: &Rig, vm: &str, device: &Device) -> bool {
+    crate::device::is_plugged(&rig.core, vm, device).unwrap()
+}
+
+/// A running VM with its devices unplugged, and what is there then.
+fn bare(rig: &Rig, script: &[(&str, &str)]) -> (String, Remains) {
+    let vm = rig.add(1, script, |_| ());
+    rig.start(&vm).unwrap();
+    for device in [disk_device(), Device::Vbd("xvdb".to_owned()), interface_device()] {
+        rig.run(&vm, Operation::Unplug(device, Unplugging::Forced)).unwrap();
+    }
+    let before = rig.remains(&vm);
+    (vm, before)
+}
+
+#[test]
+fn devices_come_and_go_and_leave_nothing() {
+    let rig = Rig::new(&quick());
+    let (vm, before) = bare(&rig, &[]);
+    assert_eq!(before.kept, 0);
+    for device in [disk_device(), interface_device()] {
+        for how in [Unplugging::Clean, Unplugging::Forced] {
+            rig.run(&vm, Operation::Plug(device.clone())).unwrap();
+            assert!(plugged(&rig, &vm, &device));
+            // Twice is once.
+            rig.run(&vm, Operation::Plug(device.clone())).unwrap();
+            rig.run(&vm, Operation::Unplug(device.clone(), how)).unwrap();
+            assert!(!plugged(&rig, &vm, &device));
+            let again = rig.run(&vm, Operation::Unplug(device.clone(), how));
+            assert_eq!(again, Err(Error::DeviceNotConnected));
+        }
+        rig.until_remains(&vm, &before, &format!("{device} came and went"));
+    }
+}
+
+#[test]
+fn a_halted_vm_has_no_devices_to_plug() {
+    let rig = Rig::new(&quick());
+    let vm = rig.add(1, &[], |_| ());
+    let state = Error::BadPowerState { found: PowerState::Halted, expected: PowerState::Running };
+    assert_eq!(rig.run(&vm, Operation::Plug(disk_device())), Err(state));
+    let unplug = Operation::Unplug(disk_device(), Unplugging::Clean);
+    assert_eq!(rig.run(&vm, unplug), Err(Error::DeviceNotConnected));
+    let missing = rig.start(&vm).and_then(|()| rig.run(&vm, Operation::Plug(Device::Vif("7".to_owned()))));
+    assert!(matches!(missing, Err(Error::DoesNotExist { .. })), "{missing:?}");
+}
+
+#[test]
+fn a_guest_that_keeps_a_device_is_not_forced_unless_asked() {
+    let patience = Patience { hotplug: Duration::from_millis(300), ..long() };
+    let rig = Rig::with_patience(&quick(), patience);
+    // It connects nothing and closes nothing.
+    let vm = rig.add(1, &[("devices", "ignore")], |_| ());
+    rig.start(&vm).unwrap();
+    let refused = rig.run(&vm, Operation::Unplug(disk_device(), Unplugging::Clean));
+    let Err(Error::DeviceDetachRejected { class, id, message }) = refused else { panic!("{refused:?}") };
+    assert_eq!((class.as_str(), id.as_str()), ("VBD", format!("{vm}.xvda").as_str()));
+    assert!(message.contains("by force"), "{message}");
+    assert!(plugged(&rig, &vm, &disk_device()));
+    rig.run(&vm, Operation::Unplug(disk_device(), Unplugging::Forced)).unwrap();
+    assert!(!plugged(&rig, &vm, &disk_device()));
+}
+
+#[test]
+fn a_guest_that_dies_while_it_is_asked_does_not_delay_the_unplug() {
+    let rig = Rig::new(&quick());
+    let vm = rig.add(1, &[("devices", "ignore")], |vm| vm.on_crash = vec![crate::api::Action::Pause]);
+    rig.start(&vm).unwrap();
+    let (done, outcome) = bounded(1);
+    let unplug = Operation::Unplug(disk_device(), Unplugging::Clean);
+    rig.core.submit_then(&vm, "test", unplug, move |result| done.send(result).unwrap());
+    let domid = rig.domid(&vm).unwrap();
+    rig.until("the guest is asked", || rig.disk(&vm).backend == Some(xenstore::layout::XenbusState::Closing));
+    rig.machine.stop_guest(domid, crate::edge::ShutdownReason::Crash);
+    outcome.recv_timeout(LONG).unwrap().unwrap();
+    assert!(!plugged(&rig, &vm, &disk_device()));
+}
+
+/// Every call of a plug fails once.
+#[test]
+fn no_failing_call_of_a_plug_leaves_anything() {
+    for device in [disk_device(), interface_device()] {
+        let rig = Rig::new(&quick());
+        let (vm, before) = bare(&rig, &[]);
+        rig.machine.faults.record();
+        rig.run(&vm, Operation::Plug(device.clone())).unwrap();
+        let calls = rig.machine.faults.recorded();
+        rig.run(&vm, Operation::Unplug(device.clone(), Unplugging::Clean)).unwrap();
+        let mut failed = 0;
+        for nth in 0..u64::try_from(calls.len()).unwrap() {
+            rig.machine.faults.arm(Fault::Nth { site: None, nth, when: crate::sim::When::Before });
+            let outcome = rig.run(&vm, Operation::Plug(device.clone()));
+            rig.machine.faults.disarm();
+            if outcome.is_ok() {
+                rig.run(&vm, Operation::Unplug(device.clone(), Unplugging::Clean)).unwrap();
+            } else {
+                failed += 1;
+            }
+            rig.until_remains(&vm, &before, &format!("call {nth} of a plug of {device}: {outcome:?}"));
+        }
+        assert!(failed > 4, "only {failed} failures for {device}");
+    }
+}
+
+/// The daemon is killed at each call of a plug or an unplug: the next one makes it whole or takes it away.
+#[test]
+fn a_daemon_killed_in_a_plug_or_unplug_leaves_no_half_device() {
+    for device in [disk_device(), interface_device()] {
+        for plugging in [true, false] {
+            let mut rig = Rig::new(&quick());
+            let (vm, before) = bare(&rig, &[]);
+            let plug = Operation::Plug(device.clone());
+            let unplug = Operation::Unplug(device.clone(), Unplugging::Clean);
+            let (prepare, operation) = if plugging { (None, plug) } else { (Some(plug), unplug) };
+            let run_prepared = |rig: &Rig| {
+                if let Some(prepare) = &prepare {
+                    rig.run(&vm, prepare.clone()).unwrap();
+                }
+            };
+            run_prepared(&rig);
+            rig.machine.faults.record();
+            rig.run(&vm, operation.clone()).unwrap();
+            let calls = rig.machine.faults.recorded();
+            let take_away = Operation::Unplug(device.clone(), Unplugging::Forced);
+            let _ = rig.run(&vm, take_away.clone());
+            for (nth, site) in (0..).zip(&calls) {
+                run_prepared(&rig);
+                rig.machine.faults.arm(Fault::From { nth });
+                let outcome = rig.run(&vm, operation.clone());
+                rig = rig.restart();
+                // Behind the look that the new daemon takes by itself.
+                rig.run(&vm, Operation::Delay(Duration::ZERO)).unwrap();
+                let marks = format!("/libxl/{}/xenopsd-plugging/", rig.domid(&vm).unwrap());
+                let nodes = rig.remains(&vm).nodes;
+                assert!(!nodes.iter().any(|n| n.starts_with(&marks)), "{nth} {site}: {nodes:?}");
+                if plugged(&rig, &vm, &device) {
+                    rig.run(&vm, take_away.clone()).unwrap();
+                }
+                rig.until_remains(
+                    &vm,
+                    &before,
+                    &format!("a kill at {nth} {site} of {operation}: {outcome:?}"),
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn a_plan_can_be_looked_at_step_by_step() {
+    let rig = Rig::new(&quick());
+    let (vm, _) = bare(&rig, &[]);
+    rig.machine.faults.arm(Fault::Nth {
+        site: Some("host.attach_disk".to_owned()),
+        nth: 0,
+        when: crate::sim::When::Before,
+    });
+    rig.run(&vm, Operation::Plug(disk_device())).unwrap_err();
+    let explained = rig.core.traces.explain(&vm).unwrap();
+    assert_eq!(explained.operation, "plug of disk xvda");
+    let [begin, plug, end] = &explained.steps[..] else { panic!("{explained:?}") };
+    assert_eq!(begin.state, StepState::Done);
+    assert_eq!(begin.undo[0].what, "unplug disk xvda by force");
+    assert!(matches!(plug.state, StepState::Failed(_)) && plug.took.is_some());
+    assert_eq!((&end.state, end.began), (&StepState::Waiting, None));
+    assert!(matches!(explained.state, crate::api::TaskState::Failed(_)));
+    // One that was refused before it had a plan is explained too.
+    rig.run(&vm, Operation::Start).unwrap();
+    assert_eq!(rig.core.traces.explain(&vm).unwrap().operation, "plug of disk xvda");
+    rig.run(&vm, Operation::Unplug(disk_device(), Unplugging::Clean)).unwrap_err();
+    assert!(rig.core.traces.explain(&vm).unwrap().steps.is_empty());
+}
