@@ -11,6 +11,7 @@ use clap::{CommandFactory, FromArgMatches, Parser};
 use crate::core::Patience;
 use crate::edge::StoreAddress;
 use crate::service::MAX_WORKERS;
+use crate::sim::SCRIPT_KEYS;
 
 /// Where the file is looked for when none is named; its absence is fine.
 pub const DEFAULT_FILE: &str = "/etc/xenopsd.conf";
@@ -54,9 +55,21 @@ pub struct Config {
     /// Memory of the simulated machine, in MiB
     #[arg(long, default_value_t = 65_536, value_parser = clap::value_parser!(u64).range(2048..=16 << 20))]
     pub simulate_memory_mib: u64,
-    /// What the delays of the simulated machine are drawn from
+    /// Processors of the simulated machine
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub simulate_cpus: u32,
+    /// What the delays and choices of the simulated machine are drawn from
     #[arg(long, default_value_t = 0)]
     pub simulate_seed: u64,
+    /// Longest time a simulated backend or guest takes for one step, in ms
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(..=60_000))]
+    pub simulate_delay_ms: u64,
+    /// What simulated guests do whose VM does not say, such as `shutdown=ignore`; may be repeated
+    #[arg(long, value_name = "KEY=WORD", value_parser = key_and_word)]
+    pub simulate_guest: Vec<(String, String)>,
+    /// Let one in so many calls to the simulated machine fail, 0 none
+    #[arg(long, default_value_t = 0)]
+    pub simulate_failures: u64,
     /// Seconds a backend may take to appear or to close
     #[arg(long, default_value_t = 60)]
     pub hotplug_timeout: u64,
@@ -82,6 +95,14 @@ fn workers(text: &str) -> Result<usize, String> {
         Ok(n @ 1..=MAX_WORKERS) => Ok(n),
         _ => Err(format!("must be between 1 and {MAX_WORKERS}")),
     }
+}
+
+fn key_and_word(text: &str) -> Result<(String, String), String> {
+    let (key, word) = text.split_once('=').ok_or("must be KEY=WORD")?;
+    if !SCRIPT_KEYS.contains(&key) {
+        return Err(format!("guests have no `{key}`; they have {}", SCRIPT_KEYS.join(", ")));
+    }
+    Ok((key.to_owned(), word.to_owned()))
 }
 
 /// The settings cannot be used.
@@ -231,6 +252,17 @@ mod tests {
                 }
                 other => panic!("{text}: {other:?}"),
             }
+        }
+    }
+
+    #[test]
+    fn simulated_guests_have_the_habits_of_the_table() {
+        let flags = ["--simulate-guest=shutdown=ignore", "--simulate-guest=then-ms=5"];
+        let loaded = load("simulate-guest = devices=hostile", &flags).unwrap();
+        let pairs = loaded.config.simulate_guest.iter().map(|(k, v)| format!("{k}={v}"));
+        assert_eq!(pairs.collect::<Vec<_>>(), ["shutdown=ignore", "then-ms=5", "devices=hostile"]);
+        for bad in ["--simulate-guest=manners=good", "--simulate-guest=shutdown"] {
+            assert!(matches!(load("", &[bad]), Err(ConfigError::Usage(_))), "{bad}");
         }
     }
 

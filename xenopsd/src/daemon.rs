@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use nix::sys::signal::{SigSet, Signal};
 use xenstore::WatchStream;
@@ -84,6 +85,10 @@ pub fn run(config: &Config) -> Result<(), DaemonError> {
         instance = %core.instance_id,
         "ready"
     );
+    if let (Some(machine), one_in @ 1..) = (&simulated, config.simulate_failures) {
+        tracing::warn!(one_in, "calls to the simulated machine fail at random");
+        machine.faults.arm(sim::Fault::Random { seed: config.simulate_seed, one_in });
+    }
     let simulate = config.simulate;
     std::thread::Builder::new()
         .name("signals".into())
@@ -116,6 +121,9 @@ fn simulated_machine(config: &Config) -> Result<sim::Machine, DaemonError> {
     let options = sim::SimOptions {
         seed: config.simulate_seed,
         memory_mib: config.simulate_memory_mib,
+        cpus: config.simulate_cpus,
+        delay: Duration::from_millis(config.simulate_delay_ms),
+        script: config.simulate_guest.clone(),
         store_socket: Some(socket.clone()),
         terminals: true,
         hooks: config.hooks_path.clone(),

@@ -5,10 +5,13 @@
 //!        └── physical-device missing: error node, Closing
 //! ```
 
+use std::time::Duration;
+
 use xenstore::layout::{DeviceAddress, DeviceKind, DeviceStatus, XenbusState};
 use xenstore::{Batch, Client, Operations, Path, Request};
 
 use super::Shared;
+use super::chance::Luck;
 use crate::edge::DomId;
 
 /// What a driver does next.
@@ -29,8 +32,12 @@ enum Move {
 }
 
 /// A device that a driver knows.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Backend {
+    name: String,
+    luck: Luck,
+    /// How often it has moved.
+    moves: u64,
     watching: bool,
     /// It has memory of the guest mapped.
     holds: bool,
@@ -50,6 +57,15 @@ fn next(kind: DeviceKind, status: &DeviceStatus) -> Move {
 }
 
 impl Backend {
+    pub(super) fn new(name: String, luck: Luck) -> Self {
+        Self { name, luck, moves: 0, watching: false, holds: false }
+    }
+
+    /// How long it takes for its next move. Looks that find nothing to do cost it nothing.
+    pub(super) fn delay(&self, most: Duration) -> Duration {
+        self.luck.delay(self.moves, most)
+    }
+
     /// Makes the next move; false when the device is to be forgotten.
     pub(super) fn step(
         &mut self,
@@ -63,7 +79,12 @@ impl Backend {
             batch.write(address.backend_state(), state.to_value());
             batch
         };
-        match next(address.kind, &status) {
+        let next = next(address.kind, &status);
+        if !matches!(next, Move::Stay | Move::Forget) {
+            shared.trace.note(&self.name, || format!("{next:?}, luck {:x}", self.luck.draw(self.moves)));
+            self.moves += 1;
+        }
+        match next {
             Move::Stay => {}
             Move::TakeUp => {
                 self.watch_frontend(address, store)?;

@@ -1,6 +1,9 @@
 //! Calls that are to fail, for tests of everything that comes after a failure.
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::chance::Chance;
 
 /// Most calls that are remembered for [`Faults::recorded`]: a start has a few hundred.
 const MAX_RECORDED: usize = 1 << 16;
@@ -31,9 +34,10 @@ pub enum Fault {
         /// Counted from 0.
         nth: u64,
     },
-    /// Each call with a chance of one in `one_in`.
+    /// Each call with a chance of one in `one_in`: whether the n-th call of a name fails depends on the seed, the name
+    /// and n only.
     Random {
-        /// Where the dice start.
+        /// What it is drawn from.
         seed: u64,
         /// At least 1.
         one_in: u64,
@@ -52,6 +56,8 @@ struct Plan {
     fault: Option<Fault>,
     /// Calls that the fault might have met.
     seen: u64,
+    /// The same by name.
+    seen_of: HashMap<String, u64>,
     fired: u64,
     recording: bool,
     recorded: Vec<String>,
@@ -68,6 +74,7 @@ impl Faults {
     pub fn arm(&self, fault: Fault) {
         let mut plan = self.lock();
         (plan.fault, plan.seen, plan.fired) = (Some(fault), 0, 0);
+        plan.seen_of.clear();
     }
 
     /// Lets all calls succeed again; how many have failed.
@@ -97,15 +104,20 @@ impl Faults {
         if plan.recording && plan.recorded.len() < MAX_RECORDED {
             plan.recorded.push(site.to_owned());
         }
+        if plan.fault.is_none() {
+            return None;
+        }
         let seen = plan.seen;
+        let nth_of_name = plan.seen_of.entry(site.to_owned()).or_default();
+        let seen_of_name = std::mem::replace(nth_of_name, *nth_of_name + 1);
         let chosen = match &plan.fault {
             None => return None,
             Some(Fault::Nth { site: Some(wanted), .. }) if wanted != site => return None,
             Some(Fault::Nth { nth, when, .. }) => (seen == *nth).then_some(*when),
             Some(Fault::From { nth }) => (seen >= *nth).then_some(When::Before),
             Some(Fault::Random { seed, one_in }) => {
-                let dice = Dice::new(seed.wrapping_add(seen)).next();
-                dice.is_multiple_of((*one_in).max(1)).then_some(When::Before)
+                let drawn = Chance::new(*seed).of(site).draw(seen_of_name);
+                drawn.is_multiple_of((*one_in).max(1)).then_some(When::Before)
             }
         };
         plan.seen += 1;
@@ -123,24 +135,6 @@ impl Faults {
 
     fn lock(&self) -> MutexGuard<'_, Plan> {
         self.plan.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Pseudo-random numbers: `SplitMix64`.
-#[derive(Debug, Clone)]
-pub(super) struct Dice(u64);
-
-impl Dice {
-    pub(super) const fn new(seed: u64) -> Self {
-        Self(seed)
-    }
-
-    pub(super) const fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
     }
 }
 
@@ -162,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn dice_are_as_fair_as_asked_and_repeat() {
+    fn chances_are_as_fair_as_asked_and_repeat() {
         let failing = |seed| {
             let faults = Faults::default();
             faults.arm(Fault::Random { seed, one_in: 10 });

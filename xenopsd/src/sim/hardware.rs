@@ -12,6 +12,13 @@ const PAGES_PER_MIB: u64 = 256;
 /// Memory that dom0 and the hypervisor have, in MiB.
 const DOM0_MIB: u64 = 1024;
 
+/// Most vcpus of a PV domain, and of others (Xen's `MAX_VIRT_CPUS`, `HVM_MAX_VCPUS`).
+const MAX_PV_VCPUS: u32 = 8192;
+const MAX_HVM_VCPUS: u32 = 128;
+
+/// Most grant table frames of a domain, unless Xen's command line says otherwise (`gnttab_max_frames`).
+const MAX_GRANT_FRAMES: u32 = 64;
+
 /// Most pauses of a domain at a time: the hypervisor counts them in a signed byte's range.
 const MAX_PAUSES: u8 = 127;
 
@@ -21,6 +28,8 @@ struct Domain {
     kind: GuestKind,
     uuid: [u8; 16],
     max_vcpus: u32,
+    /// Vcpus that are up: the first when it is built, the others when the guest starts them.
+    online: u32,
     ssidref: u32,
     pages: u64,
     max_pages: u64,
@@ -30,6 +39,8 @@ struct Domain {
     dying: bool,
     /// Backends that have its memory mapped: it stays listed, dying, until they let go.
     held: u32,
+    /// Its VM's how-manieth domain it is, from 1.
+    start: u32,
 }
 
 /// Processors, memory and domains. Changed through the hypervisor edge and by the simulated world only.
@@ -41,6 +52,8 @@ pub struct Hardware {
     last: DomId,
     /// How often each VM has been started here.
     boots: HashMap<[u8; 16], u32>,
+    /// How often each VM has had a domain made.
+    made: HashMap<[u8; 16], u32>,
     frames: u64,
 }
 
@@ -52,6 +65,7 @@ impl Hardware {
             domains: BTreeMap::new(),
             last: DomId::DOM0,
             boots: HashMap::new(),
+            made: HashMap::new(),
             frames: 0x10_0000,
         }
     }
@@ -133,12 +147,28 @@ impl Hardware {
 
     /// The next number that is free, as Xen gives them out: upwards, and from 1 again after the last.
     pub(super) fn create(&mut self, new: &NewDomain) -> Result<DomId, HypervisorError> {
+        let most_vcpus = if new.kind == GuestKind::Pv { MAX_PV_VCPUS } else { MAX_HVM_VCPUS };
+        if !(1..=most_vcpus).contains(&new.max_vcpus) {
+            return Err(call(&format!("a domain cannot have {} vcpus", new.max_vcpus)));
+        }
+        if new.max_grant_frames > MAX_GRANT_FRAMES {
+            return Err(call(&format!(
+                "{} grant table frames are more than the hypervisor's {MAX_GRANT_FRAMES}",
+                new.max_grant_frames
+            )));
+        }
         let after = self.last.get() + 1..=DomId::MAX.get();
         let free =
             after.chain(1..=self.last.get()).filter_map(DomId::new).find(|id| !self.domains.contains_key(id));
         let domid = free.ok_or_else(|| call("no domain id is free"))?;
-        let domain =
-            Domain { pauses: 1, ssidref: new.ssidref, ..Domain::new(new.kind, new.uuid, new.max_vcpus) };
+        let made = self.made.entry(new.uuid).or_default();
+        *made += 1;
+        let domain = Domain {
+            pauses: 1,
+            ssidref: new.ssidref,
+            start: *made,
+            ..Domain::new(new.kind, new.uuid, new.max_vcpus)
+        };
         self.domains.insert(domid, domain);
         self.last = domid;
         Ok(domid)
@@ -162,6 +192,7 @@ impl Hardware {
             )));
         }
         (domain.pages, domain.max_pages, domain.built) = (pages, pages + slack, true);
+        domain.online = 1;
         let uuid = domain.uuid;
         *self.boots.entry(uuid).or_default() += 1;
         self.frames += 2;
@@ -220,6 +251,29 @@ impl Hardware {
         self.domains.get(&domid).and_then(|d| self.boots.get(&d.uuid)).copied().unwrap_or(0)
     }
 
+    /// What this domain is of its VM: the same for every run of the same operations, whatever its number.
+    pub(super) fn start_of(&self, domid: DomId) -> Option<String> {
+        let domain = self.domains.get(&domid)?;
+        Some(format!("{}, start {}", uuid::Uuid::from_bytes(domain.uuid), domain.start))
+    }
+
+    /// The guest brings vcpus up or takes them down: at least one stays, and it has no more than its table holds.
+    pub(super) fn set_online(&mut self, domid: DomId, vcpus: u32) {
+        if let Some(domain) = self.domains.get_mut(&domid).filter(|d| d.built && !d.dying) {
+            domain.online = vcpus.clamp(1, domain.max_vcpus);
+        }
+    }
+
+    /// The guest's balloon takes or gives back pages until it has `wanted`, its hard limit or all that is free. How many
+    /// it has then; none when there is no such guest.
+    pub(super) fn balloon(&mut self, domid: DomId, wanted: u64) -> Option<u64> {
+        let free = self.free_pages();
+        let domain = self.domains.get_mut(&domid).filter(|d| d.built && !d.dying)?;
+        let most = (domain.pages + free).min(domain.max_pages).max(domain.pages);
+        domain.pages = wanted.clamp(1, most);
+        Some(domain.pages)
+    }
+
     /// A backend maps memory of the domain; false when it is too late for that.
     pub(super) fn hold(&mut self, domid: DomId) -> bool {
         let Some(domain) = self.domains.get_mut(&domid).filter(|d| !d.dying) else { return false };
@@ -246,6 +300,8 @@ impl Domain {
             kind,
             uuid,
             max_vcpus,
+            online: 0,
+            start: 0,
             ssidref: 0,
             pages: 0,
             max_pages: 0,
@@ -283,7 +339,7 @@ fn info(domid: DomId, domain: &Domain) -> DomainInfo {
         paged_pages: 0,
         shared_info_frame: 0,
         cpu_time_ns: 0,
-        nr_online_vcpus: if domain.built { domain.max_vcpus } else { 0 },
+        nr_online_vcpus: domain.online,
         max_vcpu_id: domain.max_vcpus.checked_sub(1).filter(|_| domain.built),
         ssidref: domain.ssidref,
         cpupool: 0,
@@ -325,6 +381,45 @@ mod tests {
         assert!(hardware.build(id, 1, 0).is_err());
         hardware.destroy(id);
         assert_eq!(hardware.free_pages(), free);
+    }
+
+    #[test]
+    fn balloons_stay_within_the_limit_and_what_is_free() {
+        let mut hardware = Hardware::new(2048, 2);
+        let free = hardware.free_pages();
+        let (id, other) = (hardware.create(&NEW).unwrap(), hardware.create(&NEW).unwrap());
+        hardware.build(id, 1000, 100).unwrap();
+        assert_eq!(hardware.balloon(id, 500), Some(500));
+        assert_eq!(hardware.free_pages(), free - 500);
+        assert_eq!(hardware.balloon(id, 5000), Some(1100));
+        hardware.build(other, hardware.free_pages(), 0).unwrap();
+        assert_eq!(hardware.balloon(id, 1), Some(1));
+        assert_eq!(hardware.balloon(id, 1100), Some(1100));
+        assert_eq!(hardware.balloon(other, u64::MAX).unwrap(), free - 1100);
+        hardware.destroy(id);
+        assert_eq!(hardware.balloon(id, 1), None);
+    }
+
+    #[test]
+    fn vcpus_are_counted_and_bounded() {
+        let mut hardware = Hardware::new(2048, 2);
+        for bad in [0, MAX_PV_VCPUS + 1] {
+            assert!(hardware.create(&NewDomain { max_vcpus: bad, ..NEW }).is_err(), "{bad}");
+        }
+        assert!(hardware.create(&NewDomain { max_grant_frames: MAX_GRANT_FRAMES + 1, ..NEW }).is_err());
+        let id = hardware.create(&NEW).unwrap();
+        let vcpus = |hardware: &Hardware| {
+            let info = hardware.info(id).unwrap();
+            (info.nr_online_vcpus, info.max_vcpu_id)
+        };
+        hardware.set_online(id, 2);
+        assert_eq!(vcpus(&hardware), (0, None));
+        hardware.build(id, 1, 0).unwrap();
+        assert_eq!(vcpus(&hardware), (1, Some(1)));
+        for (asked, have) in [(2, 2), (3, 2), (0, 1)] {
+            hardware.set_online(id, asked);
+            assert_eq!(vcpus(&hardware), (have, Some(1)), "{asked}");
+        }
     }
 
     #[test]

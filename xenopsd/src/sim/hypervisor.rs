@@ -7,8 +7,8 @@ use super::hardware::Hardware;
 use super::world::Signal;
 use super::{Shared, store_domid};
 use crate::edge::{
-    Built, DomId, DomainImage, DomainInfo, Hypervisor, HypervisorError, Image, NewDomain, Physinfo,
-    Resources, Ring, XenVersion,
+    Built, DomId, DomainImage, DomainInfo, FeatureSet, Hypervisor, HypervisorError, Image, NewDomain,
+    Physinfo, Resources, Ring, XenVersion,
 };
 
 /// KiB of a page.
@@ -38,7 +38,7 @@ impl SimHypervisor {
         run: impl FnOnce(&mut Hardware) -> Result<R, HypervisorError>,
     ) -> Result<R, HypervisorError> {
         self.shared.faults.check(site)?;
-        run(&mut self.shared.hardware())
+        self.shared.change(run)
     }
 }
 
@@ -129,6 +129,10 @@ impl Hypervisor for SimHypervisor {
 
     fn console_ring(&self) -> Result<Vec<u8>, HypervisorError> {
         self.call("hypervisor.console_ring", |_| Ok(b"(XEN) simulated\n".to_vec()))
+    }
+
+    fn features(&self, _of: FeatureSet) -> Result<Vec<u32>, HypervisorError> {
+        self.call("hypervisor.features", |_| Ok(Vec::new()))
     }
 
     fn send_debug_keys(&self, _keys: &str) -> Result<(), HypervisorError> {

@@ -9,7 +9,19 @@
 //!
 //! What a VM start does is the same code as on real Xen; only what it talks to is not. Backends walk the xenbus
 //! states, guests connect their frontends through connections of their own to the store (with a guest's rights and
-//! quotas) and obey `control/shutdown`; the delays in between come from a seeded generator.
+//! quotas) and obey `control/shutdown`.
+//!
+//! # What a seed repeats
+//!
+//! What an object does next, and how long after the reason for it, is a function of the seed, of the object and of how
+//! often it has acted before. Objects are each backend, each guest, each end of a domain, and each name of a call that
+//! may fail at random; they are named by their VM and by the how-manieth start of it they belong to, and not by domids,
+//! which depend on who comes first. No object's luck depends on what others do.
+//!
+//! What no seed repeats is the order in which the daemon's threads get their turn, and real time: whether a guest has
+//! connected its disk before a shutdown closes it may differ from run to run, and then what it does next does too.
+//! Whoever waits for one thing to be done before asking for the next sees each object do the same again.
+//! [`Machine::trace`] shows it.
 //!
 //! # Scripts
 //!
@@ -22,8 +34,12 @@
 //! | `vm-data/sim/then-ms` | number | how long after its boot, in ms |
 //! | `vm-data/sim/devices` | `connect`, `ignore`, `hostile` | connects its frontends; leaves them alone; writes nonsense into everything it may write |
 //! | `vm-data/sim/flood` | number | how many nodes it writes as fast as it can once it is up |
+//! | `vm-data/sim/balloon` | `obey`, `refuse`, `slow` | follows `memory/target` as far as there is memory; never; a MiB at a time |
+//!
+//! [`SimOptions::script`] changes the defaults for all.
 
 mod backend;
+mod chance;
 mod faults;
 mod guest;
 mod hardware;
@@ -31,12 +47,13 @@ mod host;
 mod hypervisor;
 mod store;
 mod terminals;
+mod trace;
 mod world;
 
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crossbeam::channel::{Sender, unbounded};
@@ -46,11 +63,13 @@ use xenstore::store::{Listening, SharedStore, listen};
 use crate::edge::{DomId, Edges, Events};
 
 pub use faults::{Fault, Faults, When};
+pub use guest::SCRIPT_KEYS;
 pub use hardware::Hardware;
 pub use host::Present;
 use host::SimHost;
 use hypervisor::SimHypervisor;
 use store::FaultyStore;
+pub use trace::Trace;
 use world::{Signal, World};
 
 /// What machine to simulate.
@@ -62,6 +81,8 @@ pub struct SimOptions {
     pub memory_mib: u64,
     /// Processors of the host.
     pub cpus: u32,
+    /// What guests do whose VM does not say: keys as in the table above, without `vm-data/sim/`.
+    pub script: Vec<(String, String)>,
     /// Longest time a backend or a guest takes for one step.
     pub delay: Duration,
     /// Whether consoles are real pseudo-terminals, of which each takes two files; else `/dev/null`.
@@ -82,6 +103,7 @@ impl Default for SimOptions {
             seed: 0,
             memory_mib: 64 * 1024,
             cpus: 8,
+            script: Vec::new(),
             delay: Duration::from_millis(20),
             terminals: false,
             disks: Present::All,
@@ -96,13 +118,22 @@ impl Default for SimOptions {
 struct Shared {
     store: SharedStore,
     hardware: Mutex<Hardware>,
+    /// Told after each change of the hardware.
+    changed: Condvar,
     faults: Faults,
+    trace: Trace,
     signals: Sender<Signal>,
 }
 
 impl Shared {
     fn hardware(&self) -> MutexGuard<'_, Hardware> {
         self.hardware.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn change<R>(&self, change: impl FnOnce(&mut Hardware) -> R) -> R {
+        let result = change(&mut self.hardware());
+        self.changed.notify_all();
+        result
     }
 
     fn signal(&self, signal: Signal) {
@@ -112,7 +143,7 @@ impl Shared {
 
     /// What happens to a domain that nobody holds any more.
     fn shut_down(&self, domid: DomId, reason: crate::edge::ShutdownReason) {
-        if self.hardware().shut_down(domid, reason) {
+        if self.change(|hardware| hardware.shut_down(domid, reason)) {
             self.store.lock().domain_shut_down(store_domid(domid));
         }
     }
@@ -130,6 +161,8 @@ pub struct Machine {
     pub events: Events,
     /// Which calls are to fail.
     pub faults: Faults,
+    /// What each object has done.
+    pub trace: Trace,
     /// Its store.
     pub store: SharedStore,
     shared: Arc<Shared>,
@@ -148,7 +181,9 @@ pub fn machine(options: &SimOptions) -> std::io::Result<Machine> {
     let shared = Arc::new(Shared {
         store: store.clone(),
         hardware: Mutex::new(Hardware::new(options.memory_mib, options.cpus)),
+        changed: Condvar::new(),
         faults: Faults::default(),
+        trace: Trace::default(),
         signals,
     });
     let (socket, private) = if let Some(path) = &options.store_socket {
@@ -181,6 +216,7 @@ pub fn machine(options: &SimOptions) -> std::io::Result<Machine> {
         edges,
         events,
         faults: shared.faults.clone(),
+        trace: shared.trace.clone(),
         store,
         shared,
         world: Some(world),
@@ -193,6 +229,22 @@ impl Machine {
     /// Looks at the hardware.
     pub fn hardware<R>(&self, look: impl FnOnce(&Hardware) -> R) -> R {
         look(&self.shared.hardware())
+    }
+
+    /// Waits, for as long as `limit`, until the hardware is as wanted; whether it is.
+    pub fn wait(&self, limit: Duration, is_so: impl Fn(&Hardware) -> bool) -> bool {
+        let waited = self
+            .shared
+            .changed
+            .wait_timeout_while(self.shared.hardware(), limit, |hardware| !is_so(hardware));
+        !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
+    }
+
+    /// The connections of all watchers are lost, as when xenstored is restarted; they may connect again at once.
+    pub fn lose_watches(&self) {
+        if let Some(listening) = &self.listening {
+            listening.hang_up();
+        }
     }
 
     /// A guest stops by itself, whatever its script says; nothing when it is not running.

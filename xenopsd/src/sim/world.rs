@@ -1,7 +1,8 @@
 //! Everything that happens by itself: one thread that plays the backends, the guests and xenconsoled.
 //!
 //! It sleeps until the store or the hypervisor tells of something, or a step is due. Each step is taken a little
-//! later than it could be, by a delay from the seeded dice, so that orders differ from seed to seed.
+//! later than it could be, by a delay that the seed gives to that step of that object, so that orders differ from seed
+//! to seed.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, HashSet};
@@ -14,8 +15,8 @@ use xenstore::store::ConnectionId;
 use xenstore::{Client, Operations, Path, Request};
 
 use super::backend::Backend;
-use super::faults::Dice;
-use super::guest::{Guest, Wish};
+use super::chance::{Chance, Luck};
+use super::guest::{Birth, Guest, Wish};
 use super::terminals::Terminals;
 use super::{Shared, SimOptions, store_domid};
 use crate::edge::DomId;
@@ -61,15 +62,19 @@ pub(super) struct World {
     incoming: Receiver<Signal>,
     dom0: Client,
     connection: ConnectionId,
-    dice: Dice,
+    chance: Chance,
     delay: Duration,
+    /// What guests do whose VM does not say.
+    script: Vec<(String, String)>,
     due: BinaryHeap<Reverse<(Instant, u64, Task)>>,
-    scheduled: HashSet<Task>,
+    /// When each task is due: what `due` holds beside is outdated.
+    scheduled: HashMap<Task, Instant>,
     steps: u64,
     backends: HashMap<DeviceAddress, Backend>,
     guests: HashMap<DomId, (Guest, ConnectionId)>,
     /// Domains whose console has a terminal.
     served: HashSet<DomId>,
+    console_rounds: u64,
     terminals: Option<Terminals>,
 }
 
@@ -86,14 +91,16 @@ impl World {
             incoming,
             dom0,
             connection,
-            dice: Dice::new(options.seed),
+            chance: Chance::new(options.seed),
             delay: options.delay,
+            script: options.script.clone(),
             due: BinaryHeap::new(),
-            scheduled: HashSet::new(),
+            scheduled: HashMap::new(),
             steps: 0,
             backends: HashMap::new(),
             guests: HashMap::new(),
             served: HashSet::new(),
+            console_rounds: 0,
             terminals,
         })
     }
@@ -166,8 +173,9 @@ impl World {
                 return;
             }
             let (client, connection) = Guest::connect(&self.shared.store, store_domid(domid));
-            let boot = self.roll();
-            let guest = Guest::new(store_domid(domid), client, boots, Instant::now(), boot);
+            let (name, luck) = self.named("guest", domid);
+            let birth = Birth { domid, name, luck, most: self.delay, first: boots <= 1, now: Instant::now() };
+            let guest = Guest::new(birth, client, &self.script, &self.shared);
             self.guests.insert(domid, (guest, connection));
             self.wake_on_events(connection, Signal::Guest(domid));
         }
@@ -217,18 +225,42 @@ impl World {
         }
     }
 
-    fn roll(&mut self) -> Duration {
-        let most = u64::try_from(self.delay.as_micros()).unwrap_or(u64::MAX);
-        Duration::from_micros(self.dice.next() % most.saturating_add(1))
+    /// An object of a domain: what it is called whatever number its domain got, and its luck.
+    fn named(&self, what: &str, domid: DomId) -> (String, Luck) {
+        let start = self.shared.hardware().start_of(domid);
+        let name = format!("{what} of {}", start.unwrap_or_else(|| format!("domain {domid}")));
+        let luck = self.chance.of(&name);
+        (name, luck)
     }
 
+    fn backend(&mut self, address: DeviceAddress) -> &mut Backend {
+        if !self.backends.contains_key(&address) {
+            let what = format!("{} {}", address.kind.backend_name(), address.id);
+            let domid = DomId::new(address.domid.0).unwrap_or(DomId::DOM0);
+            let (name, luck) = self.named(&what, domid);
+            self.backends.insert(address, Backend::new(name, luck));
+        }
+        self.backends.get_mut(&address).expect("present or just inserted")
+    }
+
+    /// After the delay that the seed has for it.
     fn soon(&mut self, task: Task) {
-        let at = Instant::now() + self.roll();
-        self.at(at, task);
+        let most = self.delay;
+        let delay = match task {
+            Task::Device(address) => self.backend(address).delay(most),
+            Task::Guest(domid) => {
+                self.guests.get(&domid).map_or(Duration::ZERO, |(guest, _)| guest.reaction())
+            }
+            Task::Consoles => self.chance.of("xenconsoled").delay(self.console_rounds, most),
+            Task::Bury(domid) => self.named("end", domid).1.delay(0, most),
+        };
+        self.at(Instant::now() + delay, task);
     }
 
+    /// At a time, or before if it is due before.
     fn at(&mut self, at: Instant, task: Task) {
-        if self.scheduled.insert(task) {
+        if self.scheduled.get(&task).is_none_or(|due| at < *due) {
+            self.scheduled.insert(task, at);
             self.steps += 1;
             self.due.push(Reverse((at, self.steps, task)));
         }
@@ -241,18 +273,26 @@ impl World {
                 return;
             }
             self.due.pop();
+            // It was due before, and has been done.
+            if self.scheduled.get(&task) != Some(&at) {
+                continue;
+            }
             self.scheduled.remove(&task);
             match task {
                 Task::Device(address) => self.step_device(address),
                 Task::Guest(domid) => self.step_guest(domid, now),
-                Task::Consoles => self.serve_consoles(),
-                Task::Bury(domid) => self.shared.hardware().bury(domid),
+                Task::Consoles => {
+                    self.console_rounds += 1;
+                    self.serve_consoles();
+                }
+                Task::Bury(domid) => self.shared.change(|hardware| hardware.bury(domid)),
             }
         }
     }
 
     fn step_device(&mut self, address: DeviceAddress) {
-        let backend = self.backends.entry(address).or_default();
+        self.backend(address);
+        let Some(backend) = self.backends.get_mut(&address) else { return };
         match backend.step(address, &mut self.dom0, &self.shared) {
             Ok(true) => {}
             Ok(false) => drop(self.backends.remove(&address)),
@@ -272,9 +312,8 @@ impl World {
         if !self.shared.hardware().runs(domid) {
             return;
         }
-        let delay = self.roll();
         let Some((guest, _)) = self.guests.get_mut(&domid) else { return };
-        match guest.step(now, &mut self.dice, delay) {
+        match guest.step(now, &self.shared) {
             Wish::Wait => {}
             Wish::At(at) => self.at(at, Task::Guest(domid)),
             Wish::Stop(reason) => self.shared.shut_down(domid, reason),

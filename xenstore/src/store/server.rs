@@ -15,8 +15,8 @@ use std::net::Shutdown;
 use std::os::fd::AsRawFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 /// Output that may wait before no further request is read and no further event fetched, in bytes.
@@ -95,7 +95,12 @@ pub const MAX_CONNECTIONS: usize = 64;
 pub struct Listening {
     path: PathBuf,
     stop: Arc<AtomicBool>,
+    serving: Arc<Mutex<Vec<Serving>>>,
     thread: Option<JoinHandle<()>>,
+}
+
+fn lock(serving: &Mutex<Vec<Serving>>) -> MutexGuard<'_, Vec<Serving>> {
+    serving.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Listens at `path`, which must not exist, for clients of dom0.
@@ -105,28 +110,36 @@ pub struct Listening {
 pub fn listen(store: &SharedStore, path: &Path) -> io::Result<Listening> {
     let listener = UnixListener::bind(path)?;
     let stop = Arc::new(AtomicBool::new(false));
-    let (store, stopped) = (store.clone(), Arc::clone(&stop));
+    let serving = Arc::new(Mutex::new(Vec::new()));
+    let (store, stopped, all) = (store.clone(), Arc::clone(&stop), Arc::clone(&serving));
     let thread = std::thread::Builder::new().name("xenstore-listen".into()).spawn(move || {
-        let mut serving: Vec<Serving> = Vec::new();
         for stream in listener.incoming() {
             if stopped.load(Ordering::Acquire) {
                 break;
             }
-            serving.retain(|s| !s.is_over());
             let Ok(stream) = stream else { continue };
+            let mut serving = lock(&all);
+            serving.retain(|s| !s.is_over());
             if serving.len() < MAX_CONNECTIONS {
                 // A connection that cannot be served is closed, which its client sees.
                 serving.extend(serve(&store, stream, DomId::DOM0));
             }
         }
     })?;
-    Ok(Listening { path: path.to_owned(), stop, thread: Some(thread) })
+    Ok(Listening { path: path.to_owned(), stop, serving, thread: Some(thread) })
 }
 
 impl Listening {
     /// Where clients connect.
     pub fn endpoint(&self) -> Endpoint {
         Endpoint::Socket(self.path.clone())
+    }
+
+    /// Ends every connection that there is now, as the end of a daemon does; its clients may connect again.
+    pub fn hang_up(&self) {
+        for serving in std::mem::take(&mut *lock(&self.serving)) {
+            serving.stop();
+        }
     }
 }
 

@@ -1,6 +1,8 @@
 //! Whole operations on the simulated machine.
 
+mod determinism;
 mod faults;
+mod guests;
 mod hooks;
 mod hotplug;
 mod lifecycle;
@@ -25,6 +27,9 @@ use crate::{test_vbd, test_vif, test_vm};
 
 /// What no operation here takes, whatever the load of the machine.
 const LONG: Duration = Duration::from_secs(60);
+
+/// How long dying domains are given in a restart.
+const ZOMBIE: Duration = Duration::from_millis(200);
 
 /// A daemon without sockets on a simulated machine.
 struct Rig {
@@ -87,7 +92,7 @@ impl Rig {
         drop(core);
         patiently(|| old.strong_count() == 0);
         // What dies is dead by the time of the restart; one whose devices nobody closes stays.
-        patiently(|| !machine.hardware(Hardware::infos).iter().any(|d| d.dying));
+        machine.wait(ZOMBIE, |hardware| !hardware.infos().iter().any(|d| d.dying));
         machine.faults.disarm();
         let core = daemon(&machine, directory.path(), patience);
         Self { core, machine, directory }
@@ -144,10 +149,14 @@ impl Rig {
         self.core.domain_of(vm).unwrap().map(|d| d.domid)
     }
 
+    /// Its first disk.
     fn disk(&self, vm: &str) -> DeviceStatus {
+        self.device(vm, DeviceKind::Vbd, 51712)
+    }
+
+    fn device(&self, vm: &str, kind: DeviceKind, id: u32) -> DeviceStatus {
         let domid = xenstore::DomId(self.domid(vm).unwrap().get());
-        let backend_domid = xenstore::DomId::DOM0;
-        let address = DeviceAddress { kind: DeviceKind::Vbd, domid, id: 51712, backend_domid };
+        let address = DeviceAddress { kind, domid, id, backend_domid: xenstore::DomId::DOM0 };
         address.status(&mut self.machine.store.client(xenstore::DomId::DOM0)).unwrap()
     }
 
