@@ -104,18 +104,16 @@ impl Faults {
         if plan.recording && plan.recorded.len() < MAX_RECORDED {
             plan.recorded.push(site.to_owned());
         }
-        if plan.fault.is_none() {
-            return None;
-        }
+        let plan = &mut *plan;
+        let fault = plan.fault.as_ref()?;
         let seen = plan.seen;
-        let nth_of_name = plan.seen_of.entry(site.to_owned()).or_default();
-        let seen_of_name = std::mem::replace(nth_of_name, *nth_of_name + 1);
-        let chosen = match &plan.fault {
-            None => return None,
-            Some(Fault::Nth { site: Some(wanted), .. }) if wanted != site => return None,
-            Some(Fault::Nth { nth, when, .. }) => (seen == *nth).then_some(*when),
-            Some(Fault::From { nth }) => (seen >= *nth).then_some(When::Before),
-            Some(Fault::Random { seed, one_in }) => {
+        let of_name = plan.seen_of.entry(site.to_owned()).or_default();
+        let seen_of_name = std::mem::replace(of_name, *of_name + 1);
+        let chosen = match fault {
+            Fault::Nth { site: Some(wanted), .. } if wanted != site => return None,
+            Fault::Nth { nth, when, .. } => (seen == *nth).then_some(*when),
+            Fault::From { nth } => (seen >= *nth).then_some(When::Before),
+            Fault::Random { seed, one_in } => {
                 let drawn = Chance::new(*seed).of(site).draw(seen_of_name);
                 drawn.is_multiple_of((*one_in).max(1)).then_some(When::Before)
             }
