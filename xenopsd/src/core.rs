@@ -8,6 +8,7 @@
 mod operation;
 mod runtime;
 
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -87,7 +88,7 @@ pub struct Core {
 }
 
 /// The part of a domain's state whose change means something to its VM.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Seen {
     domid: DomId,
     uuid: [u8; 16],
@@ -190,8 +191,15 @@ impl Core {
     /// When the hypervisor does not answer.
     pub fn domain_of(&self, vm: &str) -> Result<Option<DomainInfo>, Error> {
         let Ok(uuid) = uuid::Uuid::try_parse(vm) else { return Ok(None) };
-        let domains = self.edges.hypervisor()?.domains()?;
-        Ok(domains.into_iter().find(|d| d.uuid == *uuid.as_bytes() && !d.dying))
+        let ours = |d: &DomainInfo| d.uuid == *uuid.as_bytes() && !d.dying;
+        let hypervisor = self.edges.hypervisor()?;
+        // Nearly always it is the one of last time, and one domain is found sooner than all are listed.
+        if let Some(domid) = self.runtimes.with(vm, |r| r.domid)
+            && let Some(domain) = hypervisor.domain(domid)?.filter(ours)
+        {
+            return Ok(Some(domain));
+        }
+        Ok(hypervisor.domains()?.into_iter().find(ours))
     }
 
     /// Whether a domain's creation or destruction was begun and not completed. Asked on its VM's queue, where no operation
@@ -282,8 +290,8 @@ impl Core {
             let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
             std::mem::replace(&mut *seen, now.clone())
         };
-        let changed =
-            now.iter().filter(|d| !before.contains(d)).chain(before.iter().filter(|d| !now.contains(d)));
+        let [before, now] = [&before, &now].map(|all| all.iter().collect::<HashSet<_>>());
+        let changed = before.symmetric_difference(&now);
         let mut vms: Vec<String> =
             changed.map(|d| uuid::Uuid::from_bytes(d.uuid).hyphenated().to_string()).collect();
         vms.sort();

@@ -6,7 +6,7 @@
 //!          └─ cancel: the next atom or the wait in progress ends with `Cancelled`
 //! ```
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -137,10 +137,37 @@ impl TaskHandle {
     }
 }
 
+#[derive(Default)]
+struct Table {
+    tasks: BTreeMap<u64, TaskHandle>,
+    /// Those of them that have finished.
+    finished: BTreeSet<u64>,
+}
+
+impl Table {
+    /// A task has ended; the tasks that are forgotten for it.
+    fn finish(&mut self, number: u64) -> Vec<TaskHandle> {
+        // A client may have destroyed it already.
+        if self.tasks.contains_key(&number) {
+            self.finished.insert(number);
+        }
+        let mut forgotten = Vec::new();
+        while self.finished.len() > MAX_FINISHED {
+            forgotten.extend(self.finished.pop_first().and_then(|oldest| self.tasks.remove(&oldest)));
+        }
+        forgotten
+    }
+
+    fn remove(&mut self, number: u64) {
+        self.tasks.remove(&number);
+        self.finished.remove(&number);
+    }
+}
+
 /// All tasks of this process.
 #[derive(Clone)]
 pub struct Tasks {
-    table: Arc<Mutex<BTreeMap<u64, TaskHandle>>>,
+    table: Arc<Mutex<Table>>,
     next: Arc<AtomicU64>,
     updates: Updates,
 }
@@ -182,13 +209,7 @@ impl Tasks {
             progress: Mutex::new(progress),
         };
         let task = TaskHandle { shared: Arc::new(shared), updates: self.updates.clone() };
-        let mut table = self.lock();
-        table.insert(number, task.clone());
-        let forgotten = forget_oldest_finished(&mut table);
-        drop(table);
-        for old in forgotten {
-            self.updates.remove(&DynamicId::Task(old));
-        }
+        self.lock().tasks.insert(number, task.clone());
         task.announce();
         task
     }
@@ -205,7 +226,11 @@ impl Tasks {
         drop(progress);
         task.announce();
         if destroy {
-            self.forget(task.id());
+            return self.forget(task.id());
+        }
+        let forgotten = task.id().parse().map_or_else(|_| Vec::new(), |number| self.lock().finish(number));
+        for old in forgotten {
+            self.updates.remove(&DynamicId::Task(old.id().to_owned()));
         }
     }
 
@@ -219,7 +244,7 @@ impl Tasks {
 
     /// Every task, oldest first.
     pub fn list(&self) -> Vec<api::Task> {
-        let all: Vec<_> = self.lock().values().cloned().collect();
+        let all: Vec<_> = self.lock().tasks.values().cloned().collect();
         all.iter().map(TaskHandle::describe).collect()
     }
 
@@ -250,7 +275,7 @@ impl Tasks {
 
     fn forget(&self, id: &str) {
         if let Ok(number) = id.parse() {
-            self.lock().remove(&number);
+            self.lock().remove(number);
         }
         self.updates.remove(&DynamicId::Task(id.to_owned()));
     }
@@ -258,18 +283,12 @@ impl Tasks {
     fn find(&self, id: &str) -> Result<TaskHandle, Error> {
         let missing = || Error::does_not_exist("Task", id);
         let number: u64 = id.parse().map_err(|_| missing())?;
-        self.lock().get(&number).cloned().ok_or_else(missing)
+        self.lock().tasks.get(&number).cloned().ok_or_else(missing)
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, TaskHandle>> {
+    fn lock(&self) -> MutexGuard<'_, Table> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-fn forget_oldest_finished(table: &mut BTreeMap<u64, TaskHandle>) -> Vec<String> {
-    let finished: Vec<u64> = table.iter().filter(|(_, t)| t.is_finished()).map(|(n, _)| *n).collect();
-    let excess = finished.len().saturating_sub(MAX_FINISHED);
-    finished[..excess].iter().filter_map(|n| table.remove(n)).map(|t| t.id().to_owned()).collect()
 }
 
 #[cfg(test)]

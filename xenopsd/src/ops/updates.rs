@@ -8,7 +8,8 @@
 //!   get(token)  ──► answered now, or parked until a change or its deadline (no thread is held)
 //! ```
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -43,6 +44,8 @@ struct Waiter {
 struct Inner {
     next: Int,
     changes: HashMap<DynamicId, Int>,
+    /// The same by number, so that what is new is found without looking at what is not.
+    by_change: BTreeMap<Int, DynamicId>,
     barriers: Vec<Barrier>,
     waiters: Vec<Waiter>,
     waiter_ids: u64,
@@ -72,6 +75,7 @@ impl Updates {
         let inner = Inner {
             next: 1,
             changes: HashMap::new(),
+            by_change: BTreeMap::new(),
             barriers: Vec::new(),
             waiters: Vec::new(),
             waiter_ids: 0,
@@ -82,7 +86,10 @@ impl Updates {
     /// Records that `object` changed and answers everyone waiting for it.
     pub fn add(&self, object: DynamicId) {
         self.change(|inner, stamp| {
-            inner.changes.insert(object, stamp);
+            inner.by_change.insert(stamp, object.clone());
+            if let Some(before) = inner.changes.insert(object, stamp) {
+                inner.by_change.remove(&before);
+            }
         });
     }
 
@@ -90,7 +97,9 @@ impl Updates {
     /// of no interest to clients (a destroyed task).
     pub fn remove(&self, object: &DynamicId) {
         self.change(|inner, _| {
-            inner.changes.remove(object);
+            if let Some(before) = inner.changes.remove(object) {
+                inner.by_change.remove(&before);
+            }
         });
     }
 
@@ -132,10 +141,7 @@ impl Updates {
             return Err(UpdatesError::TooManyBarriers);
         }
         self.change(|inner, stamp| {
-            let mut objects: Vec<_> =
-                inner.changes.iter().filter(|(o, _)| belongs(o)).map(|(o, n)| (*n, o.clone())).collect();
-            objects.sort_by_key(|(n, _)| *n);
-            let objects = objects.into_iter().map(|(_, o)| o).collect();
+            let objects = inner.by_change.values().filter(|o| belongs(o)).cloned().collect();
             inner.barriers.push(Barrier { id, objects, change: stamp });
         });
         Ok(())
@@ -178,19 +184,15 @@ impl Updates {
 
 impl Inner {
     fn since(&self, from: Int) -> Option<Batch> {
-        let mut changed: Vec<_> =
-            self.changes.iter().filter(|(_, n)| **n > from).map(|(o, n)| (*n, o.clone())).collect();
+        let newer = (Bound::Excluded(from), Bound::Unbounded);
+        let mut changed = self.by_change.range(newer);
         let barriers: Vec<_> = self.barriers.iter().filter(|b| b.change > from).collect();
-        if changed.is_empty() && barriers.is_empty() {
-            return None;
-        }
-        changed.sort_by_key(|(n, _)| *n);
-        let newest =
-            changed.last().map(|(n, _)| *n).into_iter().chain(barriers.iter().map(|b| b.change)).max();
+        let newest = changed.next_back().map(|(n, _)| *n);
+        let newest = newest.into_iter().chain(barriers.iter().map(|b| b.change)).max()?;
         Some((
             barriers.iter().map(|b| (b.id, b.objects.clone())).collect(),
-            changed.into_iter().map(|(_, o)| o).collect(),
-            newest.unwrap_or(from),
+            self.by_change.range(newer).map(|(_, o)| o.clone()).collect(),
+            newest,
         ))
     }
 

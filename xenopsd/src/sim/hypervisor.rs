@@ -74,7 +74,9 @@ impl Hypervisor for SimHypervisor {
     }
 
     fn create(&self, new: &NewDomain) -> Result<DomId, HypervisorError> {
-        self.call("hypervisor.create", |hardware| hardware.create(new))
+        let domid = self.call("hypervisor.create", |hardware| hardware.create(new))?;
+        self.shared.signal(Signal::Born(domid));
+        Ok(domid)
     }
 
     fn build(

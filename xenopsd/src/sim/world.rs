@@ -5,7 +5,7 @@
 //! to seed.
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap, HashSet};
+use std::collections::{BTreeSet, BinaryHeap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -36,6 +36,8 @@ const TTY: &str = "/dev/null";
 /// What the world is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Signal {
+    /// The domain was made.
+    Born(DomId),
     /// The domain's last pause was undone.
     Runs(DomId),
     /// The domain was destroyed.
@@ -72,7 +74,8 @@ pub(super) struct World {
     steps: u64,
     backends: HashMap<DeviceAddress, Backend>,
     guests: HashMap<DomId, (Guest, ConnectionId)>,
-    /// Domains whose console has a terminal.
+    /// Domains whose console has no terminal yet, and those whose has.
+    unserved: BTreeSet<DomId>,
     served: HashSet<DomId>,
     console_rounds: u64,
     terminals: Option<Terminals>,
@@ -99,6 +102,7 @@ impl World {
             steps: 0,
             backends: HashMap::new(),
             guests: HashMap::new(),
+            unserved: BTreeSet::new(),
             served: HashSet::new(),
             console_rounds: 0,
             terminals,
@@ -140,9 +144,11 @@ impl World {
 
     fn hear(&mut self, signal: Signal) {
         match signal {
+            Signal::Born(domid) => drop(self.unserved.insert(domid)),
             Signal::Runs(domid) => self.begin(domid),
             Signal::Died(domid) => {
                 self.guests.remove(&domid);
+                self.unserved.remove(&domid);
                 if self.served.remove(&domid)
                     && let Some(terminals) = &self.terminals
                 {
@@ -322,10 +328,10 @@ impl World {
 
     /// As xenconsoled does for new domains.
     fn serve_consoles(&mut self) {
-        let domids = self.shared.hardware().domids();
-        for domid in domids.into_iter().filter(|domid| !self.served.contains(domid)).collect::<Vec<_>>() {
+        for domid in self.unserved.clone() {
             match self.serve_console(domid) {
                 Ok(true) => {
+                    self.unserved.remove(&domid);
                     self.served.insert(domid);
                 }
                 Ok(false) => {}

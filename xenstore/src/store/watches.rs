@@ -91,17 +91,25 @@ impl Pending {
     }
 }
 
+/// One connection's watches.
+#[derive(Default)]
+struct Own {
+    count: usize,
+    paths: HashMap<Arc<str>, usize>,
+}
+
 /// All watches, by path.
 #[derive(Default)]
 pub(super) struct Watches {
     by_path: BTreeMap<Arc<str>, Vec<Watch>>,
-    count: HashMap<ConnectionId, usize>,
+    /// The paths of each connection's watches, and how many it has on each.
+    of: HashMap<ConnectionId, Own>,
     pub(super) pending: HashMap<ConnectionId, Pending>,
 }
 
 impl Watches {
     pub(super) fn count(&self, connection: ConnectionId) -> usize {
-        self.count.get(&connection).copied().unwrap_or(0)
+        self.of.get(&connection).map_or(0, |own| own.count)
     }
 
     /// Registers a watch and queues its first event; false when there is one with this path and token.
@@ -112,7 +120,8 @@ impl Watches {
         home: Option<Path>,
         token: &[u8],
     ) -> bool {
-        let here = self.by_path.entry(Arc::from(path.as_str())).or_default();
+        let key: Arc<str> = Arc::from(path.as_str());
+        let here = self.by_path.entry(Arc::clone(&key)).or_default();
         if here.iter().any(|w| w.connection == connection && *w.token == *token) {
             return false;
         }
@@ -121,7 +130,9 @@ impl Watches {
             pending.push(&watch, path);
         }
         here.push(watch);
-        *self.count.entry(connection).or_default() += 1;
+        let own = self.of.entry(connection).or_default();
+        own.count += 1;
+        *own.paths.entry(key).or_default() += 1;
         true
     }
 
@@ -135,19 +146,26 @@ impl Watches {
         if here.is_empty() {
             self.by_path.remove(path.as_str());
         }
-        if let Some(count) = self.count.get_mut(&connection) {
-            *count -= 1;
+        if let Some(own) = self.of.get_mut(&connection) {
+            own.count -= 1;
+            if let Some(here) = own.paths.get_mut(path.as_str()) {
+                *here -= 1;
+                if *here == 0 {
+                    own.paths.remove(path.as_str());
+                }
+            }
         }
         true
     }
 
     /// Ends all watches of a connection, and forgets their events.
     pub(super) fn reset(&mut self, connection: ConnectionId) {
-        if self.count.remove(&connection).unwrap_or(0) > 0 {
-            self.by_path.retain(|_, here| {
-                here.retain(|w| w.connection != connection);
-                !here.is_empty()
-            });
+        for path in self.of.remove(&connection).unwrap_or_default().paths.into_keys() {
+            let Some(here) = self.by_path.get_mut(&path) else { continue };
+            here.retain(|w| w.connection != connection);
+            if here.is_empty() {
+                self.by_path.remove(&path);
+            }
         }
         if let Some(pending) = self.pending.get_mut(&connection) {
             pending.clear();
