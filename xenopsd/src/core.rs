@@ -3,21 +3,21 @@
 //! ```text
 //!   service ── submit(vm, operation) ──► task ──► queue of that VM ──► perform ──► plan ──► runner ──► atoms
 //!   event thread ── "domains changed" ──► which VM's domain began or ended ──► check, on that VM's queue
+//!   start-up ── recovery ──► what an earlier daemon left ──► check, on that VM's queue
 //! ```
 
 mod operation;
+mod recovery;
 mod runtime;
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use xenstore::layout::{domain_path, libxl_path, vm_path};
-use xenstore::{Operations, Path};
+use xenstore::Path;
 
 use crate::api::Error;
 use crate::api::value::Value;
-use crate::device::store_domid;
 use crate::edge::{DomId, DomainInfo, Edges, Events};
 use crate::ops::explain::Traces;
 use crate::ops::queue::{Queues, Slot};
@@ -26,6 +26,7 @@ use crate::ops::timer::Timer;
 use crate::ops::updates::Updates;
 use crate::ops::wait::Waiting;
 use crate::state::Records;
+use crate::state::journal::Journal;
 
 pub use operation::Operation;
 pub use runtime::{Runtime, Runtimes};
@@ -65,6 +66,8 @@ impl Default for Patience {
 pub struct Core {
     /// Stored VMs and devices.
     pub records: Records,
+    /// What of the host is taken, and for which VM.
+    pub journal: Journal,
     /// The machine.
     pub edges: Edges,
     /// Watches.
@@ -109,8 +112,10 @@ impl Core {
         patience: Patience,
     ) -> Result<Arc<Self>, Error> {
         let updates = Updates::new(Timer::start());
+        let journal = Journal::open(records.root())?;
         let core = Arc::new(Self {
             records,
+            journal,
             edges,
             events,
             tasks: Tasks::new(updates.clone()),
@@ -123,7 +128,6 @@ impl Core {
             seen: Mutex::default(),
         });
         core.follow_domains()?;
-        core.look_for_leftovers()?;
         Ok(core)
     }
 
@@ -132,9 +136,7 @@ impl Core {
     /// # Errors
     /// `Does_not_exist` for an unknown VM; `Internal_error` when too much is queued.
     pub fn submit(self: &Arc<Self>, vm: &str, dbg: &str, operation: Operation) -> Result<String, Error> {
-        if !self.records.has_vm(vm) {
-            return Err(Error::does_not_exist("VM", format!("{vm}/config")));
-        }
+        self.records.need_vm(vm)?;
         let task = self.tasks.create(dbg);
         let id = task.id().to_owned();
         let end = TaskEnd { tasks: self.tasks.clone(), task: Some(task.clone()), then: None };
@@ -202,54 +204,6 @@ impl Core {
         Ok(hypervisor.domains()?.into_iter().find(ours))
     }
 
-    /// Whether a domain's creation or destruction was begun and not completed. Asked on its VM's queue, where no operation
-    /// is under way, this means that an earlier daemon was killed in between.
-    ///
-    /// # Errors
-    /// When xenstored does not answer.
-    pub fn pending(&self, domid: DomId) -> Result<bool, Error> {
-        let mut store = self.edges.store()?;
-        let private = libxl_path(store_domid(domid));
-        let [marker, kind] = [PENDING, "type"].map(|name| private.join(name));
-        // A domain without a skeleton died with the daemon between the hypercall and the first write.
-        let (marker, kind) = (marker.map_err(xenstore::Error::from)?, kind.map_err(xenstore::Error::from)?);
-        let values = store.read_all(&[marker, kind])?;
-        Ok(values[0].is_some() || values[1].is_none())
-    }
-
-    /// The number of a domain of this VM that is gone while its nodes are not: an earlier daemon was killed between
-    /// removing the one and the other.
-    ///
-    /// # Errors
-    /// When xenstored or the hypervisor does not answer.
-    pub fn left_behind(&self, vm: &str) -> Result<Option<DomId>, Error> {
-        let Ok(uuid) = uuid::Uuid::try_parse(vm) else { return Ok(None) };
-        let home = vm_path(uuid);
-        let domains = home.join("domains").map_err(xenstore::Error::from)?;
-        let mut store = self.edges.store()?;
-        for name in store.directory(&domains)?.unwrap_or_default() {
-            let Ok(domid) = name.parse::<DomId>() else { continue };
-            // The number may be another VM's by now.
-            let owner = domain_path(store_domid(domid)).join("vm").map_err(xenstore::Error::from)?;
-            let ours = store.read(&owner)?.is_some_and(|path| path == home.as_str().as_bytes());
-            if ours && self.edges.hypervisor()?.domain(domid)?.is_none() {
-                return Ok(Some(domid));
-            }
-        }
-        Ok(None)
-    }
-
-    fn look_for_leftovers(self: &Arc<Self>) -> Result<(), Error> {
-        let vms = Path::new("/vm").map_err(xenstore::Error::from)?;
-        let ids = self.edges.store()?.directory(&vms)?.unwrap_or_default();
-        for vm in ids.iter().filter(|id| self.records.has_vm(id)) {
-            if self.left_behind(vm)?.is_some() {
-                self.submit_then(vm, "left behind", Operation::Check, |_| ());
-            }
-        }
-        Ok(())
-    }
-
     /// What a step of `task` waits with.
     pub fn waiting<'a>(&'a self, task: Option<&'a TaskHandle>, slot: &'a Slot) -> Waiting<'a> {
         Waiting { events: &self.events, task, slot }
@@ -266,7 +220,7 @@ impl Core {
                 let _ = look.try_send(());
             })?;
         }
-        self.look_at_domains()?;
+        self.recover()?;
         let core = Arc::downgrade(self);
         let follow = move || {
             while looks.recv().is_ok() {
@@ -286,10 +240,7 @@ impl Core {
 
     fn look_at_domains(self: &Arc<Self>) -> Result<(), Error> {
         let now: Vec<Seen> = self.edges.hypervisor()?.domains()?.iter().map(Seen::of).collect();
-        let before = {
-            let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-            std::mem::replace(&mut *seen, now.clone())
-        };
+        let before = self.seen(now.clone());
         let [before, now] = [&before, &now].map(|all| all.iter().collect::<HashSet<_>>());
         let changed = before.symmetric_difference(&now);
         let mut vms: Vec<String> =
@@ -300,6 +251,11 @@ impl Core {
             self.submit_then(&vm, "domain event", Operation::Check, |_| ());
         }
         Ok(())
+    }
+
+    /// Keeps what is seen now; what was seen before.
+    fn seen(&self, now: Vec<Seen>) -> Vec<Seen> {
+        std::mem::replace(&mut *self.seen.lock().unwrap_or_else(PoisonError::into_inner), now)
     }
 }
 

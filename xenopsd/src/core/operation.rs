@@ -173,7 +173,7 @@ impl Request<'_> {
     /// Removes what an earlier end of the VM could not: a new domain would hide it for ever.
     fn tidy(&self) -> Result<(), Error> {
         let left = self.core.runtimes.with(self.vm, |r| r.domid.is_some());
-        if left { self.run(&plan::destroy()) } else { Ok(()) }
+        if left || !self.core.journal.of(self.vm).is_empty() { self.run(&plan::destroy()) } else { Ok(()) }
     }
 
     fn started(&self) {
@@ -266,11 +266,17 @@ impl Request<'_> {
 
     /// A domain stopped by itself, or vanished.
     fn check(&self) -> Result<(), Error> {
-        let Ok(vm) = self.core.records.vm(self.vm) else { return Ok(()) };
+        if !self.core.records.has_vm(self.vm) {
+            // Its records are gone and only the journal knows of it.
+            return if self.state == PowerState::Halted { self.core.give_back(self.vm) } else { Ok(()) };
+        }
+        let vm = self.core.records.vm(self.vm)?;
         let Some(domain) = self.core.domain_of(self.vm)? else {
             // Destroyed by somebody else: its devices are not, and nobody else knows of them.
             let known = self.core.runtimes.with(self.vm, |r| r.domid.is_some());
-            let orphaned = known || self.core.left_behind(self.vm)?.is_some();
+            let orphaned = known
+                || !self.core.journal.of(self.vm).is_empty()
+                || self.core.left_behind(self.vm)?.is_some();
             return if orphaned { self.run(&plan::destroy()) } else { Ok(()) };
         };
         if self.core.pending(domain.domid)? {

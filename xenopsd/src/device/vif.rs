@@ -9,6 +9,7 @@ use super::{Plug, handshake, plugged, store_domid};
 use crate::api::{Error, Network, Vif, VifState};
 use crate::core::Core;
 use crate::edge::{DomId, VifSettings};
+use crate::state::Interface;
 
 /// The MTU that a record has when nobody chose one; the bridge's own is then kept.
 const DEFAULT_MTU: isize = 1500;
@@ -121,13 +122,23 @@ pub fn plug(plug: &Plug<'_>, vif: &Vif) -> Result<(), Error> {
     let address = layout.address();
     plug.core.edges.store()?.commit(&layout.create())?;
     handshake::backend_ready(plug, address)?;
-    plug.core.edges.host().connect_vif(&interface(plug.domid, handle), &settings)?;
+    let name = interface(plug.domid, handle);
+    plug.core.records.put_interface(&Interface { name: name.clone(), vif: vif.id.clone() })?;
+    plug.core.edges.host().connect_vif(&name, &settings)?;
     Ok(plug.core.edges.store()?.commit(&layout::Vif::connect(address))?)
 }
 
 /// netback's name for the host's side.
 fn interface(domid: DomId, handle: u32) -> String {
     format!("vif{domid}.{handle}")
+}
+
+/// Forgets whose the host's side was.
+///
+/// # Errors
+/// When the state directory refuses.
+pub fn forget_interface(core: &Core, domid: DomId, handle: u32) -> Result<(), Error> {
+    core.records.remove_interface(&interface(domid, handle))
 }
 
 /// Kilobytes per second and a time slice in µs become bytes per slice.

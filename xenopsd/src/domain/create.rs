@@ -17,6 +17,7 @@ use crate::edge::{
     DomainImage, HypervisorError, Image, ImageError, ImageFile, KernelImage, MAX_KERNEL, MAX_RAMDISK,
     NewDomain,
 };
+use crate::state::journal::Resource;
 
 /// Kernel and ramdisk, open.
 #[derive(Debug)]
@@ -65,6 +66,7 @@ impl VmExecutor<'_> {
             max_grant_frames: devices.max(64),
             ssidref: u32::try_from(vm.ssidref).unwrap_or(0),
         };
+        self.core.journal.take(self.vm(), Resource::Domain)?;
         let domid = self.core.edges.hypervisor()?.create(&new)?;
         self.core.runtimes.with(self.vm(), |r| r.domid = Some(domid));
         let vm_data = VmData::new(vm.xsdata.iter().map(|(k, v)| (k, v.as_bytes())));

@@ -12,7 +12,7 @@ use xenstore::{Batch, Operations, Path};
 
 use super::VmExecutor;
 use crate::api::Error;
-use crate::device::store_domid;
+use crate::device::{store_domid, vif};
 use crate::edge::DomId;
 use crate::ops::wait::Ended;
 
@@ -52,16 +52,18 @@ impl VmExecutor<'_> {
 
     /// Waits for the backends, gives the host's resources back and removes the trees.
     pub(super) fn release_devices(&self) -> Result<(), Error> {
-        let Some(domid) = self.own_domid()? else { return Ok(()) };
-        let waited = self.wait_for_backends(domid);
-        self.core.runtimes.with(self.vm(), |r| r.kept.clear());
-        let removed = self.remove_trees(domid);
-        let gone = self.wait_until_gone(domid);
-        if removed.is_ok() {
-            // Otherwise the number is all that leads to what is left.
-            self.core.runtimes.with(self.vm(), |r| r.domid = None);
+        if let Some(domid) = self.own_domid()? {
+            let waited = self.wait_for_backends(domid);
+            self.core.runtimes.with(self.vm(), |r| r.kept.clear());
+            let removed = self.remove_trees(domid);
+            let gone = self.wait_until_gone(domid);
+            if removed.is_ok() {
+                // Otherwise the number is all that leads to what is left.
+                self.core.runtimes.with(self.vm(), |r| r.domid = None);
+            }
+            waited.and(removed).and(gone)?;
         }
-        waited.and(removed).and(gone)
+        self.core.give_back(self.vm())
     }
 
     fn wait_for_backends(&self, domid: DomId) -> Result<(), Error> {
@@ -86,12 +88,15 @@ impl VmExecutor<'_> {
 
     fn remove_trees(&self, domid: DomId) -> Result<(), Error> {
         let mut store = self.core.edges.store()?;
+        let devices = devices_of(&mut *store, store_domid(domid))?;
         let mut batch = Batch::new();
-        for device in devices_of(&mut *store, store_domid(domid))? {
+        for device in &devices {
             batch.append(device.remove());
         }
         batch.append(remove_domain(store_domid(domid), Some(self.uuid()?)));
-        Ok(store.commit(&batch)?)
+        store.commit(&batch)?;
+        let interfaces = devices.iter().filter(|device| device.kind == DeviceKind::Vif);
+        interfaces.map(|device| vif::forget_interface(self.core, domid, device.id)).fold(Ok(()), Result::and)
     }
 
     /// A domain stays listed, dying, while somebody in dom0 holds its pages; what is tied to it must not be used again

@@ -11,9 +11,10 @@ use super::linux::blockdev::{self, Disk, Links, OpenDiskError};
 use super::linux::loopdev::{self, AttachOptions};
 use super::linux::mac::MacAddr;
 use super::linux::netlink::{IfName, Netlink};
-use super::linux::{script, vif};
+use super::linux::{release, script, vif};
 use super::xen::XenHypervisor;
 use super::{Access, AttachedDisk, Edges, Host, HostError, ScriptEnd, ScriptError, ScriptRun, VifSettings};
+use crate::state::journal::Resource;
 
 /// Which way to xenstored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
@@ -127,6 +128,10 @@ impl Host for LinuxHost {
 
     fn run_script(&self, run: &ScriptRun<'_>) -> Result<ScriptEnd, ScriptError> {
         script::run(run)
+    }
+
+    fn release(&self, resource: &Resource) -> Result<bool, HostError> {
+        release::release(resource)
     }
 }
 

@@ -22,6 +22,8 @@ use std::time::Duration;
 
 use crossbeam::channel::Receiver;
 
+use crate::state::journal::Resource;
+
 pub use ffi::domid::DomId;
 pub use ffi::xenctrl::{DomainInfo, FeatureSet, GuestKind, Physinfo, ShutdownReason, XenVersion};
 
@@ -325,4 +327,11 @@ pub trait Host: Send + Sync {
     /// # Errors
     /// [`ScriptError`].
     fn run_script(&self, run: &ScriptRun<'_>) -> Result<ScriptEnd, ScriptError>;
+
+    /// Gives back a resource that the journal names and that nobody of this run holds; whether there was anything to
+    /// give.
+    ///
+    /// # Errors
+    /// [`HostError`].
+    fn release(&self, resource: &Resource) -> Result<bool, HostError>;
 }

@@ -10,6 +10,7 @@ use super::faults::Injected;
 use super::{Shared, SimOptions};
 use crate::edge::linux::script;
 use crate::edge::{Access, AttachedDisk, Host, HostError, ScriptEnd, ScriptError, ScriptRun, VifSettings};
+use crate::state::journal::Resource;
 
 /// Major number of loop devices (Linux `include/uapi/linux/major.h`).
 const LOOP_MAJOR: u64 = 7;
@@ -116,5 +117,10 @@ impl Host for SimHost {
     fn run_script(&self, run: &ScriptRun<'_>) -> Result<ScriptEnd, ScriptError> {
         self.shared.faults.check("host.run_script").map_err(|e| ScriptError::Unusable(e.to_string()))?;
         script::run(run)
+    }
+
+    fn release(&self, _resource: &Resource) -> Result<bool, HostError> {
+        // Nothing that a simulated daemon writes down exists.
+        Ok(self.shared.faults.check("host.release").map(|()| true)?)
     }
 }

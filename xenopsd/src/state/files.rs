@@ -10,11 +10,14 @@ const MAX_RECORD: u64 = 16 * 1024 * 1024;
 
 const ASIDE: &str = ".tmp";
 
+/// What is kept is for hotplug scripts and support tools to read, too.
+const DIR_MODE: u32 = 0o755;
+
 /// The state directory refused.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot {action} {}: {source}; check that the state directory is writable and not full", path.display())]
 pub struct StateError {
-    /// What was attempted: `create`, `read`, `write`, `list`, `remove`.
+    /// What was attempted: `create`, `find`, `read`, `write`, `list`, `remove`.
     pub action: &'static str,
     /// The file or directory.
     pub path: PathBuf,
@@ -43,8 +46,14 @@ impl Files {
     /// # Errors
     /// [`StateError`].
     pub fn open(root: &Path) -> Result<Self, StateError> {
-        create_dirs(root)?;
+        let made = fs::DirBuilder::new().recursive(true).mode(DIR_MODE).create(root);
+        made.map_err(|source| StateError { action: "create", path: root.to_owned(), source })?;
         Ok(Self { root: root.to_owned() })
+    }
+
+    /// The directory.
+    pub fn root(&self) -> &Path {
+        &self.root
     }
 
     /// Where `dir/name` is.
@@ -65,7 +74,7 @@ impl Files {
         let path = self.path(dir, name);
         let file = match File::open(&path) {
             Ok(file) => file,
-            Err(error) if absent(&error) => return Ok(None),
+            Err(error) if absent(&error) => return self.still_there().map(|()| None),
             Err(source) => return Err(StateError { action: "read", path, source }),
         };
         let mut bytes = Vec::new();
@@ -81,8 +90,8 @@ impl Files {
     /// # Errors
     /// [`StateError`]; the old contents are then still there.
     pub fn write(&self, dir: &str, name: &str, bytes: &[u8], lasting: Lasting) -> Result<(), StateError> {
+        let made = self.make(dir)?;
         let dir = self.root.join(dir);
-        let made = create_dirs(&dir)?;
         let path = dir.join(name);
         let aside = dir.join(format!("{name}{ASIDE}"));
         let written = (|| {
@@ -158,7 +167,7 @@ impl Files {
         let path = self.root.join(dir);
         let entries = match fs::read_dir(&path) {
             Ok(entries) => entries,
-            Err(error) if absent(&error) => return Ok(Vec::new()),
+            Err(error) if absent(&error) => return self.still_there().map(|()| Vec::new()),
             Err(source) => return Err(StateError { action: "list", path, source }),
         };
         let mut names = Vec::new();
@@ -168,6 +177,30 @@ impl Files {
         }
         Ok(names)
     }
+
+    /// What is not there is only missing while the directory itself is there: one that was unmounted or removed under
+    /// the daemon holds records all the same.
+    fn still_there(&self) -> Result<(), StateError> {
+        match fs::metadata(&self.root) {
+            Ok(_) => Ok(()),
+            Err(source) => Err(StateError { action: "find", path: self.root.clone(), source }),
+        }
+    }
+
+    /// Makes `dir`, but never the root, which somebody has removed then; whether it was missing.
+    fn make(&self, dir: &str) -> Result<bool, StateError> {
+        let mut path = self.root.clone();
+        let mut made = false;
+        for name in Path::new(dir) {
+            path.push(name);
+            made = match fs::DirBuilder::new().mode(DIR_MODE).create(&path) {
+                Ok(()) => true,
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => false,
+                Err(source) => return Err(StateError { action: "create", path, source }),
+            };
+        }
+        Ok(made)
+    }
 }
 
 fn absent(error: &io::Error) -> bool {
@@ -176,13 +209,4 @@ fn absent(error: &io::Error) -> bool {
 
 fn sync_dir(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
-}
-
-/// Makes a directory with its parents; whether it was missing.
-fn create_dirs(path: &Path) -> Result<bool, StateError> {
-    if path.is_dir() {
-        return Ok(false);
-    }
-    let made = fs::DirBuilder::new().recursive(true).mode(0o755).create(path);
-    made.map(|()| true).map_err(|source| StateError { action: "create", path: path.to_owned(), source })
 }

@@ -8,6 +8,7 @@
 //! | `PCI/<uuid>/pci.<address>` | its PCI devices |
 //! | `extra/<uuid>` | what the daemon remembers of it ([`VmExtra`]) |
 //! | `interface/<vifD.N, tapD.N>` | which VIF a network device of dom0 belongs to |
+//! | `journal/<n>` | a resource of the host that is about to be taken, or is taken ([`journal`]) |
 //!
 //! A file is replaced whole or not at all, so reading takes no lock; changes of one VM are ordered by a lock that few
 //! other VMs share.
@@ -15,6 +16,7 @@
 mod class;
 mod extra;
 mod files;
+pub mod journal;
 mod record;
 
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -74,6 +76,11 @@ impl Records {
         Ok(Self { files, locks: [const { Mutex::new(()) }; LOCKS], vms })
     }
 
+    /// Where they are.
+    pub fn root(&self) -> &Path {
+        self.files.root()
+    }
+
     /// Stores a VM, replacing one of the same id, as the contract has it.
     ///
     /// # Errors
@@ -105,6 +112,14 @@ impl Records {
     /// Whether the VM `id` is stored.
     pub fn has_vm(&self, id: &str) -> bool {
         dir(VMS, id).is_ok_and(|dir| self.files.exists(&dir, CONFIG))
+    }
+
+    /// That the VM `id` is stored.
+    ///
+    /// # Errors
+    /// `Does_not_exist("VM", "<id>/config")`, or `Internal_error` when the state directory is gone.
+    pub fn need_vm(&self, id: &str) -> Result<(), Error> {
+        if self.has_vm(id) { Ok(()) } else { self.vm(id).map(drop) }
     }
 
     /// The ids of all VMs, in order; also of those whose records cannot be read.

@@ -13,5 +13,7 @@ pub mod blockdev;
 pub mod loopdev;
 pub mod mac;
 pub mod netlink;
+pub mod process;
+pub mod release;
 pub mod script;
 pub mod vif;

@@ -172,9 +172,9 @@ impl Rig {
         }
         let now = self.remains(vm);
         let extra: Vec<_> = now.nodes.iter().filter(|n| !before.nodes.contains(n)).collect();
-        let (kept, domids, free) = (now.kept, now.domids, now.free_pages);
+        let (kept, domids, free, journal) = (now.kept, now.domids, now.free_pages, now.journal);
         panic!(
-            "left after {after}: {kept} files, domains {domids:?}, {free} of {} pages, {extra:?}",
+            "left after {after}: {kept} files, domains {domids:?}, {free} of {} pages, {journal} journal entries, {extra:?}",
             before.free_pages
         );
     }
@@ -212,6 +212,7 @@ impl Rig {
             free_pages: self.machine.hardware(Hardware::free_pages),
             nodes: self.machine.store.lock().dump().into_iter().map(|(path, ..)| path.to_string()).collect(),
             kept: self.core.runtimes.with(vm, |r| r.kept.len()),
+            journal: self.core.journal.counts().0,
         }
     }
 }
@@ -222,4 +223,5 @@ struct Remains {
     free_pages: u64,
     nodes: Vec<String>,
     kept: usize,
+    journal: usize,
 }

@@ -32,6 +32,7 @@ const ATTRIBUTE_HEADER: usize = 4;
 
 // <linux/rtnetlink.h>, <linux/if_link.h>
 pub(super) const RTM_NEWLINK: u16 = 16;
+pub(super) const RTM_DELLINK: u16 = 17;
 pub(super) const RTM_GETLINK: u16 = 18;
 const LINK_HEADER: usize = 16;
 pub(super) const IFLA_ADDRESS: u16 = 1;

@@ -24,7 +24,8 @@ pub use message::{Link, Malformed};
 use super::mac::MacAddr;
 use message::{
     IFF_UP, IFLA_ADDRESS, IFLA_IFNAME, IFLA_MASTER, IFLA_MTU, NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR,
-    NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, RTM_GETLINK, RTM_NEWLINK, Request, messages, outcome,
+    NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, RTM_DELLINK, RTM_GETLINK, RTM_NEWLINK, Request, messages,
+    outcome,
 };
 
 /// Receive buffer. The kernel builds dump datagrams of at most 32 KiB (netlink(7)) and one link needs a few KiB.
@@ -259,6 +260,16 @@ impl Netlink {
             request = request.text(IFLA_IFNAME, name.as_str());
         }
         self.exchange(&request.finish(), action_of(change), &link.name).map(drop)
+    }
+
+    /// Removes `link`, found by its index.
+    ///
+    /// # Errors
+    ///
+    /// [`NetlinkError::Refused`], as for an interface that only hardware can remove.
+    pub fn remove(&mut self, link: &Link) -> Result<(), NetlinkError> {
+        let request = self.request(RTM_DELLINK, NLM_F_ACK, link.index).finish();
+        self.exchange(&request, "remove", &link.name).map(drop)
     }
 
     /// All Linux bridges of this network namespace.

@@ -133,3 +133,13 @@ fn an_interface_that_appears_is_waited_for() {
         assert_eq!(found.map(|link| link.name), maker.join().unwrap().map(|link| link.name));
     });
 }
+
+#[test]
+fn a_removed_interface_is_gone() {
+    in_namespace(|netlink| {
+        let Some(bridge) = create(netlink, "br7", "bridge") else { return };
+        netlink.remove(&bridge).unwrap();
+        assert_eq!(netlink.link_by_name(&"br7".parse().unwrap()).unwrap(), None);
+        assert!(matches!(netlink.remove(&bridge), Err(NetlinkError::Refused { errno: Errno::ENODEV, .. })));
+    });
+}

@@ -1,0 +1,74 @@
+//! What the journal writes down.
+
+use std::fmt;
+
+use crate::api::Int;
+use crate::state::Lasting;
+
+record! {
+    /// Which process it is. The number alone may be another's by now; with the time of its start it is not.
+    pub struct ProcessId as "Process" derive(Eq) {
+        /// Its number.
+        pid: Int,
+        /// When it was started, in clock ticks since the host's start (field 22 of `/proc/<pid>/stat`).
+        started: i64,
+        /// Whose it is, once it has given up being root's.
+        uid: i64,
+        /// What it is for: `qemu`, `vncterm`, …
+        role: String,
+    }
+}
+
+record! {
+    /// Which loop device, and what is behind it.
+    pub struct LoopId as "Loop" derive(Eq) {
+        /// N of `/dev/loopN`.
+        number: i64,
+        /// `st_dev` of the file.
+        device: i64,
+        /// Its inode number.
+        inode: i64,
+    }
+}
+
+variant! {
+    /// A resource of the host that somebody has to give back.
+    pub enum Resource as "Resource" derive(Eq) {
+        /// The VM's domain, from before it is created until its last node is removed. Which one it is, the hypervisor
+        /// knows by the VM's uuid.
+        Domain as "Domain",
+        /// A loop device.
+        Loop as "Loop" (LoopId),
+        /// A process.
+        Process as "Process" (ProcessId),
+        /// A network device that was made for the VM and does not go with its domain: a tap.
+        NetworkDevice as "NetworkDevice" (String),
+        /// A Unix socket in the file system.
+        Socket as "Socket" (String),
+        /// A directory with everything in it: an empty root for a process.
+        Directory as "Directory" (String),
+    }
+}
+
+impl Resource {
+    /// A directory is still there after the host's next boot, unless it is on a tmpfs; the others are not.
+    pub(super) fn lasting(&self) -> Lasting {
+        match self {
+            Self::Directory(_) | Self::Socket(_) => Lasting::Host,
+            Self::Domain | Self::Loop(_) | Self::Process(_) | Self::NetworkDevice(_) => Lasting::Process,
+        }
+    }
+}
+
+impl fmt::Display for Resource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Domain => f.write_str("domain"),
+            Self::Loop(device) => write!(f, "/dev/loop{}", device.number),
+            Self::Process(process) => write!(f, "{} process {}", process.role, process.pid),
+            Self::NetworkDevice(name) => write!(f, "network device {name}"),
+            Self::Socket(path) => write!(f, "socket {path}"),
+            Self::Directory(path) => write!(f, "directory {path}"),
+        }
+    }
+}
