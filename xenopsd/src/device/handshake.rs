@@ -8,12 +8,12 @@
 //!        │
 //!        └── Closing/Closed, or gone: refused; the error nodes say why
 //!
-//!   unplug:  online=0, backend Closing ──► the guest closes ──► backend Closed ──► nodes removed
-//!                 │                            └── it says why not, or takes too long: refused
-//!                 └── forced: the frontend is hidden from the guest, and the backend closes by itself
+//!   unplug:  the guest is done connecting ──► online=0, backend Closing ──► it closes ──► backend Closed ──► nodes removed
+//!                 │                                                           └── it says why not, or takes too long: refused
+//!                 └── it has no driver, or is not asked: the frontend is hidden, and the backend closes by itself
 //! ```
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use xenstore::layout::{DeviceAddress, DeviceKind, DeviceStatus, XenbusState, printable};
 use xenstore::{Operations, Path};
@@ -53,12 +53,17 @@ fn complaint(status: &DeviceStatus) -> String {
     }
 }
 
+/// How long a guest that is connecting to a device is let go on before the device is taken away: drivers do it within
+/// milliseconds, and Linux' (6.1) stumble when a device goes in the middle of it.
+const SETTLE: Duration = Duration::from_secs(10);
+
 /// Takes a device away from a running guest, and what dom0 holds of it. One that is not there is fine. `id` names it in
 /// errors.
 ///
 /// # Errors
 /// `Device_detach_rejected` when the guest does not let go, `Internal_error` when the backend does not.
 pub fn unplug(plug: &Plug<'_>, address: DeviceAddress, id: &str, how: Unplugging) -> Result<(), Error> {
+    let how = if how == Unplugging::Clean && !taken_up(plug, address)? { Unplugging::Forced } else { how };
     request_close(plug, address, how)?;
     let closed = Closing { plug, address, how, said_before: frontend_error(plug, address)? }.wait();
     if let Err(gone @ Gone::Domain) = closed {
@@ -70,6 +75,31 @@ pub fn unplug(plug: &Plug<'_>, address: DeviceAddress, id: &str, how: Unplugging
     // Only now: a loop device must not be freed while its backend could still be asked to write.
     plug.core.runtimes.with(plug.vm, |r| r.kept.retain(|(kept, _)| *kept != address));
     Ok(())
+}
+
+/// Whether the guest has a driver that took the device up; if one is about to, that is awaited.
+fn taken_up(plug: &Plug<'_>, address: DeviceAddress) -> Result<bool, Error> {
+    let deadline = Instant::now() + SETTLE.min(plug.core.patience.hotplug);
+    let watched = [address.backend_state(), address.frontend().join("state").map_err(xenstore::Error::from)?];
+    let settled = plug.waiting.until(&watched, deadline, || {
+        let status = address.status(&mut *plug.core.edges.store()?)?;
+        let connecting = matches!(
+            (status.frontend, status.backend),
+            (
+                Some(XenbusState::Initialising | XenbusState::Initialised),
+                Some(XenbusState::InitWait | XenbusState::Initialised | XenbusState::Connected)
+            )
+        );
+        Ok((!connecting).then_some(()))
+    });
+    match settled {
+        Ok(()) => Ok(true),
+        Err(Ended::TimedOut) => {
+            let status = address.status(&mut *plug.core.edges.store()?)?;
+            Ok(status.frontend != Some(XenbusState::Initialising))
+        }
+        Err(Ended::Failed(error)) => Err(error),
+    }
 }
 
 /// A backend that is not there must not be brought back to life by a write to it.
@@ -142,8 +172,11 @@ impl Closing<'_> {
         let mut refused = None;
         let waited = self.plug.waiting.until(&watched, deadline, || {
             let status = self.address.status(&mut *self.plug.core.edges.store()?)?;
-            if matches!(status.backend, None | Some(XenbusState::Closed)) {
-                return Ok(Some(()));
+            match status.backend {
+                None | Some(XenbusState::Closed) => return Ok(Some(())),
+                Some(XenbusState::Closing) => {}
+                // A driver that was about to connect has written its state over the request.
+                Some(_) => request_close(self.plug, self.address, self.how)?,
             }
             refused = self.refused()?;
             Ok(refused.is_some().then_some(()))

@@ -50,6 +50,8 @@ enum Manners {
 enum Devices {
     #[default]
     Connect,
+    Keep,
+    Refuse,
     Ignore,
     Hostile,
 }
@@ -90,6 +92,8 @@ impl Script {
                 _ => Manners::Obey,
             },
             devices: match &*word("devices") {
+                "keep" => Devices::Keep,
+                "refuse" => Devices::Refuse,
                 "ignore" => Devices::Ignore,
                 "hostile" => Devices::Hostile,
                 _ => Devices::Connect,
@@ -237,7 +241,7 @@ impl Guest {
         self.follow_vcpus(shared);
         let ballooning = self.balloon(now, shared);
         match self.script.devices {
-            Devices::Connect => drop(self.connect_devices(shared)),
+            Devices::Connect | Devices::Keep | Devices::Refuse => drop(self.connect_devices(shared)),
             Devices::Ignore => {}
             Devices::Hostile => self.scribble(),
         }
@@ -369,6 +373,15 @@ impl Guest {
                 if kind == "vbd" { Initialised } else { Connected }
             }
             (Some(Initialised), Some(Connected)) => Connected,
+            (Some(Connected), Some(Closing)) if self.script.devices == Devices::Keep => return Ok(None),
+            (Some(Connected), Some(Closing)) if self.script.devices == Devices::Refuse => {
+                // As blkfront did before Linux 5.16.
+                let place = frontend.as_str().replacen("device/", "error/device/", 1);
+                self.store
+                    .write(&Path::new(&place)?.join("error")?, "16 Device in use; refusing to close")?;
+                Closing
+            }
+            (Some(Closing), Some(Closing)) if self.script.devices == Devices::Refuse => return Ok(None),
             (Some(Initialising | Initialised | Connected | Closing), Some(Closing | Closed)) => Closed,
             _ => return Ok(None),
         };

@@ -32,7 +32,7 @@
 //! | `vm-data/sim/shutdown` | `obey`, `ignore`, `acknowledge`, `silent` | obeys a request; never looks at it; takes it and runs on; stops without taking it |
 //! | `vm-data/sim/then` | `run`, `poweroff`, `reboot`, `crash`, `suspend` | what it does by itself after its first boot in this simulator |
 //! | `vm-data/sim/then-ms` | number | how long after its boot, in ms |
-//! | `vm-data/sim/devices` | `connect`, `ignore`, `hostile` | connects its frontends; leaves them alone; writes nonsense into everything it may write |
+//! | `vm-data/sim/devices` | `connect`, `keep`, `refuse`, `ignore`, `hostile` | connects its frontends; and does not give them back; and says why not; leaves them alone; writes nonsense into everything it may write |
 //! | `vm-data/sim/flood` | number | how many nodes it writes as fast as it can once it is up |
 //! | `vm-data/sim/balloon` | `obey`, `refuse`, `slow` | follows `memory/target` as far as there is memory; never; a MiB at a time |
 //!

@@ -59,27 +59,48 @@ fn a_halted_vm_has_no_devices_to_plug() {
     assert!(matches!(missing, Err(Error::DoesNotExist { .. })), "{missing:?}");
 }
 
+fn connected(rig: &Rig, vm: &str) {
+    use xenstore::layout::XenbusState::Connected;
+    rig.until("the guest has its disk", || {
+        let disk = rig.disk(vm);
+        (disk.backend, disk.frontend) == (Some(Connected), Some(Connected))
+    });
+}
+
 #[test]
 fn a_guest_that_keeps_a_device_is_not_forced_unless_asked() {
-    let patience = Patience { hotplug: Duration::from_millis(300), ..long() };
-    let rig = Rig::with_patience(&quick(), patience);
-    // It connects nothing and closes nothing.
+    for (manners, patience, says) in
+        [("keep", Duration::from_millis(300), "not released in time"), ("refuse", LONG, "Device in use")]
+    {
+        let rig = Rig::with_patience(&quick(), Patience { hotplug: patience, ..long() });
+        let vm = rig.add(1, &[("devices", manners)], |_| ());
+        rig.start(&vm).unwrap();
+        connected(&rig, &vm);
+        let refused = rig.run(&vm, Operation::Unplug(disk_device(), Unplugging::Clean));
+        let Err(Error::DeviceDetachRejected { class, id, message }) = refused else { panic!("{refused:?}") };
+        assert_eq!((class.as_str(), id.as_str()), ("VBD", format!("{vm}.xvda").as_str()));
+        assert!(message.contains(says) && message.contains("by force"), "{message}");
+        assert!(plugged(&rig, &vm, &disk_device()));
+        rig.run(&vm, Operation::Unplug(disk_device(), Unplugging::Forced)).unwrap();
+        assert!(!plugged(&rig, &vm, &disk_device()));
+    }
+}
+
+#[test]
+fn a_device_that_no_driver_took_up_needs_nobodys_consent() {
+    let rig = Rig::with_patience(&quick(), Patience { hotplug: Duration::from_millis(300), ..long() });
     let vm = rig.add(1, &[("devices", "ignore")], |_| ());
     rig.start(&vm).unwrap();
-    let refused = rig.run(&vm, Operation::Unplug(disk_device(), Unplugging::Clean));
-    let Err(Error::DeviceDetachRejected { class, id, message }) = refused else { panic!("{refused:?}") };
-    assert_eq!((class.as_str(), id.as_str()), ("VBD", format!("{vm}.xvda").as_str()));
-    assert!(message.contains("by force"), "{message}");
-    assert!(plugged(&rig, &vm, &disk_device()));
-    rig.run(&vm, Operation::Unplug(disk_device(), Unplugging::Forced)).unwrap();
+    rig.run(&vm, Operation::Unplug(disk_device(), Unplugging::Clean)).unwrap();
     assert!(!plugged(&rig, &vm, &disk_device()));
 }
 
 #[test]
 fn a_guest_that_dies_while_it_is_asked_does_not_delay_the_unplug() {
     let rig = Rig::new(&quick());
-    let vm = rig.add(1, &[("devices", "ignore")], |vm| vm.on_crash = vec![crate::api::Action::Pause]);
+    let vm = rig.add(1, &[("devices", "keep")], |vm| vm.on_crash = vec![crate::api::Action::Pause]);
     rig.start(&vm).unwrap();
+    connected(&rig, &vm);
     let (done, outcome) = bounded(1);
     let unplug = Operation::Unplug(disk_device(), Unplugging::Clean);
     rig.core.submit_then(&vm, "test", unplug, move |result| done.send(result).unwrap());
