@@ -6,7 +6,7 @@
 //!   xenctrl       hypercalls                         builder   kernel image -> domain (xc_dom)
 //!   evtchn, foreignmemory, gnttab, devicemodel, xs   one owned handle each
 //!   shared        memory a guest can change          restrict  handles that can only touch one domain
-//!   pid, sig, linux   system calls no dependency wraps
+//!   jail              processes that own nothing      pid, sig, linux   system calls no dependency wraps
 //! ```
 //!
 //! Every handle closes on drop, may move between threads (and be shared by them where the library allows it), and
@@ -21,6 +21,7 @@ pub mod evtchn;
 pub mod foreignmemory;
 pub mod gnttab;
 mod handle;
+pub mod jail;
 pub mod linux;
 mod log;
 pub mod pid;

@@ -1,0 +1,502 @@
+//! A hostile program in the jail, each step failing in turn, and what is left after that.
+//!
+//! The hostile program is this test binary again: the ignored test [`hostile`], which does nothing unless it was
+//! started with a descriptor to tell on.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::net::{TcpStream, UdpSocket};
+use std::os::fd::{AsFd, FromRawFd};
+use std::os::unix::process::ExitStatusExt;
+
+use super::steps::{Prepared, Step, compile};
+use super::*;
+
+const UID: u32 = 0x2000_0000;
+
+/// Where the hostile program tells what it found.
+const TELL: i32 = 3;
+
+/// What it is given beside that.
+const GIVEN: i32 = 4;
+
+/// Set for the hostile program only.
+const ATTACK: &str = "JAIL_ATTACK";
+
+fn root() -> bool {
+    // SAFETY: no argument.
+    let root = unsafe { libc::geteuid() } == 0;
+    if !root {
+        eprintln!("skipped: making a jail takes root");
+    }
+    root
+}
+
+fn null() -> OwnedFd {
+    File::options().read(true).write(true).open("/dev/null").unwrap().into()
+}
+
+fn jail() -> Jail {
+    Jail::new(UID, UID).unwrap()
+}
+
+/// Starts the attack in a jail made from this one; the extra descriptors are its 4 and following.
+fn start_attack(which: &str, jail: Jail, extra: Vec<OwnedFd>) -> (Child, std::io::PipeReader) {
+    let (reader, writer) = std::io::pipe().unwrap();
+    let errors = std::io::stderr().as_fd().try_clone_to_owned().unwrap();
+    let mut jail = jail.system_libraries().variable(ATTACK, which).unwrap();
+    for descriptor in [null(), null(), errors, writer.into()].into_iter().chain(extra) {
+        jail = jail.descriptor(descriptor);
+    }
+    let arguments =
+        ["hostile", "jail::tests::hostile", "--exact", "--ignored", "--nocapture", "--test-threads=1"];
+    (jail.spawn(&std::env::current_exe().unwrap(), &arguments).unwrap(), reader)
+}
+
+/// Runs the attack, and returns what it told, by line.
+fn attack(which: &str, jail: Jail, extra: Vec<OwnedFd>) -> Vec<String> {
+    let (child, mut reader) = start_attack(which, jail, extra);
+    let mut told = String::new();
+    reader.read_to_string(&mut told).unwrap();
+    child.wait().unwrap();
+    told.lines().map(str::to_owned).collect()
+}
+
+/// Not a test: see [`attack`].
+#[test]
+#[ignore = "the program the other tests put into a jail"]
+fn hostile() {
+    let Ok(which) = std::env::var(ATTACK) else { return };
+    // SAFETY: the descriptor was given for this.
+    let mut tell = unsafe { File::from_raw_fd(TELL) };
+    let mut say = |what: &str, result: &dyn fmt::Debug| writeln!(tell, "{what}: {result:?}").unwrap();
+    let errno = |result: libc::c_long| if result < 0 { -crate::error::last_errno() } else { 0 };
+    match &*which {
+        "files" => {
+            for path in
+                ["/etc/passwd", "/etc/shadow", "/dev/mem", "/proc/self/status", "/root", "/tmp", "/sys"]
+            {
+                say(path, &File::open(path).map(drop).map_err(|e| e.kind()));
+            }
+            for path in ["/new", "/empty/new", "/usr/lib/new"] {
+                say(path, &File::create(path).map(drop).map_err(|e| e.raw_os_error()));
+            }
+            let mut names: Vec<_> = std::fs::read_dir("/").unwrap().map(|e| e.unwrap().file_name()).collect();
+            names.sort();
+            say("root", &names);
+            say("up", &std::fs::metadata("/../etc/passwd").map(drop).map_err(|e| e.kind()));
+        }
+        "network" => {
+            say("tcp", &TcpStream::connect("127.0.0.1:22").map(drop).map_err(|e| e.raw_os_error()));
+            let udp = UdpSocket::bind("0.0.0.0:0").and_then(|s| s.send_to(b"x", "192.0.2.1:9"));
+            say("udp", &udp.map_err(|e| e.raw_os_error()));
+        }
+        "processes" => {
+            let mut made = 0;
+            // SAFETY: the children only wait to be killed with the namespace.
+            unsafe {
+                while made < 1000 {
+                    match libc::fork() {
+                        0 => loop {
+                            libc::pause();
+                        },
+                        -1 => break,
+                        _ => made += 1,
+                    }
+                }
+            }
+            say("fork", &errno(-1));
+            say("few", &(made < 64));
+            // SAFETY: plain numbers.
+            unsafe {
+                say("pid", &libc::getpid());
+                say(
+                    "parent",
+                    &errno(libc::kill(std::env::var("PARENT").unwrap().parse().unwrap(), 0).into()),
+                );
+            }
+        }
+        "root" => {
+            // SAFETY: plain numbers and constant strings.
+            unsafe {
+                say("setuid", &errno(libc::syscall(libc::SYS_setresuid, 0, 0, 0)));
+                say("setgroups", &errno(libc::syscall(libc::SYS_setgroups, 0, 0)));
+                say("chroot", &errno(libc::chroot(c"/".as_ptr()).into()));
+                say(
+                    "mount",
+                    &errno(
+                        libc::mount(c"x".as_ptr(), c"/".as_ptr(), c"tmpfs".as_ptr(), 0, std::ptr::null())
+                            .into(),
+                    ),
+                );
+                say("uid", &(libc::getuid(), libc::geteuid(), libc::getgid(), libc::getegid()));
+                say("groups", &libc::getgroups(0, std::ptr::null_mut()));
+                say("no_new_privs", &libc::prctl(libc::PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0));
+                say(
+                    "bounding",
+                    &(0..40).filter(|c| libc::prctl(libc::PR_CAPBSET_READ, *c, 0, 0, 0) == 1).count(),
+                );
+                let node = libc::mknod(c"/mem".as_ptr(), libc::S_IFCHR | 0o666, libc::makedev(1, 1));
+                say("mknod", &errno(node.into()));
+            }
+        }
+        "descriptors" => {
+            // SAFETY: plain numbers.
+            let open: Vec<i32> =
+                (0..1024).filter(|fd| unsafe { libc::fcntl(*fd, libc::F_GETFD) } >= 0).collect();
+            say("open", &open);
+            let opened: Vec<_> = std::iter::from_fn(|| tell_copy().ok()).take(1000).collect();
+            say("more", &opened.len());
+        }
+        "disk" => {
+            // SAFETY: the file given after the pipe.
+            let mut file = unsafe { File::from_raw_fd(GIVEN) };
+            // SAFETY: so that the limit is an error instead of the end.
+            unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
+            let mut written = 0;
+            let outcome = loop {
+                match file.write(&[0; 4096]) {
+                    Ok(n) if written < 1 << 20 => written += n,
+                    other => break other,
+                }
+            };
+            say("written", &written);
+            say("then", &outcome.map_err(|e| e.raw_os_error()));
+        }
+        "memory" => {
+            let mut kept: Vec<Vec<u8>> = Vec::new();
+            while kept.len() < 4096 {
+                let mut block = Vec::new();
+                if block.try_reserve_exact(1 << 20).is_err() {
+                    break;
+                }
+                kept.push(block);
+            }
+            say("MiB below 512", &(kept.len() < 512));
+        }
+        "filtered" => {
+            // SAFETY: no argument.
+            say("getppid", &errno(unsafe { libc::syscall(libc::SYS_getppid) }));
+            // SAFETY: no argument.
+            say("getpid", &errno(unsafe { libc::syscall(libc::SYS_getpid) }));
+        }
+        "emptied" => {
+            say("before", &std::fs::metadata("/usr/lib").is_ok());
+            // The parent empties the root and then closes the other end.
+            // SAFETY: the pipe's reading end.
+            let mut wait = unsafe { File::from_raw_fd(GIVEN) };
+            wait.read_to_end(&mut Vec::new()).unwrap();
+            let names: Vec<_> = std::fs::read_dir("/").unwrap().collect();
+            say("names", &names.len());
+            say("after", &std::fs::metadata("/usr/lib").map(drop).map_err(|e| e.kind()));
+            say("cwd", &std::fs::read_dir(".").unwrap().count());
+        }
+        other => panic!("unknown attack {other}"),
+    }
+}
+
+fn tell_copy() -> std::io::Result<OwnedFd> {
+    // SAFETY: a number; the descriptor made is owned by nobody else.
+    unsafe {
+        let made = libc::dup(TELL);
+        if made < 0 {
+            return Err(std::io::Error::last_os_error());
+        }
+        Ok(OwnedFd::from_raw_fd(made))
+    }
+}
+
+#[test]
+fn it_opens_no_file_of_the_host_and_makes_none() {
+    if !root() {
+        return;
+    }
+    let told = attack("files", jail(), vec![]);
+    for path in ["/etc/passwd", "/etc/shadow", "/dev/mem", "/proc/self/status", "/root", "/tmp", "/sys", "up"]
+    {
+        assert!(told.contains(&format!("{path}: Err(NotFound)")), "{path}: {told:#?}");
+    }
+    let read_only = libc::EROFS;
+    for path in ["/new", "/empty/new", "/usr/lib/new"] {
+        // The permissions are looked at first.
+        let refused =
+            [format!("{path}: Err(Some({read_only}))"), format!("{path}: Err(Some({}))", libc::EACCES)];
+        assert!(refused.iter().any(|line| told.contains(line)), "{path}: {told:#?}");
+    }
+    let names = told.iter().find_map(|l| l.strip_prefix("root: ")).unwrap();
+    for name in names.trim_matches(['[', ']']).split(", ") {
+        assert!(["\"empty\"", "\"etc\"", "\"lib\"", "\"lib64\"", "\"usr\""].contains(&name), "{names}");
+    }
+}
+
+#[test]
+fn it_reaches_no_network() {
+    if !root() {
+        return;
+    }
+    let unreachable = format!("Err(Some({}))", libc::ENETUNREACH);
+    assert_eq!(
+        attack("network", jail(), vec![]),
+        [format!("tcp: {unreachable}"), format!("udp: {unreachable}")]
+    );
+}
+
+#[test]
+fn it_forks_up_to_its_limit_and_sees_no_other_process() {
+    if !root() {
+        return;
+    }
+    let limits = Limits { processes: Some(20), ..Limits::default() };
+    // A user of its own, because the limit counts a user's processes.
+    let jail = Jail::new(UID + 1, UID + 1).unwrap().limits(limits);
+    let told = attack("processes", jail.variable("PARENT", std::process::id().to_string()).unwrap(), vec![]);
+    let expected = [
+        format!("fork: -{}", libc::EAGAIN),
+        "few: true".to_owned(),
+        "pid: 1".to_owned(),
+        format!("parent: -{}", libc::ESRCH),
+    ];
+    assert_eq!(told, expected);
+}
+
+#[test]
+fn it_does_not_become_root_again() {
+    if !root() {
+        return;
+    }
+    let told = attack("root", jail(), vec![]);
+    for call in ["setuid", "setgroups", "chroot", "mount"] {
+        assert!(told.contains(&format!("{call}: -{}", libc::EPERM)), "{call}: {told:#?}");
+    }
+    assert!(told.contains(&format!("uid: ({UID}, {UID}, {UID}, {UID})")), "{told:#?}");
+    assert!(told.contains(&format!("mknod: -{}", libc::EROFS)), "{told:#?}");
+    for line in ["groups: 0", "no_new_privs: 1", "bounding: 0"] {
+        assert!(told.contains(&line.to_owned()), "{told:#?}");
+    }
+}
+
+#[test]
+fn it_has_the_descriptors_given_and_no_more_than_its_limit() {
+    if !root() {
+        return;
+    }
+    // Ones it must not get.
+    let _open = [null(), null()];
+    let limits = Limits { open_files: Some(32), ..Limits::default() };
+    let told = attack("descriptors", jail().limits(limits), vec![]);
+    assert_eq!(told, ["open: [0, 1, 2, 3]", "more: 28"]);
+}
+
+#[test]
+fn it_does_not_fill_the_disk_through_a_file_given() {
+    if !root() {
+        return;
+    }
+    let path = std::env::temp_dir().join(format!("jail-disk-{}", std::process::id()));
+    let file = File::create(&path).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    let limits = Limits { file_size: Some(64 << 10), ..Limits::default() };
+    let told = attack("disk", jail().limits(limits), vec![file.into()]);
+    assert_eq!(told, ["written: 65536".to_owned(), format!("then: Err(Some({}))", libc::EFBIG)]);
+}
+
+#[test]
+fn its_memory_is_limited() {
+    if !root() {
+        return;
+    }
+    let limits = Limits { address_space: Some(512 << 20), ..Limits::default() };
+    assert_eq!(attack("memory", jail().limits(limits), vec![]), ["MiB below 512: true"]);
+}
+
+/// What a small Rust program needs to start, run a test and end, without `getppid`.
+fn ordinary_calls() -> impl Iterator<Item = i64> {
+    (0..500).filter(|call| *call != libc::SYS_getppid)
+}
+
+#[test]
+fn a_call_outside_the_list_is_refused() {
+    if !root() {
+        return;
+    }
+    let filter = SyscallFilter::allow(ordinary_calls(), Denied::Fails).unwrap();
+    let told = attack("filtered", jail().filter(filter), vec![]);
+    assert_eq!(told, [format!("getppid: -{}", libc::EPERM), "getpid: 0".to_owned()]);
+    let filter = SyscallFilter::allow(ordinary_calls(), Denied::Kills).unwrap();
+    assert!(attack("filtered", jail().filter(filter), vec![]).is_empty(), "killed before it could tell");
+}
+
+#[test]
+fn the_root_is_taken_away_from_a_running_program() {
+    if !root() {
+        return;
+    }
+    let (wait, go) = std::io::pipe().unwrap();
+    let (child, reader) = start_attack("emptied", jail(), vec![wait.into()]);
+    let mut lines = std::io::BufRead::lines(std::io::BufReader::new(reader));
+    assert_eq!(lines.next().unwrap().unwrap(), "before: true");
+    child.empty_root().unwrap();
+    let inside = format!("/proc/{}/root", child.pid());
+    assert_eq!(std::fs::read_dir(inside).unwrap().count(), 0);
+    drop(go);
+    let rest: Vec<_> = lines.map(Result::unwrap).collect();
+    assert_eq!(rest, ["names: 0", "after: Err(NotFound)", "cwd: 0"]);
+    assert!(child.wait().unwrap().success());
+    assert!(Path::new("/usr/lib").exists(), "only the jail's view changed");
+}
+
+/// What there is of this process's children and descriptors.
+fn traces() -> (usize, String, String) {
+    let descriptors = std::fs::read_dir("/proc/self/fd").unwrap().count();
+    let thread = "/proc/thread-self/children";
+    (
+        descriptors,
+        std::fs::read_to_string(thread).unwrap(),
+        std::fs::read_to_string("/proc/self/mounts").unwrap(),
+    )
+}
+
+/// The only test of its kind in one function: others open descriptors meanwhile, so it runs as a program of its own.
+#[test]
+fn every_failing_step_is_named_and_leaves_nothing() {
+    const ALONE: &str = "JAIL_ALONE";
+    if !root() {
+        return;
+    }
+    if std::env::var_os(ALONE).is_none() {
+        let name = "jail::tests::every_failing_step_is_named_and_leaves_nothing";
+        let mut alone = std::process::Command::new(std::env::current_exe().unwrap());
+        let outcome = alone.args([name, "--exact", "--test-threads=1"]).env(ALONE, "1").output().unwrap();
+        assert!(outcome.status.success(), "{}", String::from_utf8_lossy(&outcome.stdout));
+        return;
+    }
+    let failing = |at: usize| {
+        let filter = SyscallFilter::allow(ordinary_calls(), Denied::Fails).unwrap();
+        let jail = jail()
+            .system_libraries()
+            .limits(Limits { open_files: Some(16), ..Limits::default() })
+            .parent_death(ParentDeath::Die)
+            .entry(Entry::Node { path: "/dev/null".into(), device: (1, 3) })
+            .entry(Entry::Link { to: "dev".into(), path: "/also".into() })
+            .filter(filter);
+        let (null, program) = (null(), File::open("/bin/true").unwrap());
+        let (reader, writer) = std::io::pipe().unwrap();
+        let number = |fd: &dyn std::os::fd::AsRawFd| fd.as_raw_fd();
+        let prepared = Prepared {
+            descriptors: vec![number(&null)],
+            program: number(&program),
+            arguments: vec![c"true".to_owned()],
+        };
+        let mut steps = compile(&jail, prepared).unwrap();
+        if at >= steps.len() {
+            return None;
+        }
+        steps[at] = Step::Fail(libc::EXDEV);
+        let flags = libc::CLONE_NEWNS | libc::CLONE_NEWPID;
+        let reader = File::from(OwnedFd::from(reader));
+        Some(super::spawn::start(&steps, flags, None, writer.into(), reader).map(drop))
+    };
+    let before = traces();
+    let mut tried = 0;
+    while let Some(outcome) = failing(tried) {
+        match outcome.unwrap_err() {
+            Error::Step { step, source } => {
+                assert_eq!((&*step, source.raw_os_error()), ("test", Some(libc::EXDEV)), "step {tried}");
+            }
+            other => panic!("step {tried}: {other}"),
+        }
+        assert_eq!(traces(), before, "step {tried}");
+        tried += 1;
+    }
+    assert!(tried > 30, "{tried}");
+}
+
+#[test]
+fn real_failures_are_named() {
+    if !root() {
+        return;
+    }
+    let none: [&str; 1] = ["none"];
+    let missing = jail().spawn(Path::new("/nonexistent"), &none).unwrap_err();
+    assert!(matches!(missing, Error::Program { .. }), "{missing}");
+    // No interpreter: the root is empty.
+    let empty = jail().spawn(Path::new("/bin/true"), &["true"]).unwrap_err();
+    assert_eq!(empty.to_string(), "jail: execute true: No such file or directory (os error 2)");
+    // Not a program.
+    let text = jail().spawn(Path::new("/etc/hostname"), &none).unwrap_err();
+    assert!(text.to_string().contains("execute none"), "{text}");
+    let source = jail().entry(Entry::ReadOnly { source: "/nonexistent".into(), path: "/x".into() });
+    let source = source.spawn(Path::new("/bin/true"), &none).unwrap_err();
+    assert!(source.to_string().contains("entry /nonexistent"), "{source}");
+    for path in ["relative", "/", "/a/../b", "/a/b/c/d/e/f"] {
+        let bad = jail().entry(Entry::Node { path: path.into(), device: (1, 3) });
+        let bad = bad.spawn(Path::new("/bin/true"), &none).unwrap_err();
+        assert!(matches!(bad, Error::Invalid(_)), "{path}: {bad}");
+    }
+}
+
+#[test]
+fn it_dies_with_the_thread_that_started_it_when_asked_to() {
+    if !root() {
+        return;
+    }
+    let (wait, _go) = std::io::pipe().unwrap();
+    let dying = jail().parent_death(ParentDeath::Die);
+    let child =
+        std::thread::spawn(move || start_attack("emptied", dying, vec![wait.into()]).0).join().unwrap();
+    assert_eq!(child.wait().unwrap().signal(), Some(libc::SIGKILL));
+}
+
+#[test]
+fn without_a_protection_there_is_less_of_it() {
+    if !root() {
+        return;
+    }
+    let told =
+        attack("root", jail().without(Feature::Pid).without(Feature::Network).without(Feature::Ipc), vec![]);
+    assert!(told.contains(&"bounding: 0".to_owned()), "the rest holds: {told:#?}");
+}
+
+#[test]
+fn a_control_group_holds_the_process_and_kills_it() {
+    if !root() || Cgroup::hierarchy().is_none() {
+        return;
+    }
+    let name = format!("test-{}", std::process::id());
+    let Ok((group, _lacking)) = Cgroup::create(&name, &CgroupLimits::default()) else {
+        eprintln!("skipped: control groups cannot be made here");
+        return;
+    };
+    let (wait, _go) = std::io::pipe().unwrap();
+    let (child, _told) = start_attack("emptied", jail().cgroup(group.clone()), vec![wait.into()]);
+    let inside = std::fs::read_to_string(group.path().join("cgroup.procs")).unwrap();
+    assert_eq!(inside.trim(), child.pid().to_string());
+    assert!(group.remove().is_err(), "a process is in it");
+    group.kill().unwrap();
+    assert_eq!(child.wait().unwrap().signal(), Some(libc::SIGKILL));
+    group.remove().unwrap();
+    assert!(Cgroup::find(&name).is_none());
+    group.remove().unwrap();
+}
+
+#[test]
+fn a_jail_is_for_an_unprivileged_user() {
+    for (uid, gid) in [(0, 5), (5, 0), (u32::MAX, 5)] {
+        assert!(matches!(Jail::new(uid, gid), Err(Error::Invalid(_))));
+    }
+    let domain = |n| DomId::new(n).unwrap();
+    assert_eq!(uid_of(0x2000_0000, domain(7)).unwrap(), 0x2000_0007);
+    for base in [0, 999, u32::MAX, u32::MAX - 0x7000] {
+        assert!(uid_of(base, domain(1)).is_err(), "{base}");
+    }
+}
+
+#[test]
+fn protections_have_names() {
+    for feature in Feature::ALL {
+        assert_eq!(feature.name().parse::<Feature>(), Ok(feature));
+    }
+    assert!("everything".parse::<Feature>().unwrap_err().contains("mount, network"));
+    assert!(jail().variable("A=B", "x").is_err());
+    assert!(jail().variable("A", "x\0y").is_err());
+}
