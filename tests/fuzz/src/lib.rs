@@ -1,0 +1,172 @@
+//! What must hold for any input of each parser: one function each, for the smoke run in the test suite and for libFuzzer.
+//!
+//! ```text
+//!   libfuzzer/fuzz_targets/NAME.rs ──► TARGETS[NAME](bytes) ◄── tests/smoke.rs (seeds, mutated, always the same)
+//! ```
+//!
+//! A function returns when what must hold does, and panics when it does not. To add a parser, add a function here, its
+//! name to [`TARGETS`], seeds to the smoke run, and a file of two lines to `libfuzzer/`.
+
+pub mod mutate;
+
+use std::path::Path;
+
+use xenopsd::api::value::Value;
+use xenopsd::api::{Call, FromValue, ToValue, Vbd, Vif, Vm};
+use xenopsd::rpc::http::{self, Progress};
+use xenopsd::rpc::{Codec, json, xml};
+use xenopsd::state::{self, VmExtra};
+use xenopsd::xlcfg;
+use xenstore::Request;
+use xenstore::wire::{Decoder, Kind};
+
+/// What is tried on one input.
+pub type Target = fn(&[u8]);
+
+/// Every function by the name of its fuzz target.
+pub const TARGETS: [(&str, Target); 8] = [
+    ("http", http),
+    ("json", json),
+    ("xml", xml),
+    ("json_rpc", json_rpc),
+    ("xml_rpc", xml_rpc),
+    ("state", state),
+    ("xl_cfg", xl_cfg),
+    ("xenstore_wire", xenstore_wire),
+];
+
+/// Most bytes of a target's input: more finds nothing that less does not, and takes longer.
+pub const MAX_INPUT: usize = 64 * 1024;
+
+/// A head is found at the same place however the bytes arrive, and never beyond them; no more is kept than the request is
+/// long.
+pub fn http(bytes: &[u8]) {
+    if let Ok(Some(head)) = http::request_head(bytes) {
+        assert!(head.length <= bytes.len() && head.length <= http::HEAD_MAX && head.body <= http::BODY_MAX);
+    }
+    let mut at_once = http::Request::default();
+    let whole = at_once.feed(bytes);
+    let mut piecemeal = http::Request::default();
+    let mut last = Ok(Progress::Head);
+    for byte in bytes {
+        last = piecemeal.feed(std::slice::from_ref(byte));
+        if !matches!(last, Ok(Progress::Head | Progress::Body(_))) {
+            break;
+        }
+    }
+    // A refusal may come earlier when the bytes come one by one, not otherwise.
+    if whole == Ok(Progress::Complete) {
+        assert_eq!(last, whole);
+        assert_eq!(at_once.body(), piecemeal.body());
+    }
+    let mut reply = http::Reply::default();
+    if reply.feed(bytes) == Ok(true) {
+        assert!(reply.into_body().is_ok_and(|body| body.len() <= bytes.len()));
+    }
+}
+
+/// What is printed is read back as what was printed.
+pub fn json(bytes: &[u8]) {
+    if let Ok(value) = json::parse(bytes) {
+        let text = json::print(&value);
+        let again = json::parse(&text).expect("what is printed can be read");
+        assert_eq!(json::print(&again), text);
+    }
+}
+
+/// As [`json`]; XML cannot carry all that JSON can, so that one reading may change a value, and a second not.
+pub fn xml(bytes: &[u8]) {
+    if let Ok(value) = xml::parse_value(bytes) {
+        let text = xml::print_value(&value);
+        let again = xml::parse_value(&text).expect("what is printed can be read");
+        assert_eq!(xml::print_value(&again), text);
+    }
+}
+
+/// A call that is understood means the same when it is sent on.
+fn call(codec: Codec, bytes: &[u8]) {
+    if let Ok((method, params)) = codec.decode_request(bytes)
+        && let Ok(call) = Call::decode(&method.to_string(), &params)
+    {
+        let text = codec.encode_request(call.name(), call.to_params(), 0);
+        let again = codec.decode_call(&text).expect("what is sent is understood");
+        assert_eq!(again.name(), call.name());
+        assert_eq!(codec.encode_request(again.name(), again.to_params(), 0), text);
+    }
+    if let Ok(outcome) = codec.decode_reply(bytes) {
+        let text = codec.encode_reply(outcome);
+        assert!(codec.decode_reply(&text).is_ok());
+    }
+}
+
+/// Requests and replies in JSON.
+pub fn json_rpc(bytes: &[u8]) {
+    call(Codec::Json, bytes);
+}
+
+/// Requests and replies in XML.
+pub fn xml_rpc(bytes: &[u8]) {
+    call(Codec::Xml, bytes);
+}
+
+/// A record that can be read is written so that it is read as the same, with what is not known of it kept.
+fn record<T: FromValue + ToValue>(bytes: &[u8]) {
+    let name = Path::new("fuzzed");
+    if let Ok(record) = state::decode::<T>(name, bytes) {
+        let text = state::encode(&record, Some(bytes));
+        let again = state::decode::<T>(name, &text).expect("what is written can be read");
+        assert_eq!(json::print(&again.to_value()), json::print(&record.to_value()));
+        assert_eq!(state::encode(&again, Some(&text)), text, "written again, nothing changes");
+    }
+}
+
+/// Files of the state directory.
+pub fn state(bytes: &[u8]) {
+    record::<Vm>(bytes);
+    record::<Vbd>(bytes);
+    record::<Vif>(bytes);
+    record::<VmExtra>(bytes);
+}
+
+/// Whatever is in a configuration file, the answer is a configuration or errors with lines that exist.
+pub fn xl_cfg(bytes: &[u8]) {
+    let _ = xlcfg::parse(bytes);
+}
+
+/// Frames are cut alike however the bytes arrive; a request that is understood is sent as it came.
+pub fn xenstore_wire(bytes: &[u8]) {
+    let frames = |pieces: &mut dyn Iterator<Item = &[u8]>| {
+        let mut decoder = Decoder::default();
+        let mut frames = Vec::new();
+        for mut piece in pieces {
+            loop {
+                match decoder.next(&mut piece) {
+                    Ok(Some(frame)) => frames.push(format!("{frame:?}")),
+                    Ok(None) => break,
+                    Err(error) => {
+                        frames.push(error.to_string());
+                        return frames;
+                    }
+                }
+            }
+        }
+        frames
+    };
+    assert_eq!(frames(&mut std::iter::once(bytes)), frames(&mut bytes.chunks(1)));
+    if let Some((kind, payload)) = bytes.split_first()
+        && let Some(kind) = Kind::from_wire(u32::from(*kind))
+        && let Ok(request) = Request::parse(kind, payload)
+    {
+        let again = Request::parse(kind, &request.payload()).expect("what is sent is understood");
+        assert_eq!(again.payload(), request.payload());
+    }
+}
+
+/// How deep a value is nested.
+pub fn depth(value: &Value) -> usize {
+    match value {
+        Value::Array(items) => 1 + items.iter().map(depth).max().unwrap_or(0),
+        Value::Dict(members) => 1 + members.iter().map(|(_, item)| depth(item)).max().unwrap_or(0),
+        _ => 0,
+    }
+}

@@ -1,0 +1,150 @@
+//! Every fuzz target on good inputs and on small changes to them, the same each time: what a fuzzer finds later starts
+//! here as a case that passes.
+
+use std::fs;
+use std::path::PathBuf;
+
+use fuzz::mutate::{Dice, mutate};
+use fuzz::{MAX_INPUT, TARGETS, depth};
+
+/// Changed inputs for each target. All targets together take a few seconds in a debug build.
+const CASES: usize = 10_000;
+
+/// Longest seed: longer ones only take longer.
+const MAX_SEED: usize = 4096;
+
+/// Most seeds of a target.
+const MAX_SEEDS: usize = 400;
+
+fn at(path: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..").join(path)
+}
+
+/// Texts of a member of the contract's recorded vectors.
+fn vectors(file: &str, member: &str) -> Vec<Vec<u8>> {
+    let path = at(&format!("tests/suite/vectors/{file}.jsonl"));
+    let text = fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let mut texts = Vec::new();
+    for line in text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+        let record = xenopsd::rpc::json::parse(line).expect("a vector is JSON");
+        if let Some(xenopsd::api::value::Value::String(text)) = record.get(member) {
+            texts.push(text.as_bytes().to_vec());
+        }
+    }
+    texts
+}
+
+fn framed(bodies: Vec<Vec<u8>>) -> Vec<Vec<u8>> {
+    use xenopsd::rpc::{Codec, http};
+    let frame = |body: Vec<u8>| {
+        [
+            http::frame_request(Codec::Xml, "/var/lib/xcp/xenopsd", "fuzz", &body),
+            http::frame_reply(Codec::Json, "fuzz", &body),
+        ]
+    };
+    bodies.into_iter().flat_map(frame).collect()
+}
+
+fn directory(path: &str) -> Vec<Vec<u8>> {
+    let entries = fs::read_dir(at(path)).unwrap_or_else(|error| panic!("{path}: {error}"));
+    let mut files: Vec<_> = entries.map(|entry| entry.expect("is listed").path()).collect();
+    files.sort();
+    files.iter().filter(|file| file.is_file()).map(|file| fs::read(file).expect("is read")).collect()
+}
+
+/// Each kind of request, and a stream of all of them.
+fn xenstore() -> Vec<Vec<u8>> {
+    let payloads: [&[u8]; 5] = [b"/local/domain/1\0", b"/a\0token\0", b"/a\0value", b"1\0r0\0", b"T\0"];
+    let mut seeds = Vec::new();
+    let mut stream = Vec::new();
+    for kind in 0_u8..32 {
+        for payload in payloads {
+            seeds.push([&[kind], payload].concat());
+            let words = [u32::from(kind), 0, 0, u32::try_from(payload.len()).expect("short")];
+            stream.extend(words.iter().flat_map(|word| word.to_le_bytes()));
+            stream.extend_from_slice(payload);
+        }
+    }
+    seeds.push(stream);
+    seeds
+}
+
+fn seeds(target: &str) -> Vec<Vec<u8>> {
+    let all = match target {
+        "http" => framed(vectors("call", "xml")),
+        "json" => [vectors("type", "json"), vectors("odd", "json")].concat(),
+        "xml" => [vectors("type", "xml"), vectors("odd", "xml")].concat(),
+        "json_rpc" => {
+            [vectors("call", "json"), vectors("call", "json_v2"), vectors("response_ok", "json")].concat()
+        }
+        "xml_rpc" => [vectors("call", "xml"), vectors("response_ok", "xml")].concat(),
+        "state" => [vectors("sample", "json"), vectors("type", "json")].concat(),
+        "xl_cfg" => directory("xenopsd/src/xlcfg/tests"),
+        "xenstore_wire" => xenstore(),
+        other => panic!("{other} has no seeds"),
+    };
+    let mut fine: Vec<_> = all.into_iter().filter(|seed| seed.len() <= MAX_SEED).collect();
+    // Evenly from all of them.
+    let step = fine.len().div_ceil(MAX_SEEDS).max(1);
+    fine = fine.into_iter().step_by(step).collect();
+    assert!(!fine.is_empty(), "{target} has no seeds");
+    fine
+}
+
+#[test]
+fn no_target_fails_on_its_seeds_or_on_changes_to_them() {
+    std::thread::scope(|scope| {
+        for (name, target) in TARGETS {
+            scope.spawn(move || {
+                let seeds = seeds(name);
+                for seed in &seeds {
+                    target(seed);
+                }
+                let mut dice = Dice::new(1);
+                for case in 0..CASES {
+                    let other = &seeds[dice.below(seeds.len())];
+                    let input = mutate(&mut dice, &seeds[case % seeds.len()], other, MAX_INPUT);
+                    let tried = std::panic::catch_unwind(|| target(&input));
+                    assert!(tried.is_ok(), "{name}, case {case}: {:?}", String::from_utf8_lossy(&input));
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn every_target_has_its_fuzzer() {
+    let mut files: Vec<_> = fs::read_dir(at("tests/fuzz/libfuzzer/fuzz_targets"))
+        .expect("a directory")
+        .map(|entry| {
+            entry.expect("is listed").path().file_stem().expect("a name").to_string_lossy().into_owned()
+        })
+        .collect();
+    files.sort();
+    let mut names: Vec<_> = TARGETS.iter().map(|(name, _)| (*name).to_owned()).collect();
+    names.sort();
+    assert_eq!(files, names);
+}
+
+/// Nesting is refused at a bound, long before a stack would overflow.
+#[test]
+fn nesting_is_bounded() {
+    const DEEP: usize = 10_000;
+    let arrays = [vec![b'['; DEEP], vec![b']'; DEEP]].concat();
+    assert!(xenopsd::rpc::json::parse(&arrays).is_err());
+    let open = "<value><array><data>".repeat(DEEP);
+    let xml = format!("{open}{}", "</data></array></value>".repeat(DEEP));
+    assert!(xenopsd::rpc::xml::parse_value(xml.as_bytes()).is_err());
+    let shallow = xenopsd::rpc::json::parse(b"[[[1]]]").expect("three levels");
+    assert_eq!(depth(&shallow), 3);
+}
+
+#[test]
+fn changes_are_the_same_each_time() {
+    let once = || {
+        let mut dice = Dice::new(7);
+        (0..100).map(|_| mutate(&mut dice, b"<value>1</value>", b"{\"a\":1}", 64)).collect::<Vec<_>>()
+    };
+    assert_eq!(once(), once());
+    assert!(once().iter().all(|input| input.len() <= 64));
+}
