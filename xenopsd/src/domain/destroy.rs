@@ -20,7 +20,18 @@ use crate::ops::wait::Ended;
 /// to die; nothing tells when the last of its memory is let go.
 const ZOMBIE_LOOK: Duration = Duration::from_millis(20);
 
+/// What the marker says of a domain whose end has begun.
+const DESTROYING: &str = "destroying";
+
 impl VmExecutor<'_> {
+    /// Notes that the domain's end has begun, so that a daemon that is started now goes on with it rather than leave a
+    /// guest that stands still, and stops its vcpus.
+    pub(super) fn pause_for_good(&self) -> Result<(), Error> {
+        let Some(domain) = self.core.domain_of(self.vm())? else { return Ok(()) };
+        self.core.edges.store()?.write(&Self::pending_marker(domain.domid)?, DESTROYING)?;
+        Ok(self.core.edges.hypervisor()?.pause(domain.domid)?)
+    }
+
     /// Tells every backend to let go.
     pub(super) fn close_devices(&self) -> Result<(), Error> {
         let Some(domid) = self.own_domid()? else { return Ok(()) };
@@ -28,7 +39,8 @@ impl VmExecutor<'_> {
         let devices = backends_of(&mut store, domid)?;
         let states: Vec<Path> = devices.iter().map(DeviceAddress::backend_state).collect();
         let mut batch = Batch::new();
-        batch.write(Self::pending_marker(domid)?, "destroying");
+        // It may not have been noted before: then nothing answered, or the domain was gone.
+        batch.write(Self::pending_marker(domid)?, DESTROYING);
         for (device, state) in devices.iter().zip(store.read_all(&states)?) {
             let closed = XenbusState::Closed.to_value();
             if state.is_some_and(|s| s != closed) {

@@ -101,11 +101,8 @@ impl Executor for VmExecutor<'_> {
             Atom::Unpause => Ok(self.core.edges.hypervisor()?.unpause(self.domid()?)?),
             Atom::Pause => Ok(self.core.edges.hypervisor()?.pause(self.domid()?)?),
             Atom::PauseBestEffort => {
-                if let Ok(domid) = self.domid() {
-                    let paused = self.core.edges.hypervisor()?.pause(domid);
-                    if let Err(error) = paused {
-                        tracing::debug!(vm = self.vm(), %error, "not paused before it is destroyed");
-                    }
+                if let Err(error) = self.pause_for_good() {
+                    tracing::debug!(vm = self.vm(), %error, "not paused before it is destroyed");
                 }
                 Ok(())
             }

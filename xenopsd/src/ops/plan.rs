@@ -80,7 +80,7 @@ pub enum Atom {
     Unpause,
     /// Stops them.
     Pause,
-    /// As [`Atom::Pause`], ignoring failure: the domain is about to go.
+    /// As [`Atom::Pause`], ignoring failure, and noting that the domain is about to go.
     PauseBestEffort,
     /// Asks the guest, and waits for it to have stopped.
     RequestShutdown(ShutdownRequest, Duration),

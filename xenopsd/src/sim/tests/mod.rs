@@ -1,5 +1,6 @@
 //! Whole operations on the simulated machine.
 
+mod boundaries;
 mod determinism;
 mod faults;
 mod guests;
