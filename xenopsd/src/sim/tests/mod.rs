@@ -8,6 +8,7 @@ mod hooks;
 mod hotplug;
 mod lifecycle;
 mod many;
+mod model;
 mod random;
 mod recovery;
 

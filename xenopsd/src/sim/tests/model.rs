@@ -1,0 +1,122 @@
+//! What a VM should be after each operation: the contract in a few lines, to compare the daemon with.
+
+use super::*;
+use crate::ops::plan::{Device, Unplugging};
+use PowerState::{Halted, Paused, Running};
+use std::collections::BTreeSet;
+
+/// The devices that every VM here has.
+pub(super) fn devices() -> [Device; 3] {
+    [Device::Vbd("xvda".to_owned()), Device::Vbd("xvdb".to_owned()), Device::Vif("0".to_owned())]
+}
+
+/// How a guest takes what it is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Manners {
+    /// Goes down when asked, and lets devices go.
+    Good,
+    /// Does neither.
+    None,
+}
+
+/// One VM. Devices are kept by name: they have no order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Model {
+    pub(super) state: PowerState,
+    /// Its domain has memory.
+    pub(super) built: bool,
+    pub(super) plugged: BTreeSet<String>,
+}
+
+impl Model {
+    pub(super) fn halted() -> Self {
+        Self { state: Halted, built: false, plugged: BTreeSet::new() }
+    }
+
+    pub(super) fn up(state: PowerState) -> Self {
+        Self { state, built: true, plugged: devices().iter().map(Device::to_string).collect() }
+    }
+
+    fn is(&self, state: PowerState) -> Self {
+        Self { state, ..self.clone() }
+    }
+
+    fn need(&self, wanted: &[PowerState]) -> Result<(), Option<Error>> {
+        if wanted.contains(&self.state) {
+            return Ok(());
+        }
+        Err(Some(Error::BadPowerState { found: self.state, expected: wanted[0] }))
+    }
+
+    /// Whether the guest answers.
+    pub(super) fn answers(&self, manners: Manners) -> bool {
+        manners == Manners::Good && self.state == Running && self.built
+    }
+
+    /// The VM after an operation, or the error it is refused with. None is an error that the contract leaves open.
+    pub(super) fn after(&self, operation: &Operation, manners: Manners) -> Result<Self, Option<Error>> {
+        let up = || self.need(&[Running, Paused]);
+        Ok(match operation {
+            Operation::Start if self.state == Running => self.clone(),
+            Operation::Start => self.need(&[Halted]).map(|()| Self::up(Paused))?,
+            Operation::Shutdown(None) | Operation::DestroyDomain => Self::halted(),
+            Operation::Shutdown(Some(_)) | Operation::Reboot(Some(_)) => {
+                up()?;
+                if !self.answers(manners) {
+                    return Err(Some(Error::FailedToAcknowledgeShutdownRequest));
+                }
+                if matches!(operation, Operation::Reboot(_)) { Self::up(Running) } else { Self::halted() }
+            }
+            Operation::Reboot(None) => up().map(|()| Self::up(Running))?,
+            Operation::Pause => self.need(&[Running, Paused]).map(|()| self.is(Paused))?,
+            Operation::Unpause => self.need(&[Paused, Running]).map(|()| self.is(Running))?,
+            Operation::CreateDomain => {
+                self.need(&[Halted])?;
+                Self { state: Paused, ..Self::halted() }
+            }
+            Operation::BuildDomain => {
+                self.need(&[Paused])?;
+                if self.built {
+                    return Err(None);
+                }
+                Self { built: true, ..self.clone() }
+            }
+            Operation::Plug(device) => {
+                up()?;
+                let mut after = self.clone();
+                after.plugged.insert(device.to_string());
+                after
+            }
+            Operation::Unplug(device, how) => {
+                let mut after = self.clone();
+                if self.state == Halted || !after.plugged.remove(&device.to_string()) {
+                    return Err(Some(Error::DeviceNotConnected));
+                }
+                if *how == Unplugging::Clean && !self.answers(manners) {
+                    return Err(None);
+                }
+                after
+            }
+            Operation::Delay(_) | Operation::Check => self.clone(),
+            Operation::Remove => {
+                self.need(&[Halted])?;
+                self.clone()
+            }
+        })
+    }
+
+    /// Where the VM may be found when the operation is cut short.
+    pub(super) fn between(&self, operation: &Operation) -> Vec<PowerState> {
+        let mut all = vec![self.state];
+        match operation {
+            Operation::Start | Operation::CreateDomain => all.extend([Halted, Paused]),
+            Operation::Reboot(_) => all.extend([Halted, Paused, Running]),
+            // It is paused before it goes.
+            Operation::Shutdown(_) | Operation::DestroyDomain => all.extend([Paused, Halted]),
+            Operation::Pause => all.push(Paused),
+            Operation::Unpause => all.push(Running),
+            _ => {}
+        }
+        all
+    }
+}
