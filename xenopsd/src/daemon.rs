@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
 use xenstore::WatchStream;
 
@@ -48,6 +49,8 @@ pub fn run(config: &Config) -> Result<(), DaemonError> {
     signals.add(Signal::SIGTERM);
     signals.add(Signal::SIGINT);
     signals.thread_block().map_err(|e| other("signals cannot be blocked")(&e))?;
+
+    raise_file_limit();
 
     let mut simulated = None;
     let edges = if config.simulate {
@@ -106,6 +109,16 @@ pub fn run(config: &Config) -> Result<(), DaemonError> {
     let outcome = server.run().map_err(|e| other("socket server")(&e));
     drop(pidfile);
     outcome
+}
+
+/// Each client takes a descriptor, and so does much of a VM; the usual soft limit, 1024, is for programs that use
+/// `select`. Where it cannot be raised, clients beyond it wait.
+fn raise_file_limit() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    if let Err(error) = raised {
+        tracing::warn!(%error, "the limit of open files cannot be raised");
+    }
 }
 
 fn watch(config: &Config) -> Result<Events, DaemonError> {
