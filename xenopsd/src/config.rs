@@ -40,6 +40,15 @@ pub struct Config {
     /// Directory of the VM records
     #[arg(long, default_value = "/var/run/nonpersistent/xenopsd/classic")]
     pub database_path: PathBuf,
+    /// Take calls from a queue of the message switch, too, as JSON-RPC
+    #[arg(long)]
+    pub use_switch: bool,
+    /// Socket of the message switch; it need not be there yet
+    #[arg(long, default_value = "/var/run/message-switch/sock")]
+    pub switch_path: PathBuf,
+    /// Queue of the message switch
+    #[arg(long, default_value = "org.xen.xapi.xenops.classic", value_parser = queue)]
+    pub queue: String,
     /// File to write the process id to
     #[arg(long)]
     pub pidfile: Option<PathBuf>,
@@ -103,6 +112,14 @@ fn key_and_word(text: &str) -> Result<(String, String), String> {
         return Err(format!("guests have no `{key}`; they have {}", SCRIPT_KEYS.join(", ")));
     }
     Ok((key.to_owned(), word.to_owned()))
+}
+
+/// The switch takes queue names apart at slashes.
+fn queue(text: &str) -> Result<String, String> {
+    if text.is_empty() || text.contains('/') {
+        return Err("must be a name without `/`".to_owned());
+    }
+    Ok(text.to_owned())
 }
 
 /// The settings cannot be used.
@@ -236,8 +253,19 @@ mod tests {
 
     #[test]
     fn unknown_keys_are_named_with_their_line() {
-        let loaded = load("\nqueue = org.xen.xapi.xenops.classic\n", &[]).unwrap();
-        assert_eq!(loaded.unknown, [(2, "queue".to_owned())]);
+        let loaded = load("\nsearch-path = /opt/xensource/libexec\n", &[]).unwrap();
+        assert_eq!(loaded.unknown, [(2, "search-path".to_owned())]);
+    }
+
+    #[test]
+    fn the_switch_is_off_unless_asked_for() {
+        let defaults = load("", &[]).unwrap().config;
+        assert!(!defaults.use_switch);
+        assert_eq!(defaults.queue, "org.xen.xapi.xenops.classic");
+        assert!(load("queue = a/b", &[]).is_err());
+        let config = load("use-switch = true\nswitch_path = /run/s\nqueue = q\n", &[]).unwrap().config;
+        assert!(config.use_switch);
+        assert_eq!((config.switch_path.to_str(), config.queue.as_str()), (Some("/run/s"), "q"));
     }
 
     #[test]

@@ -16,6 +16,7 @@ use crate::edge::{Events, real};
 use crate::rpc::codec::Codec;
 use crate::rpc::server::Server;
 use crate::rpc::socket::BoundSocket;
+use crate::rpc::switch::{Limits, Settings, Switch};
 use crate::service::Service;
 use crate::sim;
 use crate::state::Records;
@@ -74,13 +75,20 @@ pub fn run(config: &Config) -> Result<(), DaemonError> {
     let core = Core::start(records, edges, events, config.worker_pool_size, config.patience())
         .map_err(|e| other("domains")(&e))?;
     let service = Service::start(Arc::clone(&core)).map_err(|e| other("call threads")(&e))?;
+    let service = Arc::new(service);
     let listeners = [(&xml, Codec::Xml), (&json, Codec::Json)]
         .into_iter()
         .map(|(socket, codec)| socket.try_clone_listener().map(|listener| (listener, codec)))
         .collect::<Result<Vec<_>, _>>()
         .map_err(|e| other("listener")(&e))?;
-    let server = Server::bind(listeners, service).map_err(|e| other("socket server")(&e))?;
+    let server = Server::bind(listeners, Arc::clone(&service)).map_err(|e| other("socket server")(&e))?;
     let stop = server.stop_handle();
+    let switch = config
+        .use_switch
+        .then(|| Settings { path: config.switch_path.clone(), queue: config.queue.clone() })
+        .map(|settings| Switch::start(settings, Limits::default(), service))
+        .transpose()
+        .map_err(|e| other("message switch threads")(&e))?;
     let pidfile = config.pidfile.as_deref().map(Pidfile::write).transpose()?;
     tracing::info!(
         xen = %format!("{}.{}{}", version.major, version.minor, version.extra),
@@ -107,6 +115,7 @@ pub fn run(config: &Config) -> Result<(), DaemonError> {
         })
         .map_err(|e| other("signal thread")(&e))?;
     let outcome = server.run().map_err(|e| other("socket server")(&e));
+    drop(switch);
     drop(pidfile);
     outcome
 }

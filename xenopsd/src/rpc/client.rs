@@ -1,13 +1,14 @@
 //! A blocking client over a Unix socket: one connection per call.
 
-use std::io::{self, Read as _, Write as _};
+use std::io;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::codec::{Codec, CodecError};
-use super::http::{Reply, ReplyError, frame_request};
+use super::exchange::{ExchangeError, exchange};
+use super::http::{ReplyError, frame_request};
 use super::socket::connect_within;
 use crate::api::value::{FromValue as _, Int, Value};
 use crate::api::{
@@ -20,9 +21,6 @@ pub const CALL_TIMEOUT: Duration = Duration::from_secs(120);
 /// How long one request for updates waits for something to happen, in seconds, while waiting for a task.
 const UPDATES_WAIT: Int = 30;
 const UPDATES_WAIT_TIME: Duration = Duration::from_secs(30);
-
-/// Bytes read at once.
-const CHUNK: usize = 64 * 1024;
 
 /// Why a call did not succeed.
 #[derive(Debug, thiserror::Error)]
@@ -168,16 +166,16 @@ impl Client {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let body = self.codec.encode_request(method, params, id);
         let request = frame_request(self.codec, &self.path.to_string_lossy(), &self.agent, &body);
-        let mut exchange = Exchange {
-            stream: self.open(method, timeout)?,
-            path: &self.path,
-            method,
-            timeout,
-            // A limit beyond what the clock can express is none.
-            deadline: timeout.and_then(|timeout| Instant::now().checked_add(timeout)),
-        };
-        exchange.send(&request)?;
-        let reply = exchange.receive()?;
+        // A limit beyond what the clock can express is none.
+        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        let stream = self.open(method, timeout)?;
+        let reply = exchange(&stream, &request, deadline).map_err(|error| match error {
+            ExchangeError::Late => ClientError::Timeout { method, after: timeout.unwrap_or(Duration::MAX) },
+            ExchangeError::Io { doing, source } => {
+                ClientError::Io { method, doing, path: self.path.clone(), source }
+            }
+            ExchangeError::Reply(source) => ClientError::Http { method, source },
+        })?;
         match self.codec.decode_reply(&reply) {
             Ok(Ok(value)) => Ok(value),
             Ok(Err(error)) => match Error::from_value(&error) {
@@ -244,70 +242,4 @@ impl Client {
 /// A task's failure as an error of the contract; what is none is shown as it is.
 fn task_error(error: &Value) -> Error {
     Error::from_value(error).unwrap_or_else(|_| Error::InternalError(super::json::print_lossy(error)))
-}
-
-/// One request and its reply on one connection.
-struct Exchange<'a> {
-    stream: UnixStream,
-    path: &'a Path,
-    method: &'static str,
-    timeout: Option<Duration>,
-    deadline: Option<Instant>,
-}
-
-impl Exchange<'_> {
-    fn error(&self, doing: &'static str, source: io::Error) -> ClientError {
-        match source.kind() {
-            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => self.late(),
-            _ => ClientError::Io { method: self.method, doing, path: self.path.to_path_buf(), source },
-        }
-    }
-
-    fn late(&self) -> ClientError {
-        ClientError::Timeout { method: self.method, after: self.timeout.unwrap_or(Duration::MAX) }
-    }
-
-    /// What is left of the limit, for a socket timeout.
-    fn remaining(&self) -> Result<Option<Duration>, ClientError> {
-        let Some(deadline) = self.deadline else { return Ok(None) };
-        let remaining = deadline.saturating_duration_since(Instant::now());
-        if remaining.is_zero() { Err(self.late()) } else { Ok(Some(remaining)) }
-    }
-
-    fn send(&mut self, mut request: &[u8]) -> Result<(), ClientError> {
-        while !request.is_empty() {
-            let remaining = self.remaining()?;
-            self.stream.set_write_timeout(remaining).map_err(|error| self.error("write to", error))?;
-            match self.stream.write(request) {
-                Ok(0) => return Err(self.error("write to", io::ErrorKind::WriteZero.into())),
-                Ok(written) => request = &request[written..],
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // The server may have refused without reading all of it; its answer says why.
-                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
-                Err(error) => return Err(self.error("write to", error)),
-            }
-        }
-        Ok(())
-    }
-
-    fn receive(&mut self) -> Result<Vec<u8>, ClientError> {
-        let http = |source| ClientError::Http { method: self.method, source };
-        let mut reply = Reply::default();
-        let mut chunk = vec![0; CHUNK];
-        loop {
-            let remaining = self.remaining()?;
-            self.stream.set_read_timeout(remaining).map_err(|error| self.error("read from", error))?;
-            match (&self.stream).read(&mut chunk) {
-                Ok(0) => break,
-                Ok(read) => {
-                    if reply.feed(&chunk[..read]).map_err(http)? {
-                        break;
-                    }
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(self.error("read from", error)),
-            }
-        }
-        reply.into_body().map_err(http)
-    }
 }

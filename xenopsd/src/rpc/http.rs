@@ -203,6 +203,18 @@ pub fn frame_request(codec: Codec, path: &str, agent: &str, body: &[u8]) -> Vec<
     out
 }
 
+/// Frames a request on a connection that is to be kept, as clients of the message switch do.
+pub(crate) fn frame_keep_alive(method: &str, path: &str, body: &[u8]) -> Vec<u8> {
+    let mut out = format!(
+        "{method} {path} HTTP/1.1\r\nhost: localhost\r\nuser-agent: xenopsd\r\ncontent-length: {}\r\n\
+         connection: keep-alive\r\n\r\n",
+        body.len()
+    )
+    .into_bytes();
+    out.extend_from_slice(body);
+    out
+}
+
 /// Why a reply is not understood.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ReplyError {

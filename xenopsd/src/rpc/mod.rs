@@ -7,16 +7,19 @@
 //!  client ◄───────── bytes ◄────── head+body ◄─── Responder (any thread) ◄─── Value ◄─────────┘
 //! ```
 //!
-//! [`server`] drives this with one I/O thread; [`client`] is the other end, blocking. Everything that comes from
+//! [`server`] drives this with one I/O thread; [`client`] is the other end, blocking; [`switch`] takes the same calls
+//! from a message-switch queue. Everything that comes from
 //! outside is bounded by the constants in [`http`], [`json`], [`xml`] and [`server`].
 
 pub mod client;
 pub mod codec;
+mod exchange;
 pub mod http;
 pub mod json;
 pub mod json_rpc;
 pub mod server;
 pub mod socket;
+pub mod switch;
 mod text;
 pub mod xml;
 pub mod xml_rpc;

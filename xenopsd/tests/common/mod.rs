@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each test file uses another part of it")]
 
+pub(crate) mod switch;
+
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};

@@ -3,7 +3,6 @@
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::io;
 use std::os::unix::net::UnixListener as StdUnixListener;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -14,9 +13,7 @@ use mio::{Events, Interest, Poll, Token, Waker};
 
 use super::connection::{Connection, Phase, Read, Written};
 use super::responder::{Completed, Outbox, Presence, Responder};
-use super::{Limits, Service};
-use crate::api::Error;
-use crate::api::value::ToValue as _;
+use super::{Limits, Service, decode, hand_over};
 use crate::rpc::codec::Codec;
 use crate::rpc::http::{Refusal, Request, frame_reply};
 use crate::rpc::socket::peer;
@@ -329,24 +326,16 @@ impl<S: Service> Server<S> {
         let Some(connection) = self.connections.get_mut(&token) else { return };
         self.reserved -= std::mem::take(&mut connection.reserved);
         let codec = connection.codec;
-        let call = match codec.decode_call(request.body()) {
+        let call = match decode(codec, request.body()) {
             Ok(call) => call,
-            Err(error) => {
-                tracing::warn!(%error, "answered an RPC request that makes no sense with an error");
-                let body = codec.encode_reply(Err(Error::to_value(&error)));
-                return self.reply(token, frame_reply(codec, &self.agent, &body), false);
-            }
+            Err(body) => return self.reply(token, frame_reply(codec, &self.agent, &body), false),
         };
         let presence = Arc::new(Presence::default());
         connection.phase = Phase::Waiting(presence.clone());
         self.set_deadline(token, None);
-        let method = call.name();
-        tracing::debug!(method, debug_info = call.debug_info(), "RPC");
         let responder =
             Responder::new(&call, token, codec, self.agent.clone(), self.outbox.clone(), presence);
-        if catch_unwind(AssertUnwindSafe(|| self.service.call(call, responder))).is_err() {
-            tracing::error!(method, "an RPC handler panicked");
-        }
+        hand_over(&self.service, call, responder);
     }
 
     fn complete(&mut self, completed: Completed) {

@@ -26,9 +26,12 @@ mod responder;
 #[cfg(test)]
 mod tests;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
+use super::codec::Codec;
 use crate::api::Call;
+use crate::api::value::ToValue as _;
 
 pub use io_thread::{Server, ServerError, StopHandle};
 pub use responder::Responder;
@@ -43,6 +46,26 @@ pub trait Service: Send + Sync {
 impl<S: Service + ?Sized> Service for std::sync::Arc<S> {
     fn call(&self, call: Call, reply: Responder) {
         (**self).call(call, reply);
+    }
+}
+
+/// Makes out the call in a request's body.
+///
+/// # Errors
+/// The body of the reply that says what is wrong with it.
+pub(crate) fn decode(codec: Codec, body: &[u8]) -> Result<Call, Vec<u8>> {
+    codec.decode_call(body).map_err(|error| {
+        tracing::warn!(%error, "answered an RPC request that makes no sense with an error");
+        codec.encode_reply(Err(error.to_value()))
+    })
+}
+
+/// Gives a call to the service. One that panics answers by dropping its responder.
+pub(crate) fn hand_over<S: Service + ?Sized>(service: &S, call: Call, responder: Responder) {
+    let method = call.name();
+    tracing::debug!(method, debug_info = call.debug_info(), "RPC");
+    if catch_unwind(AssertUnwindSafe(|| service.call(call, responder))).is_err() {
+        tracing::error!(method, "an RPC handler panicked");
     }
 }
 

@@ -56,26 +56,44 @@ pub struct Responder {
 
 struct Pending {
     method: &'static str,
-    connection: usize,
     codec: Codec,
-    agent: Arc<str>,
     encode_error: fn(Error) -> Value,
-    outbox: Outbox,
+    to: Destination,
     presence: Arc<Presence>,
+}
+
+/// Who gets the reply.
+enum Destination {
+    /// A connection of the server.
+    Connection { token: usize, agent: Arc<str>, outbox: Outbox },
+    /// Another transport, which frames the body itself.
+    Transport(Box<dyn FnOnce(Vec<u8>) + Send>),
 }
 
 impl Responder {
     pub(super) fn new(
         call: &Call,
-        connection: usize,
+        token: usize,
         codec: Codec,
         agent: Arc<str>,
         outbox: Outbox,
         presence: Arc<Presence>,
     ) -> Self {
-        let encode_error = call.encode_error();
-        let method = call.name();
-        Self { pending: Some(Pending { method, connection, codec, agent, encode_error, outbox, presence }) }
+        Self::to(call, codec, Destination::Connection { token, agent, outbox }, presence)
+    }
+
+    /// For a transport without connections: `deliver` gets the reply's body, once, on any thread. It must not block.
+    pub(crate) fn delivering(
+        call: &Call,
+        codec: Codec,
+        deliver: impl FnOnce(Vec<u8>) + Send + 'static,
+    ) -> Self {
+        Self::to(call, codec, Destination::Transport(Box::new(deliver)), Arc::default())
+    }
+
+    fn to(call: &Call, codec: Codec, to: Destination, presence: Arc<Presence>) -> Self {
+        let (method, encode_error) = (call.name(), call.encode_error());
+        Self { pending: Some(Pending { method, codec, encode_error, to, presence }) }
     }
 
     /// Sends an encoded result, or an error.
@@ -115,10 +133,15 @@ impl Responder {
 impl Pending {
     fn send(self, outcome: Result<Value, Error>) {
         let body = self.codec.encode_reply(outcome.map_err(self.encode_error));
-        let bytes = frame_reply(self.codec, &self.agent, &body);
-        // Both fail only when the server has ended, and the connection with it.
-        let _ = self.outbox.sender.send(Completed { connection: self.connection, bytes });
-        let _ = self.outbox.waker.wake();
+        match self.to {
+            Destination::Connection { token, agent, outbox } => {
+                let bytes = frame_reply(self.codec, &agent, &body);
+                // Both fail only when the server has ended, and the connection with it.
+                let _ = outbox.sender.send(Completed { connection: token, bytes });
+                let _ = outbox.waker.wake();
+            }
+            Destination::Transport(deliver) => deliver(body),
+        }
     }
 }
 
