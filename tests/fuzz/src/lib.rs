@@ -14,6 +14,9 @@ use std::path::Path;
 use xenopsd::api::value::Value;
 use xenopsd::api::{Call, FromValue, ToValue, Vbd, Vif, Vm};
 use xenopsd::rpc::http::{self, Progress};
+use xenopsd::rpc::switch::protocol::{
+    Command, Transferred, decode_names, decode_sent, encode_names, encode_sent,
+};
 use xenopsd::rpc::{Codec, json, xml};
 use xenopsd::state::{self, VmExtra};
 use xenopsd::xlcfg;
@@ -24,12 +27,13 @@ use xenstore::wire::{Decoder, Kind};
 pub type Target = fn(&[u8]);
 
 /// Every function by the name of its fuzz target.
-pub const TARGETS: [(&str, Target); 8] = [
+pub const TARGETS: [(&str, Target); 9] = [
     ("http", http),
     ("json", json),
     ("xml", xml),
     ("json_rpc", json_rpc),
     ("xml_rpc", xml_rpc),
+    ("switch", switch),
     ("state", state),
     ("xl_cfg", xl_cfg),
     ("xenstore_wire", xenstore_wire),
@@ -107,6 +111,31 @@ pub fn json_rpc(bytes: &[u8]) {
 /// Requests and replies in XML.
 pub fn xml_rpc(bytes: &[u8]) {
     call(Codec::Xml, bytes);
+}
+
+/// Frames of the message switch: one that is understood is sent as one that means the same. A command is its method and
+/// path on a line, then its body.
+pub fn switch(bytes: &[u8]) {
+    let line = bytes.iter().position(|byte| *byte == b'\n');
+    if let Some((line, body)) = line.map(|end| (&bytes[..end], &bytes[end + 1..]))
+        && let Some((method, path)) = std::str::from_utf8(line).ok().and_then(|line| line.split_once(' '))
+        && let Ok(command) = Command::decode(method, path, body)
+    {
+        let frame = command.encode();
+        let again = Command::decode(frame.method, &frame.path, frame.body.as_deref().unwrap_or_default());
+        let again = again.expect("what is sent is understood").encode();
+        assert_eq!((again.method, again.path, again.body), (frame.method, frame.path, frame.body));
+    }
+    if let Ok(transferred) = Transferred::decode(bytes) {
+        let text = transferred.encode();
+        assert_eq!(Transferred::decode(&text).expect("what is sent is understood").encode(), text);
+    }
+    if let Ok(id) = decode_sent(bytes) {
+        assert_eq!(decode_sent(&encode_sent(id.as_ref())), Ok(id));
+    }
+    if let Ok(names) = decode_names(bytes) {
+        assert_eq!(decode_names(&encode_names(&names)), Ok(names));
+    }
 }
 
 /// A record that can be read is written so that it is read as the same, with what is not known of it kept.

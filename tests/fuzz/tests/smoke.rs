@@ -69,6 +69,21 @@ fn xenstore() -> Vec<Vec<u8>> {
     seeds
 }
 
+/// Requests as a line and a body, replies as they are.
+fn switch() -> Vec<Vec<u8>> {
+    let part = |value: &xenopsd::api::value::Value, key: &str| match value.get(key) {
+        Some(xenopsd::api::value::Value::String(text)) => text.as_bytes().to_vec(),
+        _ => Vec::new(),
+    };
+    let seed = |frame: Vec<u8>| match xenopsd::rpc::json::parse(&frame) {
+        Ok(value) if value.get("method").is_some() => {
+            [&part(&value, "method")[..], b" ", &part(&value, "path"), b"\n", &part(&value, "body")].concat()
+        }
+        _ => frame,
+    };
+    vectors("message_switch", "json").into_iter().map(seed).collect()
+}
+
 fn seeds(target: &str) -> Vec<Vec<u8>> {
     let all = match target {
         "http" => framed(vectors("call", "xml")),
@@ -78,6 +93,7 @@ fn seeds(target: &str) -> Vec<Vec<u8>> {
             [vectors("call", "json"), vectors("call", "json_v2"), vectors("response_ok", "json")].concat()
         }
         "xml_rpc" => [vectors("call", "xml"), vectors("response_ok", "xml")].concat(),
+        "switch" => switch(),
         "state" => [vectors("sample", "json"), vectors("type", "json")].concat(),
         "xl_cfg" => directory("xenopsd/src/xlcfg/tests"),
         "xenstore_wire" => xenstore(),
