@@ -6,6 +6,7 @@
 //!   start-up ── recovery ──► what an earlier daemon left ──► check, on that VM's queue
 //! ```
 
+mod observers;
 mod operation;
 mod recovery;
 mod runtime;
@@ -16,8 +17,8 @@ use std::time::Duration;
 
 use xenstore::Path;
 
-use crate::api::Error;
 use crate::api::value::Value;
+use crate::api::{Error, NumaAffinityPolicy};
 use crate::edge::{DomId, DomainInfo, Edges, Events};
 use crate::ops::explain::Traces;
 use crate::ops::queue::{Queues, Slot};
@@ -28,6 +29,7 @@ use crate::ops::wait::Waiting;
 use crate::state::Records;
 use crate::state::journal::Journal;
 
+pub use observers::{Observer, Observers, debug_info};
 pub use operation::Operation;
 pub use runtime::{Runtime, Runtimes};
 
@@ -86,6 +88,10 @@ pub struct Core {
     pub patience: Patience,
     /// Fresh for every run, so that clients notice a restart.
     pub instance_id: String,
+    /// What clients ask of tracing.
+    pub observers: Observers,
+    /// How clients want memory to be placed.
+    numa_policy: Mutex<Option<NumaAffinityPolicy>>,
     /// Domains as last seen, to tell which began or ended.
     seen: Mutex<Vec<Seen>>,
 }
@@ -125,6 +131,8 @@ impl Core {
             traces: Traces::default(),
             patience,
             instance_id: uuid::Uuid::new_v4().to_string(),
+            observers: Observers::default(),
+            numa_policy: Mutex::default(),
             seen: Mutex::default(),
         });
         core.follow_domains()?;
@@ -136,7 +144,9 @@ impl Core {
     /// # Errors
     /// `Does_not_exist` for an unknown VM; `Internal_error` when too much is queued.
     pub fn submit(self: &Arc<Self>, vm: &str, dbg: &str, operation: Operation) -> Result<String, Error> {
-        self.records.need_vm(vm)?;
+        if !matches!(operation, Operation::ImportMetadata(_)) {
+            self.records.need_vm(vm)?;
+        }
         let task = self.tasks.create(dbg);
         let id = task.id().to_owned();
         let end = TaskEnd { tasks: self.tasks.clone(), task: Some(task.clone()), then: None };
@@ -170,7 +180,9 @@ impl Core {
         let id = vm.to_owned();
         let coalesce = (operation == Operation::Check).then_some("check");
         let job = Box::new(move |slot: &Slot| {
-            let outcome = core.perform(&id, &operation, &task, slot);
+            let (words, trace) = debug_info(task.dbg());
+            let span = tracing::info_span!("task", dbg = words, trace);
+            let outcome = span.in_scope(|| core.perform(&id, &operation, &task, slot));
             if let Err(error) = &outcome {
                 tracing::warn!(vm = %id, task = task.id(), %error, "{operation} failed");
             }
@@ -202,6 +214,17 @@ impl Core {
             return Ok(Some(domain));
         }
         Ok(hypervisor.domains()?.into_iter().find(ours))
+    }
+
+    /// How clients want memory of VMs to be placed; none for the daemon's own default. It is kept for when placement is
+    /// done; until then the hypervisor places all memory as it likes.
+    pub fn numa_policy(&self) -> Option<NumaAffinityPolicy> {
+        *self.numa_policy.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sets [`Core::numa_policy`].
+    pub fn set_numa_policy(&self, policy: Option<NumaAffinityPolicy>) {
+        *self.numa_policy.lock().unwrap_or_else(PoisonError::into_inner) = policy;
     }
 
     /// What a step of `task` waits with.

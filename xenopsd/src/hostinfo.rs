@@ -1,9 +1,15 @@
 //! What the host is: `HOST.stat`, from the hypervisor (which sees all processors) and dom0's `/proc/cpuinfo` (which
 //! has the names).
 
-use crate::api::{ChipsetInfo, CpuInfo, CpuPolicy, Error, Host, Hypervisor, Int};
+mod policy;
+
+use xenstore::{Access, Batch, Path, Perms};
+
+use crate::api::{ChipsetInfo, CpuInfo, Error, GuestAgentFeature, Host, Hypervisor, Int};
 use crate::core::Core;
 use crate::edge::FeatureSet;
+
+pub use policy::{combine as combine_cpu_policies, is_compatible};
 
 /// Pages per MiB.
 const PAGES_PER_MIB: u64 = 256;
@@ -18,7 +24,7 @@ pub fn stat(core: &Core) -> Result<Host, Error> {
     let version = hypervisor.version()?;
     let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let field = |name: &str| first_field(&cpuinfo, name);
-    let features = |of| hypervisor.features(of).map(|words| policy(&words));
+    let features = |of| hypervisor.features(of).map(|words| policy::print(&words));
     let cores = host.threads_per_core.max(1) * host.cores_per_socket.max(1);
     Ok(Host {
         cpu_info: CpuInfo {
@@ -69,18 +75,54 @@ pub fn console_data(core: &Core) -> Result<String, Error> {
     Ok(ring.into_iter().map(shown).collect())
 }
 
+/// Where guests' agents find what they may do.
+const AGENT_FEATURES: &str = "/guest_agent_features";
+
+/// Most features, and most parameters of one: more would be a mistake, and each is a node that every guest can read.
+const MAX_AGENT_FEATURES: usize = 256;
+
+/// Replaces the features that guests' agents are told of, in one transaction.
+///
+/// # Errors
+/// `Internal_error` when there are too many or a name cannot be a node's.
+pub fn update_guest_agent_features(core: &Core, features: &[GuestAgentFeature]) -> Result<(), Error> {
+    let parameters = features.iter().map(|feature| feature.parameters.iter().count()).max().unwrap_or(0);
+    if features.len().max(parameters) > MAX_AGENT_FEATURES {
+        return Err(Error::internal(format!(
+            "more than {MAX_AGENT_FEATURES} guest agent features or parameters"
+        )));
+    }
+    let everybody = Perms { others: Access::Read, ..Perms::no() };
+    let below = |path: &Path, name: &str| {
+        let plain = !name.is_empty() && !name.contains('/');
+        let joined = plain.then(|| path.join(name));
+        let bad =
+            || Error::internal(format!("{name:?} cannot be the name of a guest agent feature or parameter"));
+        joined.ok_or_else(bad)?.map_err(|_| bad())
+    };
+    let root = Path::new(AGENT_FEATURES).map_err(xenstore::Error::from)?;
+    let mut batch = Batch::new();
+    batch.rm(root.clone()).write_with(root.clone(), "", everybody.clone());
+    for feature in features {
+        let home = below(&root, &feature.name)?;
+        let parameters = below(&home, "parameters")?;
+        let licensed = if feature.licensed { "1" } else { "0" };
+        batch.write_with(home.clone(), "", everybody.clone());
+        batch.write_with(parameters.clone(), "", everybody.clone());
+        batch.write_with(below(&home, "licensed")?, licensed, everybody.clone());
+        for (key, value) in feature.parameters.iter() {
+            batch.write_with(below(&parameters, key)?, value.as_str(), everybody.clone());
+        }
+    }
+    Ok(core.edges.store()?.commit(&batch)?)
+}
+
 /// Sends debug keys to the hypervisor, whose answer is in its console ring.
 ///
 /// # Errors
 /// When the keys are refused.
 pub fn send_debug_keys(core: &Core, keys: &str) -> Result<(), Error> {
     Ok(core.edges.hypervisor()?.send_debug_keys(keys)?)
-}
-
-/// The contract's text form of a feature set: hexadecimal words joined by dashes.
-fn policy(words: &[u32]) -> CpuPolicy {
-    let words: Vec<_> = words.iter().map(|word| format!("{word:08x}")).collect();
-    CpuPolicy(words.join("-"))
 }
 
 fn int(n: u32) -> Int {
@@ -95,12 +137,6 @@ fn first_field(cpuinfo: &str, name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn feature_sets_are_dashed_words() {
-        assert_eq!(policy(&[0x0178_bfff, 1]).0, "0178bfff-00000001");
-        assert_eq!(policy(&[]).0, "");
-    }
 
     #[test]
     fn fields_are_matched_whole() {

@@ -9,7 +9,9 @@
 //!         └── UPDATES.get ──► change feed ──► answer when something changes
 //! ```
 
+mod debug;
 mod devices;
+mod diagnostics;
 mod vm;
 
 use std::sync::Arc;
@@ -19,9 +21,11 @@ use crossbeam::channel::{Receiver, Sender, TrySendError, bounded};
 
 use crate::api::value::{ToValue, Value};
 use crate::api::{
-    Call, DynamicId, Error, Int, Method, Pci, Query, UpdatesGet, Vbd, Vgpu, Vif, VmRemove, Vusb,
+    Call, DynamicId, Error, Int, Method, Pci, Query, UpdatesGet, Vbd, Vgpu, Vif, VmImportMetadata, VmRemove,
+    Vusb,
 };
-use crate::core::{Core, Operation};
+use crate::core::{Core, Observer, Operation, debug_info};
+use crate::domain::metadata;
 use crate::hostinfo;
 use crate::ops::updates::UpdatesError;
 use crate::rpc::server::{self, Responder};
@@ -87,15 +91,37 @@ fn updates_get(core: &Core, wanted: &UpdatesGet, reply: Responder) {
 }
 
 fn serve(core: &Arc<Core>, call: Call, reply: Responder) {
-    tracing::debug!(method = call.name(), dbg = call.debug_info(), "call");
+    let (dbg, trace) = debug_info(call.debug_info());
+    tracing::debug!(method = call.name(), dbg, trace, "call");
     match call {
         // Removal waits behind the VM's other operations, without a thread to wait in.
         Call::VmRemove(vm) if core.records.has_vm(&vm.id) => {
             let done = move |outcome| reply.finish::<VmRemove>(outcome);
             core.submit_then(&vm.id, &vm.debug_info, Operation::Remove, done);
         }
+        Call::VmImportMetadata(m) => import_metadata(core, &m, reply),
         call => reply.send(answer(core, &call)),
     }
+}
+
+/// Waits likewise: operations on the VM must not see its records change under them.
+fn import_metadata(core: &Arc<Core>, m: &VmImportMetadata, reply: Responder) {
+    match metadata::parse(&m.metadata) {
+        Err(error) => reply.finish::<VmImportMetadata>(Err(error)),
+        Ok(parsed) => {
+            let id = parsed.vm.id.clone();
+            let answer = id.clone();
+            let done = move |outcome: Result<(), Error>| {
+                reply.finish::<VmImportMetadata>(outcome.map(|()| answer));
+            };
+            core.submit_then(&id, &m.debug_info, Operation::ImportMetadata(Box::new(parsed)), done);
+        }
+    }
+}
+
+fn import_metadata_async(core: &Arc<Core>, text: &str, dbg: &str) -> Result<String, Error> {
+    let parsed = metadata::parse(text)?;
+    core.submit(&parsed.vm.id.clone(), dbg, Operation::ImportMetadata(Box::new(parsed)))
 }
 
 /// What a method returns, checked against its declaration.
@@ -107,6 +133,7 @@ fn returns<M: Method>(_: &M, result: Result<M::Result, Error>) -> Result<Value, 
 fn answer(core: &Arc<Core>, call: &Call) -> Result<Value, Error> {
     match call {
         Call::QueryService(m) => returns(m, Ok(query(core))),
+        Call::GetDiagnostics(m) => returns(m, diagnostics::text(core)),
 
         Call::TaskStat(m) => returns(m, core.tasks.stat(&m.id)),
         Call::TaskList(m) => returns(m, Ok(core.tasks.list())),
@@ -120,7 +147,20 @@ fn answer(core: &Arc<Core>, call: &Call) -> Result<Value, Error> {
         Call::HostSendDebugKeys(m) => returns(m, hostinfo::send_debug_keys(core, &m.debug_keys)),
         Call::HostSetWorkerPoolSize(m) => returns(m, set_workers(core, m.pool_size)),
 
+        Call::HostUpdateGuestAgentFeatures(m) => {
+            returns(m, hostinfo::update_guest_agent_features(core, &m.features))
+        }
+        Call::HostCombineCpuPolicies(m) => returns(m, hostinfo::combine_cpu_policies(&m.policy1, &m.policy2)),
+        Call::HostIsCompatible(m) => returns(m, hostinfo::is_compatible(&m.vm_policy, &m.host_policy)),
+        Call::HostSetNumaAffinityPolicy(m) => {
+            core.set_numa_policy(m.numa_affinity_policy);
+            returns(m, Ok(()))
+        }
+
         Call::VmAdd(m) => returns(m, vm::add(core, &m.vm)),
+        Call::VmExportMetadata(m) => returns(m, metadata::export(core, &m.id)),
+        Call::VmImportMetadataAsync(m) => returns(m, import_metadata_async(core, &m.metadata, &m.debug_info)),
+        Call::VmGenerateStateString(m) => returns(m, Ok(metadata::state_string(&m.vm))),
         // Only unknown VMs come here; the others are removed on their queue.
         Call::VmRemove(m) => returns(m, core.records.remove_vm(&m.id)),
         Call::VmExists(m) => returns(m, Ok(core.records.has_vm(&m.id))),
@@ -180,8 +220,38 @@ fn answer(core: &Arc<Core>, call: &Call) -> Result<Value, Error> {
         }
         Call::UpdatesRefreshVm(m) => returns(m, core.records.vm(&m.id).map(|_| core.announce(&m.id))),
 
-        other => Err(Error::Unimplemented(other.name().to_owned())),
+        Call::DebugTrigger(m) => returns(m, debug::trigger(core, &m.cmd, &m.args)),
+        Call::DebugShutdown(m) => returns(m, debug::shutdown()),
+
+        other => observer(core, other).unwrap_or_else(|| Err(Error::Unimplemented(other.name().to_owned()))),
     }
+}
+
+/// `Observer.*`.
+fn observer(core: &Core, call: &Call) -> Option<Result<Value, Error>> {
+    let all = &core.observers;
+    let set = |uuid: &str, change: &dyn Fn(&mut Observer)| all.change(uuid, |observer| change(observer));
+    Some(match call {
+        Call::ObserverCreate(m) => returns(m, all.create(m)),
+        Call::ObserverDestroy(m) => {
+            all.destroy(&m.uuid);
+            returns(m, Ok(()))
+        }
+        Call::ObserverSetEnabled(m) => returns(m, set(&m.uuid, &|o| o.enabled = m.bool)),
+        Call::ObserverSetAttributes(m) => returns(m, set(&m.uuid, &|o| o.attributes = m.dict.clone())),
+        Call::ObserverSetEndpoints(m) => returns(m, set(&m.uuid, &|o| o.endpoints.clone_from(&m.endpoints))),
+        Call::ObserverInit(m) => returns(m, Ok(())),
+        Call::ObserverSetTraceLogDir(m) => returns(m, all.set("trace_log_dir", &m.string)),
+        Call::ObserverSetHostId(m) => returns(m, all.set("host_id", &m.string)),
+        Call::ObserverSetCompressTracingFiles(m) => returns(m, all.set("compress_tracing_files", &m.bool)),
+        Call::ObserverSetExportInterval(m) => returns(m, all.set_positive("export_interval", &m.float)),
+        Call::ObserverSetExportChunkSize(m) => returns(m, all.set_positive("export_chunk_size", &m.int)),
+        Call::ObserverSetMaxSpans(m) => returns(m, all.set_positive("max_spans", &m.int)),
+        Call::ObserverSetMaxTraces(m) => returns(m, all.set_positive("max_traces", &m.int)),
+        Call::ObserverSetMaxDepth(m) => returns(m, all.set_positive("max_depth", &m.int)),
+        Call::ObserverSetMaxFileSize(m) => returns(m, all.set_positive("max_file_size", &m.int)),
+        _ => return None,
+    })
 }
 
 fn query(core: &Core) -> Query {

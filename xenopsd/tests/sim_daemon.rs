@@ -60,3 +60,27 @@ fn a_second_simulator_in_the_same_place_is_refused() {
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     assert!(daemon.xenops(&["list"]).contains("NAME"));
 }
+
+#[test]
+fn a_definition_is_exported_and_imported_and_the_daemon_says_what_it_does() {
+    let daemon = Daemon::new();
+    let file = configuration(daemon.directory.path(), "five");
+    let id = daemon.xenops(&["create", &file]);
+    let exported = daemon.path("five.json").display().to_string();
+    daemon.xenops(&["export", "five", &exported]);
+    assert_eq!(daemon.xenops(&["export", "five"]), std::fs::read_to_string(&exported).unwrap());
+    daemon.xenops(&["remove", "five"]);
+    assert_eq!(daemon.xenops(&["import", &exported]), id);
+    daemon.xenops(&["start", "five"]);
+    // Of a running VM too.
+    assert_eq!(daemon.xenops(&["import", &exported]), id);
+    assert!(line_of(&daemon.xenops(&["list"]), "five").contains("Running"));
+    let diagnostics = daemon.xenops(&["diagnostics"]);
+    for says in ["\"queues\":", "\"workers\":", "\"timers\":", "\"Running\"", "\"entries\":"] {
+        assert!(diagnostics.contains(says), "{says} in {diagnostics}");
+    }
+    std::fs::write(&exported, "{}").unwrap();
+    assert_eq!(daemon.output(&["import", &exported]).status.code(), Some(1));
+    assert_eq!(daemon.output(&["import", "/nonexistent"]).status.code(), Some(2));
+    assert_eq!(daemon.output(&["export", "five", "/nonexistent/x"]).status.code(), Some(1));
+}

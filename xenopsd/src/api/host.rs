@@ -151,7 +151,7 @@ methods! {
         features: Vec<GuestAgentFeature>,
     }
 
-    /// The features two policies have in common.
+    /// The features two policies have in common, word by word. An empty policy is one without restriction.
     "HOST.combine_cpu_policies" HostCombineCpuPolicies -> CpuPolicy {
         /// One policy.
         policy1: CpuPolicy,
@@ -159,7 +159,7 @@ methods! {
         policy2: CpuPolicy,
     }
 
-    /// Whether a VM with one policy can run on a host with the other.
+    /// Whether a VM with one policy can run on a host with the other: whether the host has every feature of the VM.
     "HOST.is_compatible" HostIsCompatible -> bool {
         /// The VM's.
         vm_policy: CpuPolicy,
@@ -167,13 +167,15 @@ methods! {
         host_policy: CpuPolicy,
     }
 
-    /// Changes how memory of VMs started from now on is placed.
+    /// Says how memory of VMs started from now on is to be placed. The policy is kept while the daemon runs and shown by
+    /// `get_diagnostics`; memory is placed by the hypervisor alone whatever it says.
     "HOST.set_numa_affinity_policy" HostSetNumaAffinityPolicy -> () {
         /// The policy; absent means the daemon's own default.
         numa_affinity_policy: Option<NumaAffinityPolicy>,
     }
 
-    /// Makes the daemon do something for the sake of a test or of support.
+    /// Makes the daemon do something for the sake of a test or of support: `reboot` and `halt` (with a VM) as if its guest
+    /// had done so, `set-cancel-trigger` (with the words of a `debug_info` and n) cancels such tasks at their nth step.
     "DEBUG.trigger" DebugTrigger -> () {
         /// What.
         cmd: String,
@@ -181,7 +183,7 @@ methods! {
         args: Vec<String>,
     }
 
-    /// Ends the daemon.
+    /// Ends the daemon; guests go on.
     "DEBUG.shutdown" DebugShutdown -> () {
         /// Always null, and required.
         unit: (),

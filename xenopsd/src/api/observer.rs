@@ -1,5 +1,8 @@
 //! Tracing control. These methods call their first argument `dbg`, name some arguments after their type, and have
 //! a smaller set of errors of their own.
+//!
+//! Observers and settings are kept while the daemon runs and shown by `get_diagnostics`. Nothing is exported: the trace is
+//! the daemon's log, whose lines have the caller's words and its trace context.
 
 use super::errors::Error;
 use super::value::{Dict, Int};
@@ -41,7 +44,8 @@ impl From<ObserverError> for Error {
 methods! {
     debug_info as "dbg", errors ObserverError;
 
-    /// Creates a tracing observer.
+    /// Creates a tracing observer. It is kept, and shown by `get_diagnostics`; this daemon exports no spans: its log has
+    /// the caller's words and trace context on every line of an operation.
     "Observer.create" ObserverCreate -> () {
         /// The observer.
         uuid: String,
@@ -85,7 +89,7 @@ methods! {
         endpoints: Vec<String>,
     }
 
-    /// Starts the exporter.
+    /// Starts the exporter; there is none to start.
     "Observer.init" ObserverInit -> () {}
 
     /// Where span files are written.

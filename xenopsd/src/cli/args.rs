@@ -135,6 +135,25 @@ pub enum Command {
         vm: String,
     },
 
+    /// Write the definition of a VM and what the daemon remembers of it, for `import` here or on another host
+    ///
+    /// The disks' contents are not part of it, only where they are.
+    Export {
+        /// uuid, beginning of a uuid, or name
+        vm: String,
+        /// Where to; standard output if absent
+        file: Option<PathBuf>,
+    },
+
+    /// Define a VM from what `export` wrote, or replace the definition of the one with its uuid
+    ///
+    /// Prints the uuid. Devices that the file does not have are forgotten, except those a running guest has. A running
+    /// guest keeps what it was started with until its next start.
+    Import {
+        /// The file, - for standard input
+        file: PathBuf,
+    },
+
     /// Print what has changed: VMs, devices and tasks, oldest first
     Events {
         /// Go on printing changes as they happen
@@ -150,6 +169,9 @@ pub enum Command {
         /// Task id, as `tasks` prints it
         task: String,
     },
+
+    /// Print what the daemon is doing, as JSON: queues, tasks, timers, what guests ask for
+    Diagnostics,
 
     /// Say whether this is a working dom0, and what to do about what is missing
     Check,
@@ -185,6 +207,9 @@ impl Command {
             Self::Reboot { .. } => "reboot",
             Self::Destroy { .. } => "destroy",
             Self::Remove { .. } => "remove",
+            Self::Export { .. } => "export",
+            Self::Import { .. } => "import",
+            Self::Diagnostics => "diagnostics",
             Self::Events { .. } => "events",
             Self::Tasks => "tasks",
             Self::Cancel { .. } => "cancel",

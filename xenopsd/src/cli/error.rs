@@ -33,6 +33,14 @@ pub enum CliError {
         /// Why.
         source: io::Error,
     },
+    /// A file cannot be written.
+    #[error("cannot write {file}: {source}")]
+    Write {
+        /// The file.
+        file: String,
+        /// Why.
+        source: io::Error,
+    },
     /// No such page.
     #[error("there is no command {name:?}; `xenops help` lists them")]
     NoSuchCommand {
@@ -152,6 +160,7 @@ impl CliError {
             | Self::HalfCreated { .. }
             | Self::Console(_)
             | Self::NotReady { .. }
+            | Self::Write { .. }
             | Self::Output(_) => FAILED,
         }
     }

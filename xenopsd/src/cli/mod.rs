@@ -17,6 +17,7 @@ mod create;
 mod error;
 mod events;
 mod explain;
+mod metadata;
 mod progress;
 mod resolve;
 mod show;
@@ -101,6 +102,9 @@ pub fn run(cli: &Cli, streams: &mut Streams<'_>) -> Result<(), CliError> {
         Command::Reboot { vm, how } => vm::reboot(&mut session, vm, how),
         Command::Destroy { vm } => vm::destroy(&mut session, vm),
         Command::Remove { vm } => vm::remove(&mut session, vm),
+        Command::Export { vm, file } => metadata::export(&mut session, vm, file.as_deref()),
+        Command::Import { file } => metadata::import(&mut session, file),
+        Command::Diagnostics => metadata::diagnostics(&mut session),
         Command::Events { follow } => events::events(&mut session, *follow),
         Command::Tasks => events::tasks(&mut session),
         Command::Cancel { task } => events::cancel(&mut session, task),

@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::Core;
-use crate::api::{Action, Error, PowerState, Vm};
+use crate::api::{Action, Error, Metadata, PowerState, Vm};
 use crate::device;
-use crate::domain::{VmExecutor, observe};
+use crate::domain::{VmExecutor, metadata, observe};
 use crate::edge::ShutdownReason;
 use crate::ops::explain::Trace;
 use crate::ops::plan::{self, Atom, Device, Step, Unplugging};
@@ -47,6 +47,8 @@ pub enum Operation {
     Check,
     /// Forget the VM.
     Remove,
+    /// Store the VM, or a new definition of it.
+    ImportMetadata(Box<Metadata>),
 }
 
 impl std::fmt::Display for Operation {
@@ -68,6 +70,7 @@ impl std::fmt::Display for Operation {
             Self::Delay(time) => return write!(f, "delay of {} s", time.as_secs_f64()),
             Self::Check => "check",
             Self::Remove => "remove",
+            Self::ImportMetadata(_) => "import of metadata",
         })
     }
 }
@@ -121,6 +124,7 @@ impl Core {
             Operation::Delay(time) => now.run(&[Step::Do(Atom::Delay(*time))]),
             Operation::Check => now.check(),
             Operation::Remove => now.remove(),
+            Operation::ImportMetadata(metadata) => metadata::import(self, metadata),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Devices: one file per class, over one xenbus handshake.
 
 mod handshake;
+mod observed;
 pub mod vbd;
 pub mod vif;
 
@@ -14,6 +15,7 @@ use crate::ops::plan::Device;
 use crate::ops::wait::Waiting;
 
 pub use handshake::unplug;
+pub use observed::Observed;
 
 /// What plugging a device into a domain needs.
 pub struct Plug<'a> {

@@ -5,6 +5,7 @@ mod destroy;
 mod devices;
 mod hook;
 mod memory;
+pub mod metadata;
 pub mod observe;
 mod shutdown;
 

@@ -77,6 +77,13 @@ impl Queues {
         self.start_threads(&mut inner)
     }
 
+    /// Threads that serve VMs, slots in use, and slots there are: for diagnostics.
+    pub fn workers(&self) -> (usize, isize, usize) {
+        let threads = self.lock().threads;
+        let count = self.slots.lock();
+        (threads, count.used, count.total)
+    }
+
     /// VMs with work, and how many jobs each has waiting: for diagnostics.
     pub fn summary(&self) -> Vec<(String, usize)> {
         let inner = self.lock();

@@ -6,7 +6,7 @@
 //!          └─ cancel: the next atom or the wait in progress ends with `Cancelled`
 //! ```
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -21,6 +21,9 @@ use crate::ops::updates::Updates;
 /// Finished tasks that clients never destroyed are forgotten, oldest first, beyond this many.
 pub const MAX_FINISHED: usize = 4096;
 
+/// Most cancel triggers: a test sets one or two.
+const MAX_TRIGGERS: usize = 64;
+
 /// Progress is announced at most this often: every announcement costs each waiting client two calls.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(500);
 
@@ -31,6 +34,8 @@ struct Progress {
     /// Nothing is ever sent: the receiver wakes when the sender is dropped.
     cancel: Option<Sender<Infallible>>,
     cancel_points: u64,
+    /// The step at which it is cancelled by itself, for tests.
+    cancel_at: Option<u64>,
     announced: Instant,
 }
 
@@ -90,6 +95,9 @@ impl TaskHandle {
     pub fn check_cancelled(&self) -> Result<(), Error> {
         let mut progress = self.lock();
         progress.cancel_points += 1;
+        if progress.cancel_at == Some(progress.cancel_points) {
+            progress.cancel = None;
+        }
         if progress.cancel.is_none() { Err(self.cancelled_error()) } else { Ok(()) }
     }
 
@@ -170,12 +178,14 @@ pub struct Tasks {
     table: Arc<Mutex<Table>>,
     next: Arc<AtomicU64>,
     updates: Updates,
+    /// Which tasks are to be cancelled by themselves, by the client's words, and at which step.
+    triggers: Arc<Mutex<HashMap<String, u64>>>,
 }
 
 impl Tasks {
     /// An empty table announcing changes on `updates`.
     pub fn new(updates: Updates) -> Self {
-        Self { table: Arc::default(), next: Arc::default(), updates }
+        Self { table: Arc::default(), next: Arc::default(), updates, triggers: Arc::default() }
     }
 
     /// A new pending task, kept until a client destroys it.
@@ -197,6 +207,7 @@ impl Tasks {
             destroy_on_finish,
             cancel: Some(cancel),
             cancel_points: 0,
+            cancel_at: self.triggers.lock().unwrap_or_else(PoisonError::into_inner).get(dbg).copied(),
             announced: Instant::now(),
         };
         let ctime = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
@@ -246,6 +257,20 @@ impl Tasks {
     pub fn list(&self) -> Vec<api::Task> {
         let all: Vec<_> = self.lock().tasks.values().cloned().collect();
         all.iter().map(TaskHandle::describe).collect()
+    }
+
+    /// From now on, tasks of these words are cancelled when they come to their `step`th step, counted from 1: for tests
+    /// of how clients take it.
+    ///
+    /// # Errors
+    /// `Internal_error` when there are too many such.
+    pub fn set_cancel_trigger(&self, dbg: &str, step: u64) -> Result<(), Error> {
+        let mut triggers = self.triggers.lock().unwrap_or_else(PoisonError::into_inner);
+        if triggers.len() >= MAX_TRIGGERS && !triggers.contains_key(dbg) {
+            return Err(Error::internal(format!("{MAX_TRIGGERS} cancel triggers are set already")));
+        }
+        triggers.insert(dbg.to_owned(), step);
+        Ok(())
     }
 
     /// Asks a task to stop at its next step or in its present wait. Cancelling twice, or a finished task, is
@@ -323,6 +348,18 @@ mod tests {
         assert_eq!(task.check_cancelled(), Err(Error::Cancelled(task.id().to_owned())));
         assert!(task.cancel_event().recv().is_err());
         assert!(!tasks.stat(task.id()).unwrap().cancellable);
+    }
+
+    #[test]
+    fn a_trigger_cancels_the_tasks_of_its_words_at_its_step() {
+        let tasks = tasks();
+        tasks.set_cancel_trigger("words", 2).unwrap();
+        let (other, task) = (tasks.create("other"), tasks.create("words"));
+        for _ in 0..3 {
+            other.check_cancelled().unwrap();
+        }
+        task.check_cancelled().unwrap();
+        assert_eq!(task.check_cancelled(), Err(task.cancelled_error()));
     }
 
     #[test]

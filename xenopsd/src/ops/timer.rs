@@ -3,6 +3,7 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, unbounded};
@@ -41,6 +42,7 @@ impl Entry {
 #[derive(Clone)]
 pub struct Timer {
     queue: Arc<Sender<(Instant, Action)>>,
+    pending: Arc<AtomicUsize>,
 }
 
 impl Timer {
@@ -55,13 +57,24 @@ impl Timer {
             .stack_size(super::SMALL_STACK)
             .spawn(move || run(&rx))
             .expect("a thread can be started at start-up");
-        Self { queue: Arc::new(tx) }
+        Self { queue: Arc::new(tx), pending: Arc::default() }
+    }
+
+    /// How many actions wait for their instants.
+    pub fn pending(&self) -> usize {
+        self.pending.load(Ordering::Relaxed)
     }
 
     /// Runs `action` on the timer thread at `at` (at once when it has passed). It must not block.
     pub fn at(&self, at: Instant, action: impl FnOnce() + Send + 'static) {
+        self.pending.fetch_add(1, Ordering::Relaxed);
+        let pending = Arc::clone(&self.pending);
+        let counted = move || {
+            pending.fetch_sub(1, Ordering::Relaxed);
+            action();
+        };
         // The receiver lives as long as any sender, so this cannot fail.
-        let _ = self.queue.send((at, Box::new(action)));
+        let _ = self.queue.send((at, Box::new(counted)));
     }
 }
 
@@ -104,5 +117,6 @@ mod tests {
         }
         drop(tx);
         assert_eq!(rx.iter().collect::<Vec<_>>(), ["past", "early", "late"]);
+        assert_eq!(timer.pending(), 0);
     }
 }

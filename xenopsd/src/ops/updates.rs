@@ -152,6 +152,17 @@ impl Updates {
         self.change(|inner, _| inner.barriers.retain(|b| b.id != id));
     }
 
+    /// Objects, barriers and waiting clients: for diagnostics.
+    pub fn counts(&self) -> (usize, usize, usize) {
+        let inner = self.lock();
+        (inner.changes.len(), inner.barriers.len(), inner.waiters.len())
+    }
+
+    /// Timers that are set: for diagnostics.
+    pub fn timers(&self) -> usize {
+        self.timer.pending()
+    }
+
     /// How many clients are waiting, for diagnostics.
     pub fn waiting(&self) -> usize {
         self.lock().waiters.len()

@@ -2,30 +2,11 @@
 
 use std::sync::Arc;
 
-use crate::api::{
-    DeviceId, Error, Pci, PciState, Vbd, VbdState, Vgpu, VgpuState, Vif, VifState, Vusb, VusbState,
-};
+use crate::api::{DeviceId, Error, Vbd, Vif};
 use crate::core::{Core, Operation};
-use crate::device;
+use crate::device::Observed;
 use crate::ops::plan::{Device, Unplugging};
 use crate::state::DeviceRecord;
-
-/// A class of devices as these calls see it.
-pub(super) trait Observed: DeviceRecord + Clone {
-    /// What is observed of a device.
-    type State;
-
-    /// Looks at it.
-    fn state(&self, core: &Core) -> Result<Self::State, Error>;
-
-    /// Whether the running VM has it: its record must stay then.
-    fn plugged(state: &Self::State) -> bool;
-
-    /// The record to store for the one that was given.
-    fn chosen(&self) -> Result<Self, Error> {
-        Ok(self.clone())
-    }
-}
 
 pub(super) fn add<D: Observed>(core: &Core, device: &D) -> Result<DeviceId, Error> {
     let device = device.chosen()?;
@@ -84,70 +65,4 @@ pub(super) fn unplug<D: Pluggable>(
     core.records.device::<D>(id)?;
     let how = if force { Unplugging::Forced } else { Unplugging::Clean };
     core.submit(&id.vm, dbg, Operation::Unplug(D::NAMED(id.device.clone()), how))
-}
-
-impl Observed for Vbd {
-    type State = VbdState;
-
-    fn state(&self, core: &Core) -> Result<VbdState, Error> {
-        device::vbd::state(core, self)
-    }
-
-    fn plugged(state: &VbdState) -> bool {
-        state.plugged
-    }
-}
-
-impl Observed for Vif {
-    type State = VifState;
-
-    fn state(&self, core: &Core) -> Result<VifState, Error> {
-        device::vif::state(core, self)
-    }
-
-    fn plugged(state: &VifState) -> bool {
-        state.plugged
-    }
-
-    fn chosen(&self) -> Result<Self, Error> {
-        Ok(Self { mac: device::vif::chosen_mac(self)?, ..self.clone() })
-    }
-}
-
-// The classes below have records and no backend yet: nothing plugs them, so that none is ever plugged.
-
-impl Observed for Pci {
-    type State = PciState;
-
-    fn state(&self, _core: &Core) -> Result<PciState, Error> {
-        Ok(PciState { plugged: false })
-    }
-
-    fn plugged(state: &PciState) -> bool {
-        state.plugged
-    }
-}
-
-impl Observed for Vgpu {
-    type State = VgpuState;
-
-    fn state(&self, _core: &Core) -> Result<VgpuState, Error> {
-        Ok(VgpuState { active: false, plugged: false, emulator_pid: None })
-    }
-
-    fn plugged(state: &VgpuState) -> bool {
-        state.plugged
-    }
-}
-
-impl Observed for Vusb {
-    type State = VusbState;
-
-    fn state(&self, _core: &Core) -> Result<VusbState, Error> {
-        Ok(VusbState { plugged: false })
-    }
-
-    fn plugged(state: &VusbState) -> bool {
-        state.plugged
-    }
 }

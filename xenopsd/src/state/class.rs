@@ -29,10 +29,18 @@ const VUSB: DeviceClass = DeviceClass { name: "VUSB", tree: "VM", prefix: "vusb.
 pub const CLASSES: [&DeviceClass; 5] = [&VBD, &VIF, &PCI, &VGPU, &VUSB];
 
 impl DeviceClass {
-    /// The file of a device.
+    /// Whether a device may have this name.
     ///
     /// # Errors
     /// `Internal_error` for a name that cannot be part of a file's.
+    pub fn check_name(&self, device: &str) -> Result<(), Error> {
+        self.file(device).map(drop)
+    }
+
+    /// The file of a device.
+    ///
+    /// # Errors
+    /// As [`DeviceClass::check_name`].
     pub(super) fn file(&self, device: &str) -> Result<String, Error> {
         let fine = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-' | ':');
         if device.is_empty() || device.len() > LONGEST_NAME || !device.chars().all(fine) {

@@ -201,6 +201,17 @@ impl Records {
         self.read(&home, &file)?.ok_or_else(missing)
     }
 
+    /// The names of a VM's devices of one class, also of those whose records cannot be read. None for an unknown VM.
+    ///
+    /// # Errors
+    /// `Internal_error` when the directory cannot be listed.
+    pub fn device_names<D: DeviceRecord>(&self, vm: &str) -> Result<Vec<String>, Error> {
+        let class = D::CLASS;
+        let Ok(home) = dir(class.tree, vm) else { return Ok(Vec::new()) };
+        let names = self.files.list(&home)?;
+        Ok(names.iter().filter_map(|name| name.strip_prefix(class.prefix)).map(str::to_owned).collect())
+    }
+
     /// A VM's devices of one class, by position. None for an unknown VM.
     ///
     /// # Errors
@@ -210,8 +221,8 @@ impl Records {
         let class = D::CLASS;
         let Ok(home) = dir(class.tree, vm) else { return Ok(Vec::new()) };
         let mut all: Vec<D> = Vec::new();
-        for name in self.files.list(&home)?.iter().filter(|name| name.starts_with(class.prefix)) {
-            all.extend(self.read::<D>(&home, name)?);
+        for name in self.device_names::<D>(vm)? {
+            all.extend(self.read::<D>(&home, &class.file(&name)?)?);
         }
         all.sort_by(|a, b| (a.position(), &a.id().device).cmp(&(b.position(), &b.id().device)));
         Ok(all)

@@ -195,3 +195,60 @@ fn interfaces_are_found_by_name() {
     records.remove_interface("vif3.0").unwrap();
     assert_eq!(records.interface("vif3.0").unwrap(), None);
 }
+
+#[test]
+fn a_record_that_the_kernel_does_not_read_harms_no_other_vm() {
+    let (dir, records) = records();
+    records.put_vm(&vm()).unwrap();
+    let other = "11111111-2222-3333-4444-666666666666";
+    records.put_vm(&crate::test_vm(other, "other")).unwrap();
+    let path = dir.path().join("VM").join(ID).join(CONFIG);
+    std::fs::remove_file(&path).unwrap();
+    std::fs::create_dir(&path).unwrap();
+    let error = records.vm(ID).unwrap_err().to_string();
+    assert!(error.contains("cannot read") && error.contains(&path.display().to_string()), "{error}");
+    assert_eq!(records.vms().unwrap().len(), 1);
+}
+
+#[test]
+fn a_database_that_was_removed_is_said_to_be_gone_and_not_made_again() {
+    let (dir, records) = records();
+    records.put_vm(&vm()).unwrap();
+    let root = dir.path().to_owned();
+    std::fs::remove_dir_all(&root).unwrap();
+    for error in [
+        records.vm(ID).map(drop),
+        records.need_vm(ID),
+        records.vms().map(drop),
+        records.extra(ID).map(drop),
+        records.devices::<Vbd>(ID).map(drop),
+        records.put_vm(&vm()),
+    ] {
+        let text = error.unwrap_err().to_string();
+        assert!(text.contains("cannot") && text.contains(&root.display().to_string()), "{text}");
+    }
+    assert!(!root.exists());
+}
+
+#[test]
+fn changes_of_many_vms_at_once_are_all_kept() {
+    let (dir, records) = records();
+    let id = |n: u32| format!("{n:08x}-2222-3333-4444-555555555555");
+    std::thread::scope(|scope| {
+        for start in 0..4 {
+            let records = &records;
+            scope.spawn(move || {
+                for n in (start..40).step_by(4) {
+                    records.put_vm(&crate::test_vm(&id(n), "x")).unwrap();
+                    records.update_extra(&id(n), |extra| extra.last_start_time = 1.0).unwrap();
+                    if n % 8 < 4 {
+                        records.remove_vm(&id(n)).unwrap();
+                    }
+                }
+            });
+        }
+    });
+    let again = Records::open(dir.path()).unwrap();
+    assert_eq!(again.vms().unwrap().len(), 20);
+    assert_eq!(again.vms.load(Ordering::Relaxed), records.vms.load(Ordering::Relaxed));
+}

@@ -229,7 +229,9 @@ methods! {
         id: VmId,
     }
 
-    /// Adds a VM and its devices from what `VM.export_metadata` returned. Returns the id.
+    /// Adds a VM and its devices from what `VM.export_metadata` returned, or replaces them behind whatever is queued for
+    /// the VM. Devices that are not in it are forgotten, except those the running guest has. Nothing is changed when a
+    /// device in it cannot be made out. Returns the id.
     "VM.import_metadata" VmImportMetadata -> VmId {
         /// JSON text.
         metadata: String,

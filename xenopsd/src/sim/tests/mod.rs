@@ -8,9 +8,11 @@ mod hooks;
 mod hotplug;
 mod lifecycle;
 mod many;
+mod metadata;
 mod model;
 mod random;
 mod recovery;
+mod state_dir;
 
 use std::path::PathBuf;
 use std::sync::Arc;

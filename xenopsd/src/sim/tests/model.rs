@@ -97,7 +97,7 @@ impl Model {
                 }
                 after
             }
-            Operation::Delay(_) | Operation::Check => self.clone(),
+            Operation::Delay(_) | Operation::Check | Operation::ImportMetadata(_) => self.clone(),
             Operation::Remove => {
                 self.need(&[Halted])?;
                 self.clone()
