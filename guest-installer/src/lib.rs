@@ -1,1 +1,18 @@
-//! Guest boot logic (pygrub, eliloader, domUloader). Nothing here yet: it arrives with indirect boot..
+//! Guest boot logic: from a guest's disk to its kernel, ramdisk and command line.
+//!
+//! ```text
+//!   descriptor ─► disk ─► partition ─► fs ─► config ─► boot ─► kernel, ramdisk, arguments
+//! ```
+//! Every byte read here was written by a guest. Nothing trusts it: reads are checked against the volume they are in
+//! and against a budget, numbers against [`limits`], and strings before they are passed on.
+
+mod bytes;
+pub mod disk;
+pub mod error;
+pub mod fs;
+pub mod limits;
+pub mod partition;
+#[cfg(test)]
+mod testing;
+
+pub use error::{Error, Result};

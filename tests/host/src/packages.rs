@@ -36,6 +36,13 @@ pub const PACKAGES: &[Package] = &[
     package("util-linux", "setpriv, so that no QEMU outlives its test"),
     package("xz-utils", "unpacking the Linux kernel"),
     package("zstd", "unpacking kernels compressed with it"),
+    package("btrfs-progs", "disk images of the boot loader's tests"),
+    package("dosfstools", "disk images of the boot loader's tests"),
+    package("e2fsprogs", "disk images of the boot loader's tests"),
+    package("fdisk", "partition tables of the boot loader's tests"),
+    package("mtools", "disk images of the boot loader's tests"),
+    package("xfsprogs", "disk images of the boot loader's tests"),
+    package("xorriso", "disk images of the boot loader's tests"),
     package("xen-utils-4.17", "the C and OCaml xenstored that the store is compared with"),
     package("xenstore-utils", "xenstore clients for the same comparison"),
 ];

@@ -1,0 +1,234 @@
+//! Every file system, made by the distribution's tools, read back byte for byte.
+
+mod common;
+
+use common::*;
+use guest_installer::{
+    Error,
+    fs::{Kind, Mounted},
+};
+use std::{fs, path::Path};
+
+/// Larger than one chunk, and no multiple of any block size.
+const KERNEL: usize = 3_000_123;
+
+/// A `/boot` with what real ones have: big files, links of all kinds, many names, an empty file.
+fn boot_tree(scratch: &Scratch, links: bool) -> std::path::PathBuf {
+    let kernel = noise(KERNEL);
+    let tree = scratch.tree(
+        "tree",
+        &[
+            ("boot/vmlinuz-6.1.0-13-amd64", &kernel),
+            ("boot/empty", b""),
+            ("boot/grub/grub.cfg", b"set x=1\n"),
+        ],
+    );
+    for n in 0..300 {
+        fs::write(tree.join(format!("boot/grub/module-with-a-long-name-{n}.mod")), n.to_string()).unwrap();
+    }
+    if links {
+        link(&tree, "vmlinuz", "boot/vmlinuz-6.1.0-13-amd64");
+        link(&tree, "boot/absolute", "/boot/../boot/./vmlinuz-6.1.0-13-amd64");
+        link(&tree, "boot/up", "../boot/grub");
+        link(&tree, "boot/long", &format!("{}/grub.cfg", "grub/../".repeat(60) + "grub"));
+        link(&tree, "boot/loop", "loop");
+        link(&tree, "boot/nowhere", "/etc/passwd");
+    }
+    tree
+}
+
+fn content(fs: &mut Mounted, path: &str) -> Vec<u8> {
+    fs.read(path.as_bytes(), 32 << 20)
+        .unwrap_or_else(|e| panic!("{path}: {e}"))
+        .unwrap_or_else(|| panic!("{path}"))
+}
+
+/// Checks an image made of [`boot_tree`].
+fn check(image: &Path, kind: &str, links: bool) {
+    let mut fs = Mounted::open(&open(image)).unwrap().unwrap();
+    assert_eq!(fs.kind(), kind);
+    let kernel = noise(KERNEL);
+    assert!(content(&mut fs, "/boot/vmlinuz-6.1.0-13-amd64") == kernel, "the kernel's bytes differ");
+    assert_eq!(content(&mut fs, "//boot/./grub//grub.cfg"), b"set x=1\n");
+    assert_eq!(content(&mut fs, "/boot/empty"), b"");
+    assert_eq!(content(&mut fs, "/boot/grub/module-with-a-long-name-299.mod"), b"299");
+    assert_eq!(fs.list(b"/boot/grub").unwrap().len(), 301);
+    assert!(fs.read(b"/boot/missing", 1).unwrap().is_none());
+    assert!(fs.read(b"/boot/grub", 1).unwrap().is_none(), "a directory is no file");
+    assert!(fs.lookup(b"/boot/empty/x").unwrap().is_none(), "a file is no directory");
+    let small = fs.copy(b"/boot/vmlinuz-6.1.0-13-amd64", 1000, &mut |_| Ok(())).unwrap_err();
+    assert_eq!(small.code(), "TOO_LARGE");
+    if links {
+        assert!(content(&mut fs, "/vmlinuz") == kernel && content(&mut fs, "/boot/absolute") == kernel);
+        assert_eq!(content(&mut fs, "/boot/up/grub.cfg"), b"set x=1\n");
+        assert_eq!(content(&mut fs, "/boot/long"), b"set x=1\n");
+        assert_eq!(fs.lookup(b"/boot/loop").unwrap_err().code(), "TOO_LARGE");
+        // It exists on this machine; the guest's link must not lead there.
+        assert!(fs.lookup(b"/boot/nowhere").unwrap().is_none());
+        assert!(fs.lookup(b"/../../etc/passwd").unwrap().is_none());
+        assert_eq!(fs.lookup(b"/boot/up").unwrap().unwrap().1.kind, Kind::Directory);
+    }
+}
+
+#[test]
+fn ext_of_every_generation() {
+    let scratch = Scratch::new();
+    let tree = boot_tree(&scratch, true);
+    for options in [
+        &["-t", "ext4"][..],
+        &["-t", "ext2"],
+        &["-t", "ext3"],
+        &["-t", "ext4", "-b", "1024"],
+        &["-t", "ext4", "-O", "^has_journal,^64bit,^metadata_csum"],
+        &["-t", "ext4", "-O", "64bit,metadata_csum,metadata_csum_seed,orphan_file"],
+        &["-t", "ext4", "-O", "bigalloc,verity,quota,project"],
+        &["-t", "ext4", "-O", "^extent,^64bit,^dir_index,^metadata_csum", "-I", "128"],
+    ] {
+        let image = scratch.empty("ext", 64 << 20);
+        ext(&image, &tree, options);
+        check(&image, "ext4", true);
+    }
+}
+
+#[test]
+fn xfs_of_both_versions() {
+    let scratch = Scratch::new();
+    let tree = boot_tree(&scratch, true);
+    for options in [
+        &[][..],
+        &["-m", "crc=0"],
+        &["-b", "size=1024"],
+        &["-i", "nrext64=1"],
+        &["-n", "size=8192", "-i", "size=1024"],
+        &["-m", "bigtime=0,reflink=0,rmapbt=1,inobtcount=0"],
+    ] {
+        let image = scratch.empty("xfs", 320 << 20);
+        xfs(&image, &tree, options);
+        check(&image, "xfs", true);
+    }
+}
+
+#[test]
+fn btrfs_as_made_by_its_tools() {
+    let scratch = Scratch::new();
+    let tree = boot_tree(&scratch, true);
+    for options in [&[][..], &["-m", "single"], &["-M"], &["-n", "4096"], &["-O", "^no-holes"]] {
+        let image = scratch.empty("btrfs", 160 << 20);
+        btrfs(&image, &tree, options);
+        check(&image, "btrfs", true);
+    }
+}
+
+#[test]
+fn fat_of_every_width() {
+    let scratch = Scratch::new();
+    let tree = boot_tree(&scratch, false);
+    for (options, size) in
+        [(&["-F", "12"][..], 8), (&["-F", "16"], 32), (&["-F", "32"], 64), (&["-F", "32", "-s", "1"], 40)]
+    {
+        let image = scratch.empty("fat", size << 20);
+        fat(&image, &tree, options);
+        check(&image, "vfat", false);
+        let mut fs = Mounted::open(&open(&image)).unwrap().unwrap();
+        assert_eq!(content(&mut fs, "/BOOT/GRUB/Grub.Cfg"), b"set x=1\n", "names have no case here");
+    }
+}
+
+#[test]
+fn iso_with_every_kind_of_names() {
+    let scratch = Scratch::new();
+    let tree = boot_tree(&scratch, true);
+    let image = scratch.path("iso");
+    iso(&image, &tree, &["-R"]);
+    check(&image, "iso9660", true);
+    iso(&image, &tree, &["-R", "-J", "-joliet-long"]);
+    check(&image, "iso9660", true);
+    let plain = scratch.tree("plain", &[("BOOT/KERNEL.GZ", b"kernel"), ("a name with Case.cfg", b"cfg")]);
+    iso(&image, &plain, &["-J", "-no-pad"]);
+    let mut fs = Mounted::open(&open(&image)).unwrap().unwrap();
+    // xorriso always writes Rock Ridge; with it made unreadable, Joliet remains, and without that the plain names.
+    assert_eq!(content(&mut fs, "/a name with Case.cfg"), b"cfg");
+    let mut bytes = fs::read(&image).unwrap();
+    for at in 0..bytes.len() - 7 {
+        if &bytes[at..at + 2] == b"SP" && bytes[at + 4..at + 6] == [0xbe, 0xef] {
+            bytes[at] = b'X';
+        }
+    }
+    fs::write(&image, &bytes).unwrap();
+    let mut fs = Mounted::open(&open(&image)).unwrap().unwrap();
+    assert_eq!(content(&mut fs, "/a name with Case.cfg"), b"cfg");
+    let joliet = bytes.windows(3).position(|w| w == b"%/E").unwrap();
+    bytes[joliet] = b'X';
+    fs::write(&image, &bytes).unwrap();
+    let mut fs = Mounted::open(&open(&image)).unwrap().unwrap();
+    assert_eq!(content(&mut fs, "/boot/Kernel.gz"), b"kernel");
+}
+
+#[test]
+fn ids_are_those_that_blkid_and_grub_use() {
+    let scratch = Scratch::new();
+    let tree = scratch.tree("t", &[("f", b"x")]);
+    let id = "0f0e0d0c-0b0a-4908-8706-050403020100";
+    let image = scratch.empty("i", 320 << 20);
+    let ids = |image: &Path| {
+        let fs = Mounted::open(&open(image)).unwrap().unwrap();
+        (fs.uuid().unwrap(), fs.label().unwrap_or_default())
+    };
+    ext(&image, &tree, &["-t", "ext4", "-U", id, "-L", "root"]);
+    assert_eq!(ids(&image), (id.to_owned(), "root".to_owned()));
+    xfs(&image, &tree, &["-m", &format!("uuid={id}"), "-L", "root"]);
+    assert_eq!(ids(&image), (id.to_owned(), "root".to_owned()));
+    btrfs(&image, &tree, &["-U", id, "-L", "root"]);
+    assert_eq!(ids(&image), (id.to_owned(), "root".to_owned()));
+    fat(&image, &tree, &["-F", "32", "-i", "DEADBEEF", "-n", "ESP"]);
+    assert_eq!(ids(&image), ("DEAD-BEEF".to_owned(), "ESP".to_owned()));
+    let disc = scratch.path("iso");
+    iso(&disc, &tree, &["-V", "DISC", "--modification-date=2024020304050607"]);
+    assert_eq!(ids(&disc), ("2024-02-03-04-05-06-07".to_owned(), "DISC".to_owned()));
+}
+
+#[test]
+fn what_is_refused_is_refused_by_name() {
+    let scratch = Scratch::new();
+    let image = scratch.empty("i", 64 << 20);
+    let tree = scratch.tree("t", &[("f", b"x")]);
+    let refusal = |image: &Path| match Mounted::open(&open(image)) {
+        Err(Error::Unsupported(what)) => what,
+        other => panic!("{other:?}"),
+    };
+    for (offset, magic, name) in [
+        (0, &b"LUKS\xba\xbe\x00\x02"[..], "LUKS"),
+        (4096, b"\xfc\x4e\x2b\xa9", "RAID"),
+        (3, b"NTFS    ", "NTFS"),
+    ] {
+        let image = scratch.empty("magic", 1 << 20);
+        let file = fs::File::options().write(true).open(&image).unwrap();
+        std::os::unix::fs::FileExt::write_all_at(&file, magic, offset).unwrap();
+        assert!(refusal(&image).contains(name), "{name}");
+    }
+    ext(&image, &tree, &["-t", "ext4", "-O", "inline_data"]);
+    assert!(refusal(&image).contains("ext4"), "{}", refusal(&image));
+    ext(&image, &tree, &["-t", "ext4", "-I", "128"]);
+    assert!(refusal(&image).contains("128-byte inodes"), "{}", refusal(&image));
+    btrfs(&scratch.empty("b", 160 << 20), &tree, &["--csum", "sha256"]);
+    assert!(refusal(&scratch.path("b")).contains("btrfs"));
+    assert!(Mounted::open(&open(&scratch.empty("zero", 1 << 20))).unwrap().is_none());
+    run("mkswap", &[str(&scratch.empty("swap", 1 << 20))]);
+    assert!(Mounted::open(&open(&scratch.path("swap"))).unwrap().is_none());
+}
+
+#[test]
+fn btrfs_with_subvolumes_and_compression() {
+    let disk = fixture("btrfs.img");
+    let mut fs = Mounted::open(&open(disk.path())).unwrap().unwrap();
+    let numbers = (1..=100_000).map(|n| n.to_string()).collect::<Vec<_>>().join("\n") + "\n";
+    for compression in ["zlib", "lzo", "zstd"] {
+        // As GRUB names it, from the top level, and as SUSE's GRUB does, from the default subvolume.
+        for path in [format!("/@/boot/{compression}/numbers"), format!("/boot/{compression}/numbers")] {
+            assert!(content(&mut fs, &path) == numbers.as_bytes(), "{path}");
+        }
+    }
+    assert_eq!(content(&mut fs, "/top"), b"top\n");
+    assert_eq!(content(&mut fs, "/@/nested/file"), b"nested\n");
+    assert_eq!(fs.list(b"/").unwrap(), [b"@".to_vec(), b"top".to_vec()]);
+}
