@@ -4,7 +4,7 @@ use std::ffi::{CStr, c_int};
 use std::marker::PhantomData;
 use std::ptr::{self, NonNull};
 
-use super::pvh::{RamLayout, memory_map};
+use super::pvh::{RamLayout, Range, memory_map};
 use super::{BuildError, Built, MAX_RAMDISK, MAX_UNPACKED_KERNEL};
 use crate::domid::DomId;
 use crate::error::{Error, clear_errno, last_errno};
@@ -191,15 +191,25 @@ impl<'a> DomImage<'a> {
         unsafe { std::slice::from_raw_parts(fields.kernel_blob.cast::<u8>(), fields.kernel_size) }
     }
 
-    /// Where a PVH guest's RAM goes. It gets all of it at once: no populate-on-demand.
-    pub(super) fn set_layout(&mut self, layout: RamLayout) {
+    /// Where the RAM of a guest in a hardware container goes. It gets all of it at once: no populate-on-demand.
+    pub(super) fn set_layout(&mut self, layout: RamLayout, vga_hole_pages: u64, device_model: bool) {
         let fields = self.fields();
         fields.mmio_start = layout.hole_start;
         fields.mmio_size = (1 << 32) - layout.hole_start;
         fields.lowmem_end = layout.low_end;
         fields.highmem_end = layout.high_end;
-        fields.vga_hole_size = 0;
-        fields.device_model = false;
+        fields.vga_hole_size = vga_hole_pages;
+        fields.device_model = device_model;
+    }
+
+    /// The firmware an HVM guest's loader starts.
+    pub(super) fn set_firmware(&mut self, firmware: &'a [u8]) -> Result<(), Error> {
+        let length = u32::try_from(firmware.len())
+            .map_err(|_| Error::invalid("xc_dom_build_image", "the firmware is too large"))?;
+        // The bytes outlive the image ('a), and the library only reads them.
+        let module = &mut self.fields().system_firmware_module;
+        (module.data, module.length) = (firmware.as_ptr().cast_mut(), length);
+        Ok(())
     }
 
     /// Adds the ACPI tables and describes the guest's memory, after it was taken.
@@ -213,20 +223,30 @@ impl<'a> DomImage<'a> {
             slot.length = u32::try_from(table.bytes.len()).map_err(|_| invalid())?;
             slot.guest_addr_out = table.address;
         }
-        self.memory_map = memory_map(low_end, high_end, acpi)
-            .into_iter()
-            .map(|range| sys::e820entry { addr: range.address, size: range.size, type_: range.kind as u32 })
-            .collect();
+        let count = self.set_memory_map(domid, &memory_map(low_end, high_end, acpi))?;
         // The map lives in this struct, at this address, until the image is released.
         let entries = self.memory_map.as_mut_ptr();
-        let count = u32::try_from(self.memory_map.len()).map_err(|_| invalid())?;
+        let fields = self.fields();
+        (fields.e820, fields.e820_entries) = (entries, count);
+        Ok(())
+    }
+
+    /// Tells the hypervisor where the guest's memory is. Returns the number of ranges.
+    pub(super) fn set_memory_map(&mut self, domid: DomId, map: &[Range]) -> Result<u32, Error> {
+        let entry = |range: &Range| sys::e820entry {
+            addr: range.address,
+            size: range.size,
+            type_: range.kind as u32,
+        };
+        self.memory_map = map.iter().map(entry).collect();
+        let entries = self.memory_map.as_mut_ptr();
+        let count = u32::try_from(self.memory_map.len())
+            .map_err(|_| Error::invalid("xc_domain_set_memory_map", "too many ranges"))?;
         self.xc.run("xc_domain_set_memory_map", Some(domid), |raw| {
             // SAFETY: `count` entries, copied by the call.
             unsafe { sys::xc_domain_set_memory_map(raw, domid.raw(), entries, count) }
         })?;
-        let fields = self.fields();
-        (fields.e820, fields.e820_entries) = (entries, count);
-        Ok(())
+        Ok(count)
     }
 
     pub(super) fn set_memory(&mut self, mib: u32) -> Result<(), StepError> {

@@ -8,12 +8,14 @@
 //! The images are slices the caller opened and read, so nothing is opened by path after it was checked. The parser
 //! behind this is C code reading what may be a guest's own kernel: run it in a process of its own when it is.
 
+mod hvm;
 mod image;
 mod kernel;
 mod pvh;
 
 use std::ffi::CString;
 
+pub use hvm::{HvmImage, MAX_FIRMWARE, build_hvm};
 pub use kernel::{ElfKernel, KernelKind, probe_kernel};
 pub use pvh::{ACPI_INFO_ADDRESS, ACPI_TABLES_ADDRESS, MAX_ACPI_PAGES, PvhAcpi, RSDP_SIZE};
 
@@ -123,7 +125,7 @@ pub enum BuildError {
     /// A file is larger than accepted.
     #[error("the {file} has {size} bytes, more than the {limit} accepted")]
     TooLarge {
-        /// "kernel" or "ramdisk".
+        /// "kernel", "ramdisk" or "firmware".
         file: &'static str,
         /// Its size, bytes.
         size: usize,
@@ -253,38 +255,44 @@ fn build(
     image.ask_capabilities(domid)?;
     let kernel = parse(&mut image, wanted.kernel, kind)?;
     if acpi.is_some() {
-        image.set_layout(RamLayout::new(memory_mib));
+        image.set_layout(RamLayout::new(memory_mib), 0, false);
     }
     image.set_memory(memory_mib)?;
     image.target_all();
-    take_memory(&mut image, domid, wanted)?;
+    take_memory(&mut image, domid, wanted.memory_mib, wanted.claim)?;
     if let Some(acpi) = acpi {
         image.describe(domid, &acpi.placed(kernel))?;
     }
-    image.load().map_err(|failure| match failure.code {
-        sys::XC_OUT_OF_MEMORY => {
-            BuildError::GuestTooSmall { memory_mib: wanted.memory_mib, detail: failure.text() }
-        }
-        _ => BuildError::Hypercall(failure.error),
-    })?;
+    image.load().map_err(|failure| build_error(wanted.memory_mib, failure))?;
     image.boot()?;
     image.seed_grants()?;
     image.rings()
 }
 
+/// Loading fails for want of memory in the guest only.
+fn build_error(memory_mib: u64, failure: StepError) -> BuildError {
+    match failure.code {
+        sys::XC_OUT_OF_MEMORY => BuildError::GuestTooSmall { memory_mib, detail: failure.text() },
+        _ => BuildError::Hypercall(failure.error),
+    }
+}
+
 /// Takes the domain's memory, and gives the claim back whatever happens: libxenguest does so only on success.
-fn take_memory(image: &mut DomImage<'_>, domid: DomId, wanted: &PvImage<'_>) -> Result<(), BuildError> {
-    image.set_claim(wanted.claim);
+fn take_memory(
+    image: &mut DomImage<'_>,
+    domid: DomId,
+    memory_mib: u64,
+    claim: bool,
+) -> Result<(), BuildError> {
+    image.set_claim(claim);
     image.populate().map_err(|failure| {
-        if wanted.claim
-            && let Err(error) = image.xenctrl().claim_pages(domid, 0)
-        {
+        if claim && let Err(error) = image.xenctrl().claim_pages(domid, 0) {
             tracing::warn!(%domid, %error, "giving back the claim on memory failed");
         }
         // EBUSY stands for a request that was filled in part only.
         match failure.error.errno() {
             Some(libc::ENOMEM | libc::EBUSY) | None => {
-                BuildError::OutOfMemory { memory_mib: wanted.memory_mib, source: failure.error }
+                BuildError::OutOfMemory { memory_mib, source: failure.error }
             }
             Some(_) => BuildError::Hypercall(failure.error),
         }

@@ -23,7 +23,7 @@ pub const RSDP_SIZE: usize = 64;
 pub const MAX_ACPI_PAGES: usize = 16;
 
 const PAGE: u64 = PAGE_SIZE as u64;
-const FOUR_GIB: u64 = 1 << 32;
+pub(super) const FOUR_GIB: u64 = 1 << 32;
 /// The BIOS area in which every system looks for the RSDP: its last 64 bytes are used.
 const BIOS_END: u64 = 0x10_0000;
 /// First of the special pages, and how many (`X86_HVM_END_SPECIAL_REGION`, `X86_HVM_NR_SPECIAL_PAGES`).
@@ -73,8 +73,12 @@ pub(super) struct RamLayout {
 
 impl RamLayout {
     pub(super) fn new(memory_mib: u32) -> Self {
+        Self::with_hole(memory_mib, ACPI_INFO_ADDRESS)
+    }
+
+    /// For a hole from this address to 4 GiB.
+    pub(super) fn with_hole(memory_mib: u32, hole_start: u64) -> Self {
         let size = u64::from(memory_mib) << 20;
-        let hole_start = ACPI_INFO_ADDRESS;
         match size.checked_sub(hole_start).filter(|rest| *rest > 0) {
             Some(rest) => Self { hole_start, low_end: hole_start, high_end: FOUR_GIB + rest },
             None => Self { hole_start, low_end: size, high_end: 0 },
