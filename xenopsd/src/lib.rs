@@ -21,6 +21,7 @@ pub mod config;
 pub mod core;
 pub mod daemon;
 pub mod device;
+pub mod dm;
 pub mod domain;
 pub mod hostinfo;
 pub mod ops;

@@ -1,0 +1,385 @@
+//! QEMU's command line: a pure function of the VM and of the descriptors it is given.
+//!
+//! It is the one libxl makes for the same guest (`libxl__build_device_model_args_new`), except that
+//! - everything is a descriptor: the monitor's socket, disks (as sets, which say themselves whether they may be
+//!   written), taps. QEMU opens no path of the host's and cannot be made to;
+//! - the screen is a Unix socket in the jail, never a network address;
+//! - `-sandbox` is on, and `-chroot`, `-runas` are not there: the jail has both done before QEMU begins;
+//! - there is one monitor. libxl's second one is for xentop's statistics;
+//! - it starts stopped (`-S`), so that nothing is emulated before the start is complete.
+
+use std::collections::BTreeSet;
+
+use crate::api::{BuilderInfo, BusType, HvmInfo, Vbd, VbdMode, VbdType, VideoCard, Vif, Vm};
+
+/// Emulated IDE has two channels of two drives; QEMU's PC has no more.
+pub const IDE_DRIVES: usize = 4;
+
+/// Most emulated network cards: each takes a PCI slot, of which the machine leaves 24. The rest are PV only.
+pub const EMULATED_CARDS: usize = 8;
+
+/// Order in which a guest that asks for none is booted: disk, then CD-ROM.
+const DEFAULT_ORDER: &str = "cd";
+
+/// Longest name of a VM shown in the window's title and the process list, in characters.
+const MAX_NAME: usize = 64;
+
+/// Where the jail has the screen's socket.
+pub const VNC_SOCKET: &str = "/vnc/socket";
+
+/// What the VM asks for cannot be emulated.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ArgsError {
+    /// Not an HVM guest.
+    #[error("only HVM guests have a device model")]
+    NotHvm,
+    /// A letter that names no class of devices, or one twice.
+    #[error(
+        "boot order {order:?}: {letter:?} is unknown or there twice; it is made of c (disk), d (CD-ROM), n (network)"
+    )]
+    BootOrder {
+        /// As asked for.
+        order: String,
+        /// The first wrong one.
+        letter: char,
+    },
+    /// The screen would be reachable from other machines.
+    #[error(
+        "the screen can be served on 127.0.0.1 or a Unix socket only, not on {0:?}: it has no protection of its own; \
+        forward it over ssh"
+    )]
+    VncAddress(String),
+    /// A disk on a position the emulated controller does not have.
+    #[error(
+        "disk {0}: emulated IDE has {IDE_DRIVES} drives (hda to hdd); name it xvd{{e..}} to have it without emulation"
+    )]
+    NoSuchDrive(String),
+    /// Two disks on one position.
+    #[error("disk {0}: another disk has its place on the emulated controller")]
+    DriveTaken(String),
+    /// A value out of its range.
+    #[error("{what} must be {range}, not {value}")]
+    Range {
+        /// What it is.
+        what: &'static str,
+        /// What it may be.
+        range: &'static str,
+        /// What it is instead.
+        value: i64,
+    },
+    /// Something this device model is not given.
+    #[error("{0} is not supported")]
+    Unsupported(&'static str),
+}
+
+/// A drive on the emulated IDE controller.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Drive {
+    /// 0 to 3: primary master, primary slave, secondary master, secondary slave.
+    pub index: usize,
+    /// The device number of its PV twin.
+    pub number: u32,
+    /// Which VBD it is, by the second part of its id.
+    pub vbd: String,
+    /// Whether it is a CD-ROM drive.
+    pub cdrom: bool,
+}
+
+/// An emulated network card.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Card {
+    /// N of `vifD.N`.
+    pub position: u32,
+    /// QEMU's name of the model.
+    pub model: &'static str,
+    /// MAC address.
+    pub mac: String,
+}
+
+/// What a VM's device model emulates, checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Machine {
+    name: String,
+    memory_mib: u64,
+    vcpus: u32,
+    max_vcpus: u32,
+    video: Option<(VideoCard, u32)>,
+    order: String,
+    acpi: bool,
+    serial: bool,
+    keymap: Option<String>,
+    drives: Vec<Drive>,
+    cards: Vec<Card>,
+}
+
+/// The numbers the descriptors have in QEMU.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Descriptors {
+    /// The monitor's listening socket.
+    pub monitor: usize,
+    /// Of each drive, by [`Machine::drives`]; none for an empty CD-ROM drive.
+    pub drives: Vec<Option<usize>>,
+    /// The tap of each card, by [`Machine::cards`].
+    pub taps: Vec<usize>,
+}
+
+impl Machine {
+    /// What this VM with these devices is to see.
+    ///
+    /// # Errors
+    /// [`ArgsError`] for what cannot be emulated, or must not be served.
+    pub fn of(vm: &Vm, vbds: &[Vbd], vifs: &[(Vif, String)]) -> Result<Self, ArgsError> {
+        let BuilderInfo::Hvm(hvm) = &vm.ty else { return Err(ArgsError::NotHvm) };
+        refuse_unsupported(hvm)?;
+        check_vnc(hvm)?;
+        let video_mib = video_mib(hvm)?;
+        let memory_mib = vm.memory_static_max / (1 << 20);
+        let count = |what, value: crate::api::Int| {
+            let value = i64::try_from(value).unwrap_or(i64::MAX);
+            let fits = u32::try_from(value).ok().filter(|n| (1..=128).contains(n));
+            fits.ok_or(ArgsError::Range { what, range: "1 to 128", value })
+        };
+        let memory = u64::try_from(memory_mib - i64::from(video_mib)).ok().filter(|mib| *mib > 0);
+        Ok(Self {
+            name: vm.name.chars().filter(|c| !c.is_control()).take(MAX_NAME).collect(),
+            memory_mib: memory.ok_or(ArgsError::Range {
+                what: "memory in MiB",
+                range: "more than that of the video card",
+                value: memory_mib,
+            })?,
+            vcpus: count("vcpus", vm.vcpus)?,
+            max_vcpus: count("vcpu_max", vm.vcpu_max)?,
+            video: (hvm.video_mib > 0).then_some((hvm.video, video_mib)),
+            order: order(&hvm.boot_order)?,
+            acpi: hvm.acpi,
+            serial: serial(hvm)?,
+            keymap: keymap(hvm)?,
+            drives: drives(vbds)?,
+            cards: vifs
+                .iter()
+                .take(EMULATED_CARDS)
+                .map(|(vif, mac)| card(vm, vif, mac))
+                .collect::<Result<_, _>>()?,
+        })
+    }
+
+    /// Its drives.
+    pub fn drives(&self) -> &[Drive] {
+        &self.drives
+    }
+
+    /// Its cards.
+    pub fn cards(&self) -> &[Card] {
+        &self.cards
+    }
+
+    /// The command line, without the program.
+    pub fn arguments(&self, domid: u16, descriptors: &Descriptors) -> Vec<String> {
+        let mut line = Line(Vec::new());
+        line.pair("-xen-domid", domid.to_string());
+        line.flag("-xen-domid-restrict");
+        line.flag("-no-shutdown");
+        line.flag("-S");
+        let socket = format!("socket,id=monitor,fd={},server=on,wait=off", descriptors.monitor);
+        line.pair("-chardev", socket);
+        line.pair("-mon", "chardev=monitor,mode=control");
+        line.flag("-nodefaults");
+        line.flag("-no-user-config");
+        line.pair("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny");
+        line.pair("-name", format!("guest={},process=qemu-dm-{domid}", escaped(&self.name)));
+        self.screen(&mut line);
+        line.pair("-boot", format!("order={}", self.order));
+        line.flag("-usb");
+        line.pair("-device", "usb-tablet");
+        if !self.acpi {
+            line.flag("-no-acpi");
+        }
+        if self.max_vcpus > 1 {
+            line.pair("-smp", format!("{},maxcpus={}", self.vcpus, self.max_vcpus));
+        }
+        self.network(&mut line, descriptors);
+        line.pair("-machine", "xenfv,suppress-vmdesc=on");
+        line.pair("-m", self.memory_mib.to_string());
+        self.disks(&mut line, descriptors);
+        line.0
+    }
+
+    fn screen(&self, line: &mut Line) {
+        match self.video {
+            Some(_) => line.pair("-vnc", format!("unix:{VNC_SOCKET}")),
+            // QEMU's own default is a server on a network address (XSA-119).
+            None => line.pair("-vnc", "none"),
+        }
+        line.pair("-display", "none");
+        if let Some(keymap) = &self.keymap {
+            line.pair("-k", keymap.clone());
+        }
+        line.pair("-serial", if self.serial { "pty" } else { "null" });
+        if let Some((card, mib)) = self.video {
+            let model = if card == VideoCard::StandardVga { "VGA" } else { "cirrus-vga" };
+            line.pair("-device", format!("{model},vgamem_mb={mib}"));
+        }
+    }
+
+    fn network(&self, line: &mut Line, descriptors: &Descriptors) {
+        if self.cards.is_empty() {
+            line.pair("-net", "none");
+        }
+        for (card, tap) in self.cards.iter().zip(&descriptors.taps) {
+            let Card { position, model, mac } = card;
+            line.pair("-device", format!("{model},id=nic{position},netdev=net{position},mac={mac}"));
+            line.pair("-netdev", format!("tap,id=net{position},fd={tap}"));
+        }
+    }
+
+    fn disks(&self, line: &mut Line, descriptors: &Descriptors) {
+        for (drive, descriptor) in self.drives.iter().zip(&descriptors.drives) {
+            // The set's number is the drive's, so that a later medium finds it free again.
+            let set = drive.index;
+            if let Some(fd) = descriptor {
+                line.pair("-add-fd", format!("fd={fd},set={set}"));
+            }
+            // The format is said, never guessed: what a guest wrote to its disk would decide otherwise.
+            let file = descriptor.map_or_else(String::new, |_| format!(",file=/dev/fdset/{set},format=raw"));
+            let id = format!("ide-{}", drive.number);
+            let place = format!("bus=ide.{},unit={}", drive.index / 2, drive.index % 2);
+            if drive.cdrom {
+                line.pair("-drive", format!("if=none,readonly=on,id={id}{file}"));
+                line.pair("-device", format!("ide-cd,id={id},drive={id},{place}"));
+            } else {
+                line.pair("-drive", format!("if=none,readonly=off,id={id}{file},cache=writeback"));
+                line.pair("-device", format!("ide-hd,id={id},drive={id},{place}"));
+            }
+        }
+    }
+}
+
+struct Line(Vec<String>);
+
+impl Line {
+    fn flag(&mut self, flag: &str) {
+        self.0.push(flag.to_owned());
+    }
+
+    fn pair(&mut self, flag: &str, value: impl Into<String>) {
+        self.0.extend([flag.to_owned(), value.into()]);
+    }
+}
+
+/// A comma would begin another option.
+fn escaped(text: &str) -> String {
+    text.replace(',', ",,")
+}
+
+fn refuse_unsupported(hvm: &HvmInfo) -> Result<(), ArgsError> {
+    let refused = [
+        (hvm.pci_passthrough, "PCI passthrough"),
+        (hvm.qemu_stubdom, "a device model in a domain of its own"),
+        (!hvm.pci_emulations.is_empty(), "pci_emulations"),
+        (hvm.tpm.is_some(), "a trusted platform module"),
+        (matches!(hvm.video, VideoCard::Vgpu | VideoCard::IgdPassthrough(_)), "a physical or virtual GPU"),
+    ];
+    refused
+        .into_iter()
+        .find(|(asked, _)| *asked)
+        .map_or(Ok(()), |(_, what)| Err(ArgsError::Unsupported(what)))
+}
+
+fn check_vnc(hvm: &HvmInfo) -> Result<(), ArgsError> {
+    match hvm.vnc_ip.as_deref() {
+        None | Some("127.0.0.1") => Ok(()),
+        Some(other) => Err(ArgsError::VncAddress(other.to_owned())),
+    }
+}
+
+fn video_mib(hvm: &HvmInfo) -> Result<u32, ArgsError> {
+    let value = i64::try_from(hvm.video_mib).unwrap_or(i64::MAX);
+    // 0 is no card; QEMU takes powers of two only.
+    let fits = u32::try_from(value).ok().filter(|mib| *mib == 0 || (mib.is_power_of_two() && *mib <= 256));
+    fits.ok_or(ArgsError::Range {
+        what: "video memory in MiB",
+        range: "0 or a power of two up to 256",
+        value,
+    })
+}
+
+fn order(asked: &str) -> Result<String, ArgsError> {
+    let order = if asked.is_empty() { DEFAULT_ORDER } else { asked };
+    let mut seen = BTreeSet::new();
+    let wrong = order.chars().find(|letter| !"cdn".contains(*letter) || !seen.insert(*letter));
+    match wrong {
+        Some(letter) => Err(ArgsError::BootOrder { order: asked.to_owned(), letter }),
+        None => Ok(order.to_owned()),
+    }
+}
+
+/// A file or a socket in dom0, which QEMU's notation has too, would be a path.
+fn serial(hvm: &HvmInfo) -> Result<bool, ArgsError> {
+    match hvm.serial.as_deref() {
+        Some("pty") => Ok(true),
+        None | Some("none" | "") => Ok(false),
+        Some(_) => Err(ArgsError::Unsupported("a serial port that is neither \"pty\" nor \"none\"")),
+    }
+}
+
+/// QEMU makes a file name of it.
+fn keymap(hvm: &HvmInfo) -> Result<Option<String>, ArgsError> {
+    let sound = |name: &str| name.len() <= 16 && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+    match hvm.keymap.as_deref() {
+        None | Some("") => Ok(None),
+        Some(name) if sound(name) => Ok(Some(name.to_owned())),
+        Some(_) => Err(ArgsError::Unsupported("a keymap that is not like \"de\" or \"en-us\"")),
+    }
+}
+
+fn drives(vbds: &[Vbd]) -> Result<Vec<Drive>, ArgsError> {
+    let mut drives: Vec<Drive> = Vec::new();
+    for vbd in vbds {
+        let Some(position) = &vbd.position else { continue };
+        let index = usize::try_from(position.disk).ok();
+        let Some(index) = index.filter(|index| *index < IDE_DRIVES && position.partition == 0) else {
+            if position.bus == BusType::Ide {
+                return Err(ArgsError::NoSuchDrive(vbd.id.device.clone()));
+            }
+            continue;
+        };
+        if !matches!(position.bus, BusType::Ide | BusType::Xen) {
+            continue;
+        }
+        let cdrom = vbd.ty == VbdType::Cdrom;
+        // An emulated hard disk cannot be kept from writes (XSA-142): such a disk is there for PV drivers only.
+        if !cdrom && (vbd.mode == VbdMode::ReadOnly || vbd.backend.is_none()) {
+            continue;
+        }
+        if drives.iter().any(|drive| drive.index == index) {
+            return Err(ArgsError::DriveTaken(vbd.id.device.clone()));
+        }
+        let number = position.to_xenstore().map_err(|_| ArgsError::NoSuchDrive(vbd.id.device.clone()))?;
+        drives.push(Drive { index, number, vbd: vbd.id.device.clone(), cdrom });
+    }
+    drives.sort_by_key(|drive| drive.index);
+    Ok(drives)
+}
+
+fn card(vm: &Vm, vif: &Vif, mac: &str) -> Result<Card, ArgsError> {
+    let model = match vm.platformdata.get("nic_type").map(String::as_str) {
+        None | Some("rtl8139") => "rtl8139",
+        Some("e1000") => "e1000",
+        Some(_) => return Err(ArgsError::Unsupported("a network card that is neither rtl8139 nor e1000")),
+    };
+    let value = i64::try_from(vif.position).unwrap_or(i64::MAX);
+    let position = u32::try_from(value).map_err(|_| ArgsError::Range {
+        what: "position of a network interface",
+        range: "a small number",
+        value,
+    })?;
+    let sound = mac.len() == 17 && mac.bytes().all(|b| b.is_ascii_hexdigit() || b == b':');
+    if !sound {
+        return Err(ArgsError::Unsupported("a MAC address that is none"));
+    }
+    Ok(Card { position, model, mac: mac.to_owned() })
+}
+
+#[cfg(test)]
+#[path = "args_tests.rs"]
+mod tests;

@@ -1,0 +1,137 @@
+use super::*;
+use crate::api::{DeviceNumber, Disk};
+use crate::{test_vbd, test_vif, test_vm};
+use proptest::prelude::*;
+
+const ID: &str = "11111111-2222-3333-4444-555555555555";
+const MAC: &str = "00:16:3e:00:00:03";
+
+fn hvm(change: impl FnOnce(&mut HvmInfo)) -> Vm {
+    let mut info = HvmInfo::default();
+    change(&mut info);
+    let mut vm = test_vm(ID, "a, b");
+    (vm.memory_static_max, vm.vcpus, vm.vcpu_max) = (256 << 20, 1, 2);
+    vm.ty = BuilderInfo::Hvm(info);
+    vm
+}
+
+fn disk(name: &str) -> Vbd {
+    let position = Some(name.parse::<DeviceNumber>().unwrap());
+    let backend = Some(Disk::Local("/dev/loop3".to_owned()));
+    Vbd { position, backend, mode: VbdMode::ReadWrite, ty: VbdType::Disk, ..test_vbd(ID, name) }
+}
+
+fn cdrom(name: &str) -> Vbd {
+    Vbd { ty: VbdType::Cdrom, mode: VbdMode::ReadOnly, backend: None, ..disk(name) }
+}
+
+fn refused(vm: &Vm, vbds: &[Vbd]) -> ArgsError {
+    Machine::of(vm, vbds, &[]).unwrap_err()
+}
+
+#[test]
+fn the_whole_command_line() {
+    let vm = hvm(|info| {
+        info.serial = Some("pty".to_owned());
+        info.boot_order = "dcn".to_owned();
+    });
+    let vif = (test_vif(ID, "0"), MAC.to_owned());
+    let machine = Machine::of(&vm, &[disk("xvda"), disk("xvde"), cdrom("hdc")], &[vif]).unwrap();
+    let descriptors = Descriptors { monitor: 3, drives: vec![Some(4), None], taps: vec![5] };
+    let expected = "-xen-domid|7|-xen-domid-restrict|-no-shutdown|-S|\
+        -chardev|socket,id=monitor,fd=3,server=on,wait=off|-mon|chardev=monitor,mode=control|\
+        -nodefaults|-no-user-config|\
+        -sandbox|on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny|\
+        -name|guest=a,, b,process=qemu-dm-7|-vnc|unix:/vnc/socket|-display|none|-serial|pty|\
+        -device|cirrus-vga,vgamem_mb=4|-boot|order=dcn|-usb|-device|usb-tablet|-smp|1,maxcpus=2|\
+        -device|rtl8139,id=nic0,netdev=net0,mac=00:16:3e:00:00:03|-netdev|tap,id=net0,fd=5|\
+        -machine|xenfv,suppress-vmdesc=on|-m|252|-add-fd|fd=4,set=0|\
+        -drive|if=none,readonly=off,id=ide-51712,file=/dev/fdset/0,format=raw,cache=writeback|\
+        -device|ide-hd,id=ide-51712,drive=ide-51712,bus=ide.0,unit=0|\
+        -drive|if=none,readonly=on,id=ide-5632|-device|ide-cd,id=ide-5632,drive=ide-5632,bus=ide.1,unit=0";
+    assert_eq!(machine.arguments(7, &descriptors).join("|"), expected);
+}
+
+#[test]
+fn a_guest_with_nothing_has_no_screen_no_network_and_no_acpi() {
+    let vm = hvm(|info| (info.video_mib, info.acpi) = (0, false));
+    let line = Machine::of(&vm, &[], &[]).unwrap().arguments(7, &Descriptors::default()).join(" ");
+    for part in ["-vnc none", "-net none", "-no-acpi", "-serial null", "-m 256", "order=cd"] {
+        assert!(line.contains(part), "{part}: {line}");
+    }
+    assert!(!line.contains("vga"), "{line}");
+}
+
+#[test]
+fn a_boot_order_of_unknown_letters_is_refused() {
+    for (order, letter) in [("x", 'x'), ("cdx", 'x'), ("cc", 'c'), ("c,splash=/etc/shadow", ',')] {
+        let vm = hvm(|info| info.boot_order = order.to_owned());
+        assert_eq!(refused(&vm, &[]), ArgsError::BootOrder { order: order.to_owned(), letter });
+    }
+}
+
+#[test]
+fn a_fifth_drive_is_refused_and_a_fifth_pv_disk_is_not_emulated() {
+    let vm = hvm(|_| {});
+    let mut fifth = disk("hda");
+    fifth.position = Some(DeviceNumber { bus: BusType::Ide, disk: 4, partition: 0 });
+    assert_eq!(refused(&vm, &[fifth]), ArgsError::NoSuchDrive("hda".to_owned()));
+    let disks = ["xvda", "xvdb", "xvdc", "xvdd", "xvde"].map(disk);
+    assert_eq!(Machine::of(&vm, &disks, &[]).unwrap().drives().len(), IDE_DRIVES);
+    assert_eq!(refused(&vm, &[disk("xvda"), disk("hda")]), ArgsError::DriveTaken("hda".to_owned()));
+}
+
+#[test]
+fn a_read_only_disk_is_never_an_emulated_one() {
+    let read_only = Vbd { mode: VbdMode::ReadOnly, ..disk("xvda") };
+    assert!(Machine::of(&hvm(|_| {}), &[read_only], &[]).unwrap().drives().is_empty());
+}
+
+#[test]
+fn the_screen_is_served_on_this_host_only() {
+    for address in ["0.0.0.0", "::", "192.0.2.1", "", "127.0.0.1:1"] {
+        let vm = hvm(|info| info.vnc_ip = Some(address.to_owned()));
+        assert_eq!(refused(&vm, &[]), ArgsError::VncAddress(address.to_owned()));
+    }
+    let local = hvm(|info| info.vnc_ip = Some("127.0.0.1".to_owned()));
+    assert!(Machine::of(&local, &[], &[]).is_ok());
+}
+
+#[test]
+fn what_would_be_a_path_or_is_out_of_range_is_refused() {
+    let changes: [fn(&mut HvmInfo); 7] = [
+        |info| info.serial = Some("file:/etc/passwd".to_owned()),
+        |info| info.keymap = Some("../../etc/passwd".to_owned()),
+        |info| info.video_mib = 3,
+        |info| info.video_mib = 512,
+        |info| info.pci_passthrough = true,
+        |info| info.qemu_stubdom = true,
+        |info| info.video = VideoCard::Vgpu,
+    ];
+    for (index, change) in changes.into_iter().enumerate() {
+        assert!(Machine::of(&hvm(change), &[], &[]).is_err(), "change {index}");
+    }
+    let mut tiny = hvm(|_| {});
+    tiny.memory_static_max = 4 << 20;
+    assert!(matches!(refused(&tiny, &[]), ArgsError::Range { what: "memory in MiB", .. }));
+    assert_eq!(refused(&test_vm(ID, "pv"), &[]), ArgsError::NotHvm);
+}
+
+proptest! {
+    /// Whatever the strings of a VM, none becomes an option of its own.
+    #[test]
+    fn no_string_of_a_vm_adds_an_option(name in "\\PC{0,80}", keymap in "\\PC{0,20}", mac in "\\PC{0,20}") {
+        let mut vm = hvm(|info| info.keymap = Some(keymap));
+        let plain = Machine::of(&hvm(|_| {}), &[], &[]).unwrap().arguments(7, &Descriptors::default()).len();
+        vm.name = name;
+        let vif = (test_vif(ID, "0"), mac);
+        if let Ok(machine) = Machine::of(&vm, &[], &[vif]) {
+            let line = machine.arguments(7, &Descriptors { taps: vec![5], ..Descriptors::default() });
+            // One card more (two pairs for "-net none"), and perhaps a keymap.
+            prop_assert!(line.len() <= plain + 4);
+            let name = line.iter().position(|a| a == "-name").map(|at| &line[at + 1]).unwrap();
+            let unescaped = name.replace(",,", "");
+            prop_assert_eq!(unescaped.matches(',').count(), 1);
+        }
+    }
+}
