@@ -101,24 +101,29 @@ mod tests {
         }
     }
 
-    #[test]
-    fn steps_are_a_table_with_their_undo_below() {
-        let failed = StepState::Failed(Error::IoError.to_value());
-        let mut create = step("create domain", &[1], false, StepState::Done);
-        create.undo = vec![Undo { what: "destroy domain".to_owned(), took: 0.5, error: None }];
-        let explained = Explanation {
+    fn explained(state: TaskState, steps: Vec<PlannedStep>) -> Explanation {
+        Explanation {
             vm: "id".to_owned(),
             operation: "start".to_owned(),
             task: "7".to_owned(),
             dbg: String::new(),
             began: 0.0,
-            state: TaskState::Failed(Error::IoError.to_value()),
-            steps: vec![
-                create,
-                step("build domain", &[2, 1], true, failed),
-                step("settle", &[3], false, StepState::Waiting),
-            ],
-        };
+            state,
+            steps,
+        }
+    }
+
+    #[test]
+    fn steps_are_a_table_with_their_undo_below() {
+        let failed = StepState::Failed(Error::IoError.to_value());
+        let mut create = step("create domain", &[1], false, StepState::Done);
+        create.undo = vec![Undo { what: "destroy domain".to_owned(), took: 0.5, error: None }];
+        let steps = vec![
+            create,
+            step("build domain", &[2, 1], true, failed),
+            step("settle", &[3], false, StepState::Waiting),
+        ];
+        let explained = explained(TaskState::Failed(Error::IoError.to_value()), steps);
         let text = render("web", &explained);
         let expected = "\
 start of web, task 7: failed: reading or writing a stream failed
@@ -135,15 +140,7 @@ STEP  EFFECT                       BEGAN/S  TOOK/S  OUTCOME
     #[test]
     fn an_operation_without_a_plan_is_one_line() {
         let done = TaskState::Completed(Completion { duration: 0.5, result: None });
-        let explained = Explanation {
-            vm: "id".to_owned(),
-            operation: "start".to_owned(),
-            task: "7".to_owned(),
-            dbg: String::new(),
-            began: 0.0,
-            state: done,
-            steps: Vec::new(),
-        };
+        let explained = explained(done, Vec::new());
         assert_eq!(render("a\nb", &explained), "start of a\\nb, task 7: done in 0.500 s\n");
     }
 }
