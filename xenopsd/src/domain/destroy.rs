@@ -17,7 +17,8 @@ use crate::edge::DomId;
 use crate::ops::wait::Ended;
 
 /// How often a destroyed domain is looked at that is still listed. xenstored reports a domain's end once, when it begins
-/// to die; nothing tells when the last of its memory is let go.
+/// to die; nothing tells when the last of its memory is let go. Xen does, by an interrupt (VIRQ_DOM_EXC) that one
+/// program of dom0 can bind, and xenstored has.
 const ZOMBIE_LOOK: Duration = Duration::from_millis(20);
 
 /// What the marker says of a domain whose end has begun.
