@@ -147,6 +147,10 @@ impl Drop for SwitchServer {
 fn serve(queues: &Queues, mut stream: UnixStream) {
     let number = {
         let mut state = queues.lock();
+        // One that was still in the listener's queue: nobody would close it.
+        if state.stopping {
+            return;
+        }
         state.next_stream += 1;
         let number = state.next_stream;
         state.streams.insert(number, stream.try_clone().unwrap());
