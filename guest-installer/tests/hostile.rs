@@ -79,3 +79,12 @@ proptest! {
         let _ = guest_fs::fuzz(&volume);
     }
 }
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn arbitrary_scripts(text in "[a-z0-9{}\\[\\]();$\"'=> \n#/-]{0,200}") {
+        let _ = guest_installer::config::grub2::fuzz(&text);
+    }
+}

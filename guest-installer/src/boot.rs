@@ -1,0 +1,291 @@
+//! From a disk to what a guest boots: the configuration, the entry, its files.
+//!
+//! ```text
+//!   Volumes ── find (GRUB 2, SYSLINUX, GRUB legacy, loader entries) ──► Menu ──► Entry ──► kernel, ramdisk, arguments
+//! ```
+
+use crate::{
+    config::{Entry, Located, Menu, bls, grub2, legacy, syslinux},
+    disk::Volume,
+    error::{Error, Result, printable},
+    kernel, limits,
+    volumes::Volumes,
+};
+use std::io::Write;
+
+/// What a caller may ask for; all empty means: what the guest's own boot loader would take.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Request {
+    /// Take this kernel instead of a configuration's.
+    pub kernel: Option<String>,
+    /// With this ramdisk.
+    pub ramdisk: Option<String>,
+    /// And these arguments, which also replace an entry's.
+    pub args: Option<String>,
+    /// The entry: an index among all, a title or an id.
+    pub entry: Option<String>,
+    /// The file system starts at this byte of the disk; partition tables are not looked at.
+    pub offset: Option<u64>,
+    /// Largest kernel file in bytes.
+    pub kernel_limit: u64,
+    /// Largest size of all ramdisks together in bytes.
+    pub ramdisk_limit: u64,
+}
+
+impl Request {
+    /// A request with the usual limits.
+    #[must_use]
+    pub fn new() -> Self {
+        Self { kernel_limit: limits::KERNEL_BYTES, ramdisk_limit: limits::RAMDISK_BYTES, ..Self::default() }
+    }
+}
+
+/// What was chosen, with the files already passed on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Booted {
+    /// The title of the entry; empty for an explicit kernel.
+    pub title: String,
+    /// Where the kernel is on the guest's disk.
+    pub kernel: String,
+    /// Where the ramdisks are.
+    pub ramdisks: Vec<String>,
+    /// The kernel's command line.
+    pub args: String,
+}
+
+/// A disk with its configuration read.
+#[derive(Debug)]
+pub struct Found {
+    volumes: Volumes,
+    menu: Menu,
+}
+
+/// GRUB 2's configurations, in the order in which they are looked for.
+const GRUB2: &[&str] = &["/boot/grub/grub.cfg", "/grub/grub.cfg", "/boot/grub2/grub.cfg", "/grub2/grub.cfg"];
+/// SYSLINUX' and its relatives'.
+const SYSLINUX: &[&str] = &[
+    "/boot/isolinux/isolinux.cfg",
+    "/isolinux/isolinux.cfg",
+    "/boot/extlinux/extlinux.conf",
+    "/boot/extlinux.conf",
+    "/extlinux/extlinux.conf",
+    "/extlinux.conf",
+    "/boot/syslinux/syslinux.cfg",
+    "/syslinux/syslinux.cfg",
+    "/syslinux.cfg",
+    "/isolinux.cfg",
+];
+/// GRUB legacy's.
+const LEGACY: &[&str] = &["/boot/grub/menu.lst", "/boot/grub/grub.conf", "/grub/menu.lst", "/grub/grub.conf"];
+/// Loader entries with the environment block beside them.
+const LOADER: &[(&str, &str)] =
+    &[("/boot/loader/entries", "/boot/grub2/grubenv"), ("/loader/entries", "/grub2/grubenv")];
+
+impl Found {
+    /// Looks for a configuration on a disk.
+    ///
+    /// # Errors
+    /// [`Error::NoFileSystem`], [`Error::NoBootConfig`], and what is wrong with the configuration.
+    pub fn on(disk: &Volume, request: &Request) -> Result<Self> {
+        let part = match request.offset {
+            Some(offset) => {
+                let len = disk.size().saturating_sub(offset);
+                disk.part(offset, len).ok_or(Error::OutOfRange { offset, len: 1, size: disk.size() })?
+            }
+            None => disk.clone(),
+        };
+        let mut volumes = Volumes::open(&part)?;
+        if request.kernel.is_some() {
+            return Ok(Self { volumes, menu: Menu::default() });
+        }
+        let mut looked_at = Vec::new();
+        let mut empty = None;
+        for volume in volumes.indices() {
+            for root in roots(&mut volumes, volume)? {
+                match configuration(&mut volumes, volume, &root)? {
+                    Some(menu) if !menu.entries().is_empty() => return Ok(Self { volumes, menu }),
+                    Some(menu) => empty = empty.or(Some(menu)),
+                    None => {}
+                }
+            }
+            looked_at.push(volumes.name(volume));
+        }
+        // A configuration without entries is looked over, as another volume may have a real one.
+        if let Some(menu) = empty {
+            return Ok(Self { volumes, menu });
+        }
+        looked_at.extend(std::mem::take(&mut volumes.notes));
+        Err(Error::NoBootConfig(looked_at))
+    }
+
+    /// The configuration's menu.
+    pub fn menu(&self) -> &Menu {
+        &self.menu
+    }
+
+    /// The entry a request asks for.
+    ///
+    /// # Errors
+    /// [`Error::NoEntry`], [`Error::FileMissing`].
+    pub fn entry(&mut self, request: &Request) -> Result<Entry> {
+        let mut entry = match (&request.kernel, &request.entry) {
+            (Some(kernel), _) => self.explicit(kernel, request.ramdisk.as_deref())?,
+            (None, Some(wanted)) => self.menu.wanted_entry(wanted)?.clone(),
+            (None, None) => self.menu.default_entry()?.clone(),
+        };
+        if let (None, Some(ramdisk)) = (&request.kernel, &request.ramdisk) {
+            let volume = entry.kernel.as_ref().map_or(0, |k| k.volume);
+            entry.ramdisks = vec![Located { volume, path: ramdisk.clone() }];
+        }
+        if let Some(args) = &request.args {
+            entry.args.clone_from(args);
+        }
+        Ok(entry)
+    }
+
+    /// A kernel by its path, on the first volume that has it.
+    fn explicit(&mut self, kernel: &str, ramdisk: Option<&str>) -> Result<Entry> {
+        for volume in self.volumes.indices() {
+            if self.volumes.is_file(volume, kernel)? {
+                let located = |path: &str| Located { volume, path: path.to_owned() };
+                let ramdisks = ramdisk.map(located).into_iter().collect();
+                return Ok(Entry { kernel: Some(located(kernel)), ramdisks, ..Entry::default() });
+            }
+        }
+        let tried: Vec<_> = self.volumes.indices().map(|v| self.volumes.name(v)).collect();
+        Err(Error::FileMissing { entry: String::new(), path: printable(kernel), volume: tried.join(", ") })
+    }
+
+    /// Checks an entry and names its files, without reading them.
+    ///
+    /// # Errors
+    /// [`Error::FileMissing`], [`Error::Kernel`] for an entry without one, and what could be taken for syntax.
+    pub fn check(&mut self, entry: &Entry) -> Result<Booted> {
+        let Some(kernel) = &entry.kernel else {
+            let why = entry.problem.clone().unwrap_or_else(|| "it names no kernel".to_owned());
+            return Err(Error::Kernel(format!(
+                "boot entry {:?}: {}",
+                printable(&entry.title),
+                printable(&why)
+            )));
+        };
+        for file in std::iter::once(kernel).chain(&entry.ramdisks) {
+            clean("a path", &file.path)?;
+            if !self.volumes.is_file(file.volume, &file.path)? {
+                return Err(Error::FileMissing {
+                    entry: printable(&entry.title),
+                    path: printable(&file.path),
+                    volume: self.volumes.name(file.volume),
+                });
+            }
+        }
+        clean("the command line", &entry.args)?;
+        if entry.args.len() > limits::ARGS_BYTES {
+            return Err(Error::too_large("the command line", limits::ARGS_BYTES));
+        }
+        Ok(Booted {
+            title: printable(&entry.title),
+            kernel: kernel.path.clone(),
+            ramdisks: entry.ramdisks.iter().map(|r| r.path.clone()).collect(),
+            args: entry.args.clone(),
+        })
+    }
+
+    /// Writes an entry's kernel and ramdisk; several ramdisks one after the other, each at a multiple of four bytes, as
+    /// Linux wants them.
+    ///
+    /// # Errors
+    /// As [`Found::check`], [`Error::Kernel`], [`Error::TooLarge`], and those of reading and writing.
+    pub fn deliver(
+        &mut self,
+        entry: &Entry,
+        request: &Request,
+        kernel: &mut dyn Write,
+        ramdisk: &mut dyn Write,
+    ) -> Result<Booted> {
+        let booted = self.check(entry)?;
+        let Some(file) = &entry.kernel else { return Err(Error::Kernel("there is none".to_owned())) };
+        let mut start = Some(Vec::new());
+        self.volumes.copy(file.volume, &file.path, request.kernel_limit, &mut |bytes| {
+            if let Some(head) = &mut start {
+                head.extend_from_slice(&bytes[..bytes.len().min(kernel::HEAD)]);
+                if head.len() >= kernel::HEAD {
+                    kernel::check(head)?;
+                    start = None;
+                }
+            }
+            kernel.write_all(bytes).map_err(Error::io("writing the kernel"))
+        })?;
+        if let Some(head) = start {
+            kernel::check(&head)?;
+        }
+        let mut written = 0u64;
+        for file in &entry.ramdisks {
+            let padding = usize::try_from(written.next_multiple_of(4) - written).unwrap_or(0);
+            ramdisk.write_all(&[0; 4][..padding]).map_err(Error::io("writing the ramdisk"))?;
+            written = written.next_multiple_of(4);
+            let left = request.ramdisk_limit.saturating_sub(written);
+            written += self.volumes.copy(file.volume, &file.path, left, &mut |bytes| {
+                ramdisk.write_all(bytes).map_err(Error::io("writing the ramdisk"))
+            })?;
+        }
+        Ok(booted)
+    }
+}
+
+/// Refuses what could be taken for syntax by whoever reads it.
+fn clean(what: &'static str, text: &str) -> Result<()> {
+    match text.bytes().find(|&b| b < b' ' && b != b'\t' || b == 0x7f) {
+        Some(byte) => Err(Error::ControlCharacter { what, byte }),
+        None => Ok(()),
+    }
+}
+
+/// Where on a volume a root directory may be: at its own, or in a subvolume of btrfs.
+fn roots(volumes: &mut Volumes, volume: usize) -> Result<Vec<String>> {
+    /// Most directories of the top level that are looked into.
+    const SUBVOLUMES: usize = 32;
+    let mut roots = vec![String::new()];
+    if volumes.name(volume).contains("btrfs") {
+        roots.extend(volumes.list(volume, "/")?.iter().take(SUBVOLUMES).map(|name| format!("/{name}")));
+    }
+    Ok(roots)
+}
+
+/// The configuration below a root directory.
+fn configuration(volumes: &mut Volumes, volume: usize, root: &str) -> Result<Option<Menu>> {
+    for path in GRUB2 {
+        let path = format!("{root}{path}");
+        if let Some(text) = volumes.text(volume, &path)? {
+            return grub2::parse(volumes, volume, &path, &text).map(Some);
+        }
+    }
+    for path in SYSLINUX {
+        let path = format!("{root}{path}");
+        if let Some(text) = volumes.text(volume, &path)? {
+            return syslinux::parse(volumes, volume, &path, &text).map(Some);
+        }
+    }
+    for path in LEGACY {
+        let path = format!("{root}{path}");
+        if let Some(text) = volumes.text(volume, &path)? {
+            let saved = path.rsplit_once('/').map_or("", |(dir, _)| dir).to_owned() + "/default";
+            let saved = volumes.text(volume, &saved)?;
+            let saved = saved.as_deref().and_then(|text| text.lines().next());
+            return legacy::parse(volumes, volume, &text, saved).map(Some);
+        }
+    }
+    for (dir, env) in LOADER {
+        let (dir, env) = (format!("{root}{dir}"), format!("{root}{env}"));
+        let loader = dir == "/loader/entries" && volumes.is_file(volume, "/loader/loader.conf")?;
+        let menu = if loader {
+            bls::systemd_boot(volumes, volume)?
+        } else {
+            bls::bare(volumes, volume, &dir, &env)?
+        };
+        if menu.is_some() {
+            return Ok(menu);
+        }
+    }
+    Ok(None)
+}
