@@ -218,9 +218,17 @@ impl<S: Service> Server<S> {
         }
         self.accept_retry = None;
         for index in 0..self.listeners.len() {
-            while self.listeners[index].ready && self.connections.len() < self.limits.connections {
+            while self.listeners[index].ready && (self.has_room() || self.slowest().is_some()) {
                 match self.listeners[index].socket.accept() {
-                    Ok((stream, _)) => self.admit(stream, self.listeners[index].codec),
+                    Ok((stream, _)) => {
+                        if !self.has_room()
+                            && let Some(slowest) = self.slowest()
+                        {
+                            tracing::warn!("closed an idle RPC connection to make room for another");
+                            self.close(slowest);
+                        }
+                        self.admit(stream, self.listeners[index].codec);
+                    }
                     Err(error) => match error.kind() {
                         io::ErrorKind::WouldBlock => self.listeners[index].ready = false,
                         io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted => {}
@@ -233,6 +241,20 @@ impl<S: Service> Server<S> {
                 }
             }
         }
+    }
+
+    fn has_room(&self) -> bool {
+        self.connections.len() < self.limits.connections
+    }
+
+    /// The connection whose request has been arriving for the longest time.
+    fn slowest(&self) -> Option<usize> {
+        let reading = |token: &usize| {
+            self.connections
+                .get(token)
+                .is_some_and(|connection| matches!(connection.phase, Phase::Reading(_)))
+        };
+        self.deadlines.iter().map(|(_, token)| *token).find(reading)
     }
 
     fn admit(&mut self, mut stream: UnixStream, codec: Codec) {

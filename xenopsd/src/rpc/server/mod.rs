@@ -15,7 +15,9 @@
 //!   Waiting has none: a request for updates may wait for ever. A client that goes away while it waits is noticed,
 //!   and its [`Responder`] told.
 //! * Only root and the user the daemon runs as are served; anybody else is closed without a byte.
-//! * Connections over [`Limits::connections`] wait in the kernel's queue until others end.
+//! * A connection over [`Limits::connections`] takes the place of the one whose request has been arriving for the longest
+//!   time, so that idle clients cannot keep others out. Where every request is complete, it waits in the kernel's queue
+//!   until one is answered.
 //! * A request that cannot be decoded is answered with `Internal_error` and a text that says why. (The reference
 //!   implementation closes the connection instead, which leaves its users without any explanation.)
 

@@ -368,6 +368,25 @@ fn connections_over_the_bound_wait_their_turn() {
 }
 
 #[test]
+fn idle_connections_make_room_for_others() {
+    let server = Running::new(Limits { connections: 3, ..Limits::default() });
+    let mut waiting = server.open(Codec::Xml);
+    waiting.write_all(&request(Codec::Xml, updates())).expect("write");
+    let responder = server.held.recv_timeout(PATIENCE).expect("call");
+    let idle = server.open(Codec::Xml);
+    let whole = request(Codec::Xml, exists("yes"));
+    let mut slow = server.open(Codec::Xml);
+    slow.write_all(&whole[..10]).expect("write");
+    // Nobody's time is up, and the longest idle one goes.
+    assert!(server.client(Codec::Xml).call(&exists("yes")).expect("there is room"));
+    assert_eq!(rest(idle), "");
+    slow.write_all(&whole[10..]).expect("still there");
+    assert!(rest(slow).contains("<boolean>1</boolean>"));
+    responder.finish::<UpdatesGet>(Ok((Vec::new(), Vec::new(), 4)));
+    assert!(rest(waiting).contains("<value>4</value>"));
+}
+
+#[test]
 fn a_thousand_clients_at_once() {
     const CLIENTS: usize = 1000;
     // Both ends of every connection are in this process.
