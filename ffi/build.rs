@@ -28,7 +28,7 @@ const LIBRARIES: [&str; 8] = [
 const FUNCTIONS: &str = "xc_interface_(open|close)|xc_version|xc_physinfo|xc_cputopoinfo|xc_getcpuinfo|\
     xc_domain_(getinfolist|create|max_vcpus|setmaxmem|set_memmap_limit|set_tsc_info|set_time_offset|pause|unpause|\
     destroy|shutdown|resume|sethandle|claim_pages|send_trigger|set_pod_target|get_pod_target|set_memory_map|\
-    node_setaffinity)|\
+    node_setaffinity|save|restore)|\
     xc_set_paging_mempool_size|xc_evtchn_alloc_unbound|xc_cpuid_apply_policy|xc_hvm_param_(set|get)|\
     xc_vcpu_(getinfo|setaffinity|getaffinity)|xc_get_(max_cpus|online_cpus|max_nodes|cpumap_size|cpu_featureset)|\
     xc_sched_id|xc_sched_credit2?_domain_(set|get)|xc_readconsolering|xc_send_debug_keys|xc_shadow_control|\
@@ -42,7 +42,7 @@ const VARS: &str = "XEN_DOMCTL_CDF_.*|XEN_DOMCTL_IOMMU_.*|XEN_DOMINF_.*|XEN_DOMC
     XEN_SYSCTL_PHYSCAP_.*|XEN_SYSCTL_cpu_featureset_.*|XEN_SCHEDULER_.*|XEN_VCPUAFFINITY_.*|XENVER_.*|\
     XEN_DOMCTL_INTERFACE_VERSION|XEN_SYSCTL_INTERFACE_VERSION|XEN_DOMCTL_SHADOW_OP_.*|XEN_DOMCTL_GRANT_.*|\
     FFI_.*|HVM_PARAM_.*|HVM_INFO_.*|HVM_MAX_VCPUS|XC_.*|XG_MAX_MODULES|SHUTDOWN_.*|VIRQ_.*|\
-    XTL_.*|XS_.*|XBT_NULL|MAX_GUEST_CMDLINE|X86_HVM_.*|XENMEM_resource_.*|PROT_.*|E820_.*";
+    XTL_.*|XS_.*|XCFLAGS_.*|XGS_POLICY_.*|XGR_SDD_.*|XBT_NULL|MAX_GUEST_CMDLINE|X86_HVM_.*|XENMEM_resource_.*|PROT_.*|E820_.*";
 
 fn main() {
     println!("cargo::rerun-if-changed=wrapper.h");

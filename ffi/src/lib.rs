@@ -4,6 +4,7 @@
 //!   sys           bindgen's output (private)         compat    what differs between releases of Xen
 //!   error, log    failures with the library's text   domid     which numbers are domains
 //!   xenctrl       hypercalls                         builder   kernel image -> domain (xc_dom)
+//!   migrate       a domain's memory to and from a stream
 //!   evtchn, foreignmemory, gnttab, devicemodel, xs   one owned handle each
 //!   shared        memory a guest can change          restrict  handles that can only touch one domain
 //!   jail              processes that own nothing      pid, sig, linux   system calls no dependency wraps
@@ -24,6 +25,7 @@ mod handle;
 pub mod jail;
 pub mod linux;
 mod log;
+pub mod migrate;
 pub mod pid;
 pub mod restrict;
 pub mod shared;

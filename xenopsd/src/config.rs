@@ -85,6 +85,12 @@ pub struct Config {
     /// Seconds a guest may take to acknowledge a shutdown request
     #[arg(long, default_value_t = 60)]
     pub domain_shutdown_ack_timeout: u64,
+    /// Seconds a guest may take to acknowledge a suspend request
+    #[arg(long, default_value_t = 30)]
+    pub vm_suspend_ack_timeout: u64,
+    /// Seconds it may then take to suspend
+    #[arg(long, default_value_t = 1200)]
+    pub vm_suspend_timeout: u64,
     /// Directories of scripts to run for events (vm-pre-start, ...); /etc/xapi.d unless simulating, when there are none
     #[arg(long)]
     pub hooks_path: Option<PathBuf>,
@@ -212,6 +218,8 @@ impl Config {
         Patience {
             hotplug: Duration::from_secs(self.hotplug_timeout),
             shutdown_ack: Duration::from_secs(self.domain_shutdown_ack_timeout),
+            suspend_ack: Duration::from_secs(self.vm_suspend_ack_timeout),
+            suspend: Duration::from_secs(self.vm_suspend_timeout),
             // Simulated guests cost the host nothing; the model's simulator has no such wait either.
             least_uptime: if self.simulate { Duration::ZERO } else { Patience::default().least_uptime },
             ..Patience::default()

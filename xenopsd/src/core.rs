@@ -36,6 +36,9 @@ pub use runtime::{Runtime, Runtimes};
 /// Node of a domain's private tree that is there while its creation or destruction is under way.
 pub const PENDING: &str = "xenopsd-pending";
 
+/// Node of a domain's private tree that is there while it is being suspended; its value is the image's path.
+pub const SUSPENDING: &str = "xenopsd-suspending";
+
 /// Times that an administrator may set.
 #[derive(Debug, Clone, Copy)]
 pub struct Patience {
@@ -43,6 +46,10 @@ pub struct Patience {
     pub hotplug: Duration,
     /// How long a guest may take to acknowledge a shutdown request.
     pub shutdown_ack: Duration,
+    /// How long a guest may take to acknowledge a suspend request.
+    pub suspend_ack: Duration,
+    /// How long it may then take to suspend.
+    pub suspend: Duration,
     /// How long a destroyed domain may stay a zombie before the operation ends without it.
     pub zombie: Duration,
     /// A guest that reboots itself sooner than this after its start waits before it is started again.
@@ -56,6 +63,8 @@ impl Default for Patience {
         Self {
             hotplug: Duration::from_secs(60),
             shutdown_ack: Duration::from_secs(60),
+            suspend_ack: Duration::from_secs(30),
+            suspend: Duration::from_secs(1200),
             zombie: Duration::from_secs(30),
             // Both as xapi's xenopsd has them.
             least_uptime: Duration::from_secs(120),
@@ -261,9 +270,18 @@ impl Core {
         Ok(())
     }
 
+    /// A domain that was suspended runs on. Nobody is told of that, but its next stop must be news again.
+    pub fn runs_on(&self, domid: DomId) {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).retain(|seen| seen.domid != domid);
+    }
+
     fn look_at_domains(self: &Arc<Self>) -> Result<(), Error> {
-        let now: Vec<Seen> = self.edges.hypervisor()?.domains()?.iter().map(Seen::of).collect();
-        let before = self.seen(now.clone());
+        let (before, now) = {
+            // Held while they are listed: what is said to run on meanwhile is not overwritten with what it was.
+            let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+            let now: Vec<Seen> = self.edges.hypervisor()?.domains()?.iter().map(Seen::of).collect();
+            (std::mem::replace(&mut *seen, now.clone()), now)
+        };
         let [before, now] = [&before, &now].map(|all| all.iter().collect::<HashSet<_>>());
         let changed = before.symmetric_difference(&now);
         let mut vms: Vec<String> =

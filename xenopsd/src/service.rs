@@ -167,6 +167,16 @@ fn answer(core: &Arc<Core>, call: &Call) -> Result<Value, Error> {
         Call::VmStat(m) => returns(m, vm::stat(core, &m.id)),
         Call::VmList(m) => returns(m, vm::list(core)),
         Call::VmStart(m) => returns(m, core.submit(&m.id, &m.debug_info, Operation::Start)),
+        Call::VmSuspend(m) => {
+            returns(m, core.submit(&m.id, &m.debug_info, Operation::Suspend(m.suspend_vdi.clone())))
+        }
+        Call::VmResume(m) => {
+            returns(m, core.submit(&m.id, &m.debug_info, Operation::Resume(m.suspend_vdi.clone())))
+        }
+        Call::VmCheckpoint(m) => {
+            returns(m, core.submit(&m.id, &m.debug_info, Operation::Checkpoint(m.suspend_vdi.clone())))
+        }
+        Call::VmFastResume(m) => returns(m, core.submit(&m.id, &m.debug_info, Operation::FastResume)),
         Call::VmPause(m) => returns(m, core.submit(&m.id, &m.debug_info, Operation::Pause)),
         Call::VmUnpause(m) => returns(m, core.submit(&m.id, &m.debug_info, Operation::Unpause)),
         Call::VmCreate(m) => returns(m, core.submit(&m.id, &m.debug_info, Operation::CreateDomain)),

@@ -119,6 +119,44 @@ pub enum Command {
         how: StopArgs,
     },
 
+    /// Suspend a running VM to a file or block device, and free its memory
+    ///
+    /// The image holds all of the guest's memory: it is readable by root only. Nothing is overwritten but another
+    /// suspend image. If the guest does not suspend, or the disk is full, it runs on.
+    Suspend {
+        /// uuid, beginning of a uuid, or name
+        vm: String,
+        /// File or block device for the image [default: <uuid>.suspend in /var/lib/xcp/suspend]
+        file: Option<PathBuf>,
+    },
+
+    /// Resume a suspended VM from its image
+    ///
+    /// An image in the default place is removed when the VM runs again; a file that is named is kept.
+    Resume {
+        /// uuid, beginning of a uuid, or name
+        vm: String,
+        /// File or block device with the image [default: where `suspend` put it]
+        file: Option<PathBuf>,
+        /// Leave it paused, with its memory read and nothing executed
+        #[arg(long)]
+        paused: bool,
+    },
+
+    /// Write the image of a running VM to a file or block device, and let it run on
+    Checkpoint {
+        /// uuid, beginning of a uuid, or name
+        vm: String,
+        /// File or block device for the image
+        file: PathBuf,
+    },
+
+    /// Let a VM run on whose guest has suspended and whose domain is still there
+    FastResume {
+        /// uuid, beginning of a uuid, or name
+        vm: String,
+    },
+
     /// Pull the plug of a VM if it runs, and forget its definition
     ///
     /// Nothing is asked: giving the command is the confirmation. What the guest has not written to its disks is
@@ -205,6 +243,10 @@ impl Command {
             Self::Unpause { .. } => "unpause",
             Self::Shutdown { .. } => "shutdown",
             Self::Reboot { .. } => "reboot",
+            Self::Suspend { .. } => "suspend",
+            Self::Resume { .. } => "resume",
+            Self::Checkpoint { .. } => "checkpoint",
+            Self::FastResume { .. } => "fast-resume",
             Self::Destroy { .. } => "destroy",
             Self::Remove { .. } => "remove",
             Self::Export { .. } => "export",
@@ -318,7 +360,8 @@ mod tests {
     fn every_command_knows_its_word() {
         for command in Cli::command().get_subcommands() {
             let name = command.get_name();
-            let words = [name, &format!("{name} x"), &format!("{name} bash")].map(str::to_owned);
+            let words = [name, &format!("{name} x"), &format!("{name} bash"), &format!("{name} x y")]
+                .map(str::to_owned);
             let parsed = words.iter().find_map(|words| parse(words).ok());
             if let Some(cli) = parsed {
                 assert_eq!(cli.command.name(), name);

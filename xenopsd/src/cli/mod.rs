@@ -21,6 +21,7 @@ mod metadata;
 mod progress;
 mod resolve;
 mod show;
+mod suspend;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -100,6 +101,10 @@ pub fn run(cli: &Cli, streams: &mut Streams<'_>) -> Result<(), CliError> {
         Command::Unpause { vm } => vm::unpause(&mut session, vm),
         Command::Shutdown { vm, how } => vm::shutdown(&mut session, vm, how),
         Command::Reboot { vm, how } => vm::reboot(&mut session, vm, how),
+        Command::Suspend { vm, file } => suspend::suspend(&mut session, vm, file.as_deref()),
+        Command::Resume { vm, file, paused } => suspend::resume(&mut session, vm, file.as_deref(), *paused),
+        Command::Checkpoint { vm, file } => suspend::checkpoint(&mut session, vm, file),
+        Command::FastResume { vm } => suspend::fast_resume(&mut session, vm),
         Command::Destroy { vm } => vm::destroy(&mut session, vm),
         Command::Remove { vm } => vm::remove(&mut session, vm),
         Command::Export { vm, file } => metadata::export(&mut session, vm, file.as_deref()),

@@ -85,7 +85,7 @@ pub(super) fn unpause(session: &mut Session<'_, '_>, wanted: &str) -> Result<(),
     unpause_known(session, &vm)
 }
 
-fn unpause_known(session: &mut Session<'_, '_>, vm: &Known) -> Result<(), CliError> {
+pub(super) fn unpause_known(session: &mut Session<'_, '_>, vm: &Known) -> Result<(), CliError> {
     let task = session.client.call(&VmUnpause { debug_info: session.dbg(), id: vm.id.clone() })?;
     session.wait(&format!("unpausing {}", vm.name), &task)
 }

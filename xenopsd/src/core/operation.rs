@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::Core;
-use crate::api::{Action, Error, Metadata, PowerState, Vm};
+use crate::api::{Action, Disk, Error, Metadata, PowerState, Vm};
 use crate::device;
 use crate::domain::{VmExecutor, metadata, observe};
 use crate::edge::ShutdownReason;
@@ -27,6 +27,14 @@ pub enum Operation {
     Shutdown(Option<Duration>),
     /// Down and up again.
     Reboot(Option<Duration>),
+    /// To an image; the domain goes.
+    Suspend(Disk),
+    /// From an image, leaving the domain paused.
+    Resume(Disk),
+    /// To an image; the domain stays and runs on.
+    Checkpoint(Disk),
+    /// On with a domain that has suspended and was not destroyed.
+    FastResume,
     /// Stop the vcpus.
     Pause,
     /// Let them run.
@@ -59,6 +67,10 @@ impl std::fmt::Display for Operation {
             Self::Shutdown(Some(_)) => "clean shutdown",
             Self::Reboot(None) => "hard reboot",
             Self::Reboot(Some(_)) => "clean reboot",
+            Self::Suspend(_) => "suspend",
+            Self::Resume(_) => "resume",
+            Self::Checkpoint(_) => "checkpoint",
+            Self::FastResume => "fast resume",
             Self::Pause => "pause",
             Self::Unpause => "unpause",
             Self::CreateDomain => "create",
@@ -101,12 +113,22 @@ impl Core {
         task: &TaskHandle,
         slot: &Slot,
     ) -> Result<(), Error> {
-        let state = observe::power_state(self.domain_of(vm)?.as_ref());
+        let state = observe::power_state(self.domain_of(vm)?.as_ref(), &self.records.extra(vm)?);
         let now = Request { core: self, vm, task, trace, slot, state };
         match operation {
             Operation::Start => now.start(),
             Operation::Shutdown(timeout) => now.shutdown(*timeout),
             Operation::Reboot(timeout) => now.reboot(*timeout),
+            Operation::Suspend(disk) => {
+                now.need(&[PowerState::Running])?;
+                now.run(&plan::suspend(disk))
+            }
+            Operation::Resume(disk) => now.resume(disk),
+            Operation::Checkpoint(disk) => {
+                now.need(&[PowerState::Running])?;
+                now.run(&plan::checkpoint(disk))
+            }
+            Operation::FastResume => now.fast_resume(),
             Operation::Pause => now.pause(),
             Operation::Unpause => now.unpause(),
             Operation::CreateDomain => {
@@ -198,8 +220,29 @@ impl Request<'_> {
         } else if self.state == PowerState::Halted {
             tracing::info!(vm = self.vm, "hard shutdown of a halted VM: removing what may be left");
             return self.run(&plan::destroy());
+        } else if self.state == PowerState::Suspended {
+            tracing::info!(vm = self.vm, "hard shutdown of a suspended VM: its memory is given up");
+            self.run(&plan::destroy())?;
+            return self.run(&[Step::Do(Atom::ForgetImage)]);
         }
         self.run(&plan::shutdown(timeout))
+    }
+
+    fn resume(&self, disk: &Disk) -> Result<(), Error> {
+        // Halted too: the image is what counts, and the record may be older than the daemon's database.
+        self.need(&[PowerState::Suspended, PowerState::Halted])?;
+        self.tidy()?;
+        self.run(&plan::resume(&self.records()?, disk))?;
+        self.started();
+        Ok(())
+    }
+
+    fn fast_resume(&self) -> Result<(), Error> {
+        let stopped = self.core.domain_of(self.vm)?.and_then(|domain| domain.shutdown);
+        if stopped != Some(ShutdownReason::Suspend) {
+            return Err(Error::BadPowerState { found: self.state, expected: PowerState::Suspended });
+        }
+        self.run(&[Step::Do(Atom::ResumeDomain)])
     }
 
     fn reboot(&self, timeout: Option<Duration>) -> Result<(), Error> {
@@ -259,9 +302,7 @@ impl Request<'_> {
     }
 
     fn remove(&self) -> Result<(), Error> {
-        if self.state != PowerState::Halted {
-            return Err(Error::BadPowerState { found: self.state, expected: PowerState::Halted });
-        }
+        self.need(&[PowerState::Halted, PowerState::Suspended])?;
         self.core.records.remove_vm(self.vm)?;
         self.core.runtimes.forget(self.vm);
         self.core.traces.forget(self.vm);
@@ -289,6 +330,18 @@ impl Request<'_> {
         }
         if !self.core.runtimes.with(self.vm, |r| std::mem::replace(&mut r.looked_at, true)) {
             self.finish_devices()?;
+        }
+        let suspended = self.core.records.extra(self.vm)?.is_suspended();
+        if let Some(image) = self.core.suspending(domain.domid)? {
+            if suspended {
+                tracing::warn!(vm = self.vm, "a suspended VM's domain was left; removing it");
+                return self.run(&plan::destroy());
+            }
+            return self.run(&plan::abandon_suspend(&Disk::Local(image)));
+        }
+        if suspended {
+            tracing::warn!(vm = self.vm, "the VM was resumed before the last daemon ended");
+            self.run(&[Step::Do(Atom::ForgetImage)])?;
         }
         match domain.shutdown {
             None => Ok(()),

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   domain of a stored VM ─┬─ complete and running ──► picked up; half (un)plugged devices are finished
+//!                          ├─ being suspended ───────► runs on, or is removed when its image is kept
 //!                          ├─ stopped ───────────────► what its `on_*` settings say
 //!                          └─ half built, half gone ─► removed
 //!   nodes or journal entries of a stored VM without domain ──► removed, given back
@@ -17,7 +18,7 @@ use std::sync::Arc;
 use xenstore::layout::{domain_path, libxl_path, vm_path};
 use xenstore::{Operations, Path};
 
-use super::{Core, Operation, PENDING, Seen};
+use super::{Core, Operation, PENDING, SUSPENDING, Seen};
 use crate::api::Error;
 use crate::device::store_domid;
 use crate::edge::{DomId, DomainInfo};
@@ -124,6 +125,16 @@ impl Core {
         let values = store.read_all(&[at(PENDING)?, at("type")?])?;
         // A domain without a skeleton died with the daemon between the hypercall and the first write.
         Ok(values[0].is_some() || values[1].is_none())
+    }
+
+    /// The path of the image that a domain is being suspended to, or was when an earlier daemon was killed or gave up on
+    /// the guest.
+    ///
+    /// # Errors
+    /// When xenstored does not answer.
+    pub fn suspending(&self, domid: DomId) -> Result<Option<String>, Error> {
+        let marker = libxl_path(store_domid(domid)).join(SUSPENDING).map_err(xenstore::Error::from)?;
+        Ok(self.edges.store()?.read_str(&marker)?)
     }
 
     /// The number of a domain of this VM that is gone while its nodes are not: an earlier daemon was killed between

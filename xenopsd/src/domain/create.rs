@@ -14,8 +14,8 @@ use super::{VmExecutor, domain_kind, guest_kind};
 use crate::api::{Boot, BuilderInfo, Dict, DirectBoot, Error, Int, Vm};
 use crate::device::{store_domid, vbd, vif};
 use crate::edge::{
-    DomainImage, HypervisorError, Image, ImageError, ImageFile, KernelImage, MAX_KERNEL, MAX_RAMDISK,
-    NewDomain,
+    Built, DomId, DomainImage, HypervisorError, Image, ImageError, ImageFile, KernelImage, MAX_KERNEL,
+    MAX_RAMDISK, NewDomain,
 };
 use crate::state::journal::Resource;
 
@@ -33,6 +33,13 @@ impl VmExecutor<'_> {
         let wanted = Wanted::of(vm)?;
         let files = BootFiles::open(vm)?;
         wanted.target_kib(&self.core.edges.hypervisor()?.host()?)?;
+        self.check_devices()?;
+        self.keep_files(files);
+        Ok(())
+    }
+
+    /// All devices of the records, and that no two are in the same place.
+    pub(super) fn check_devices(&self) -> Result<(), Error> {
         let mut numbers = HashSet::new();
         for disk in &self.records.vbds {
             vbd::check(self.core, disk)?;
@@ -47,7 +54,6 @@ impl VmExecutor<'_> {
                 return Err(Error::AlreadyExists { kind: "VIF".to_owned(), id: interface.id.to_string() });
             }
         }
-        self.keep_files(files);
         Ok(())
     }
 
@@ -113,16 +119,37 @@ impl VmExecutor<'_> {
             ramdisk: ramdisk.as_ref(),
             cmdline: &boot.cmdline,
         });
-        let built =
-            hypervisor.build(domid, &wanted.resources(target_kib), &image).map_err(|error| match error {
-                HypervisorError::Image(message) => Error::BootloaderError { id: vm.id.clone(), message },
-                HypervisorError::Memory(text) => {
-                    tracing::warn!(vm = %vm.id, "{text}");
-                    Error::NotEnoughMemory(bytes(wanted.needed_kib(target_kib)))
-                }
-                HypervisorError::Call(text) => Error::internal(text),
-            })?;
+        let built = hypervisor
+            .build(domid, &wanted.resources(target_kib), &image)
+            .map_err(|error| self.fill_error(&wanted, target_kib, error))?;
         drop((kernel, ramdisk));
+        drop(hypervisor);
+        self.introduce(domid, &wanted, target_kib, built)
+    }
+
+    /// What a failed build or restore is to the client.
+    pub(super) fn fill_error(&self, wanted: &Wanted, target_kib: u64, error: HypervisorError) -> Error {
+        match error {
+            HypervisorError::Image(message) => Error::BootloaderError { id: self.vm().to_owned(), message },
+            HypervisorError::Memory(text) => {
+                tracing::warn!(vm = self.vm(), "{text}");
+                Error::NotEnoughMemory(bytes(wanted.needed_kib(target_kib)))
+            }
+            HypervisorError::Call(text) => Error::internal(text),
+            HypervisorError::Stopped => self.task.cancelled_error(),
+        }
+    }
+
+    /// Tells the scheduler, the store and xenstored of a domain that has its memory.
+    pub(super) fn introduce(
+        &self,
+        domid: DomId,
+        wanted: &Wanted,
+        target_kib: u64,
+        built: Built,
+    ) -> Result<(), Error> {
+        let vm = &self.records.vm;
+        let hypervisor = self.core.edges.hypervisor()?;
         if let Some((weight, cap)) = vm.scheduler_params.priority {
             let (weight, cap) = scheduler(weight, cap)?;
             hypervisor.set_scheduler(domid, weight, cap)?;
@@ -132,7 +159,7 @@ impl VmExecutor<'_> {
             uuid: self.uuid()?,
             kind: domain_kind(vm),
             memory: Memory {
-                static_max: wanted.static_max_kib,
+                static_max: wanted.static_max_kib.max(target_kib),
                 dynamic_max: wanted.dynamic_max_kib,
                 dynamic_min: wanted.dynamic_min_kib,
                 target: target_kib,

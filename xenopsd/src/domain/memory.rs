@@ -105,6 +105,15 @@ impl Wanted {
         Ok(self.dynamic_max_kib.min(room_kib).max(self.dynamic_min_kib) / 1024 * 1024)
     }
 
+    /// Checks that the host has room for the domain with `target_kib`.
+    ///
+    /// # Errors
+    /// `Not_enough_memory`, with what would be needed.
+    pub(super) fn check_room(&self, target_kib: u64, host: &Physinfo) -> Result<(), Error> {
+        let needed = self.needed_kib(target_kib);
+        if needed <= free_kib(host) { Ok(()) } else { Err(Error::NotEnoughMemory(bytes(needed))) }
+    }
+
     fn overhead_kib(&self) -> u64 {
         let own = if self.kind == GuestKind::Pv { PV_OVERHEAD_KIB } else { CONTAINER_OVERHEAD_KIB };
         own + self.paging_kib()

@@ -8,7 +8,10 @@ mod memory;
 pub mod metadata;
 pub mod observe;
 mod shutdown;
+mod suspend;
+pub mod suspend_image;
 
+use std::sync::atomic::AtomicBool;
 use std::sync::{Mutex, PoisonError};
 
 use xenstore::layout::{DomainKind, libxl_path};
@@ -17,7 +20,7 @@ use xenstore::{Operations, Path};
 use crate::api::{BuilderInfo, Error, Vm};
 use crate::core::{Core, PENDING};
 use crate::device;
-use crate::edge::{DomId, GuestKind};
+use crate::edge::{DomId, GuestKind, SuspendFile};
 use crate::ops::plan::{Atom, Records};
 use crate::ops::queue::Slot;
 use crate::ops::runner::Executor;
@@ -32,12 +35,27 @@ pub struct VmExecutor<'a> {
     slot: &'a Slot,
     /// Opened by the check and read by the build: what was checked is what is booted.
     files: Mutex<Option<BootFiles>>,
+    /// A suspend image, open while it is written or read.
+    image: Mutex<Option<SuspendFile>>,
+    /// The guest may have been asked to suspend: by this operation, or by one of a daemon that was killed.
+    asked: AtomicBool,
+    /// It was, and may still do it.
+    late: AtomicBool,
 }
 
 impl<'a> VmExecutor<'a> {
     /// For one run of a plan.
     pub fn new(core: &'a Core, records: &'a Records, task: &'a TaskHandle, slot: &'a Slot) -> Self {
-        Self { core, records, task, slot, files: Mutex::default() }
+        Self {
+            core,
+            records,
+            task,
+            slot,
+            files: Mutex::default(),
+            image: Mutex::default(),
+            asked: AtomicBool::new(true),
+            late: AtomicBool::new(false),
+        }
     }
 
     fn vm(&self) -> &str {
@@ -108,6 +126,16 @@ impl Executor for VmExecutor<'_> {
                 Ok(())
             }
             Atom::RequestShutdown(what, timeout) => self.request_shutdown(*what, *timeout),
+            Atom::OpenImage(disk) => self.open_image(disk),
+            Atom::RequestSuspend => self.request_suspend(),
+            Atom::SaveDomain => self.save_domain(),
+            Atom::SealImage => self.seal_image(),
+            Atom::KeepImage => self.keep_image(),
+            Atom::ResumeDomain => self.resume_domain(),
+            Atom::DiscardImage(disk) => self.discard_image(disk),
+            Atom::CheckResume(disk) => self.check_resume(disk),
+            Atom::RestoreDomain(disk) => self.restore_domain(disk),
+            Atom::ForgetImage => self.forget_image(),
             Atom::CloseDevices => self.close_devices(),
             Atom::DestroyDomain => self.destroy_domain(),
             Atom::ReleaseDevices => self.release_devices(),

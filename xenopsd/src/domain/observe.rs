@@ -16,10 +16,11 @@ const PAGE: i64 = 4096;
 /// Longest value shown of a node the guest can write.
 const MAX_GUEST_VALUE: usize = 4096;
 
-/// Running, paused, or not there. A guest that has shut down and awaits its end is still `Running` to clients, as its
-/// domain exists.
-pub fn power_state(domain: Option<&DomainInfo>) -> PowerState {
+/// Running, paused, or not there: then it may have an image to resume from. A guest that has shut down and awaits its
+/// end is still `Running` to clients, as its domain exists.
+pub fn power_state(domain: Option<&DomainInfo>, extra: &VmExtra) -> PowerState {
     match domain {
+        None if extra.is_suspended() => PowerState::Suspended,
         None => PowerState::Halted,
         Some(domain) if domain.paused => PowerState::Paused,
         Some(_) => PowerState::Running,
@@ -58,7 +59,7 @@ pub fn state_with(
         state.domain_type = domain_type(vm);
         read_store(core, domain.domid, &mut state)?;
     }
-    state.power_state = if rebooting { PowerState::Running } else { power_state(domain) };
+    state.power_state = if rebooting { PowerState::Running } else { power_state(domain, extra) };
     Ok(state)
 }
 

@@ -6,6 +6,7 @@
 //!                                  └── not within the whole time: Failed_to_shutdown
 //! ```
 
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use xenstore::{Operations, Path};
@@ -16,51 +17,77 @@ use crate::edge::DomId;
 use crate::ops::plan::ShutdownRequest;
 use crate::ops::wait::Ended;
 
+/// Why a guest did not do as it was asked.
+pub(super) enum Refused {
+    /// It never looked at the request, which is still there.
+    NotAcknowledged,
+    /// It took the request and did not stop in time.
+    NotInTime,
+    /// The wait was cancelled, or the machine failed.
+    Failed(Error),
+}
+
+impl From<Error> for Refused {
+    fn from(error: Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
 impl VmExecutor<'_> {
     pub(super) fn request_shutdown(&self, what: ShutdownRequest, timeout: Duration) -> Result<(), Error> {
-        let started = Instant::now();
-        let domid = self.domid()?;
-        if self.stopped(domid)? {
-            return Ok(());
-        }
-        let node = control(domid)?;
         let word = match what {
             ShutdownRequest::Poweroff => "poweroff",
             ShutdownRequest::Reboot => "reboot",
         };
-        self.core.edges.store()?.write(&node, word)?;
-        let waiting = self.core.waiting(Some(self.task), self.slot);
-        let released = Path::new("@releaseDomain").map_err(xenstore::Error::from)?;
-        let watched = [node.clone(), released];
+        let ack = timeout.min(self.core.patience.shutdown_ack);
+        let domid = self.domid()?;
+        self.ask(domid, word, ack, timeout).map_err(|refused| match refused {
+            Refused::NotAcknowledged => {
+                self.withdraw(domid);
+                Error::FailedToAcknowledgeShutdownRequest
+            }
+            Refused::NotInTime => {
+                Error::FailedToShutdown { id: self.vm().to_owned(), timeout: timeout.as_secs_f64() }
+            }
+            Refused::Failed(error) => error,
+        })
+    }
 
-        let ack_deadline = started + timeout.min(self.core.patience.shutdown_ack);
+    /// Writes `word` to the guest's `control/shutdown`, and waits until it has stopped, for whatever reason. It has `ack`
+    /// to take the request, and `all` from the beginning to stop.
+    pub(super) fn ask(&self, domid: DomId, word: &str, ack: Duration, all: Duration) -> Result<(), Refused> {
+        let started = Instant::now();
+        if self.stopped(domid)? {
+            return Ok(());
+        }
+        let node = control(domid)?;
+        self.asked.store(true, Ordering::Relaxed);
+        self.core.edges.store()?.write(&node, word).map_err(Error::from)?;
+        let waiting = self.core.waiting(Some(self.task), self.slot);
+        let released = Path::new("@releaseDomain").map_err(|e| Error::from(xenstore::Error::from(e)))?;
+        let watched = [node.clone(), released];
         waiting
-            .until(&watched, ack_deadline, || {
+            .until(&watched, started + ack, || {
                 // A guest may stop without ever touching the node.
                 let acknowledged = self.core.edges.store()?.read(&node)?.is_none_or(|v| v.is_empty());
                 Ok((acknowledged || self.stopped(domid)?).then_some(()))
             })
             .map_err(|ended| match ended {
-                Ended::TimedOut => {
-                    self.withdraw(&node);
-                    Error::FailedToAcknowledgeShutdownRequest
-                }
-                Ended::Failed(error) => error,
+                Ended::TimedOut => Refused::NotAcknowledged,
+                Ended::Failed(error) => Refused::Failed(error),
             })?;
-        waiting.until(&watched, started + timeout, || Ok(self.stopped(domid)?.then_some(()))).map_err(
-            |ended| match ended {
-                Ended::TimedOut => {
-                    Error::FailedToShutdown { id: self.vm().to_owned(), timeout: timeout.as_secs_f64() }
-                }
-                Ended::Failed(error) => error,
-            },
-        )
+        waiting.until(&watched, started + all, || Ok(self.stopped(domid)?.then_some(()))).map_err(|ended| {
+            match ended {
+                Ended::TimedOut => Refused::NotInTime,
+                Ended::Failed(error) => Refused::Failed(error),
+            }
+        })
     }
 
     /// A request nobody took must not take effect later, when nobody expects it.
-    fn withdraw(&self, node: &Path) {
+    fn withdraw(&self, domid: DomId) {
         let withdrawn =
-            self.core.edges.store().and_then(|mut store| store.write(node, "").map_err(Error::from));
+            control(domid).and_then(|node| self.core.edges.store()?.write(&node, "").map_err(Error::from));
         if let Err(error) = withdrawn {
             tracing::warn!(vm = self.vm(), %error, "the shutdown request could not be withdrawn");
         }
@@ -72,6 +99,7 @@ impl VmExecutor<'_> {
     }
 }
 
-fn control(domid: DomId) -> Result<Path, Error> {
+/// Where a guest is asked.
+pub(super) fn control(domid: DomId) -> Result<Path, Error> {
     Ok(Path::new(&format!("/local/domain/{domid}/control/shutdown")).map_err(xenstore::Error::from)?)
 }

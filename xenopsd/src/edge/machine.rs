@@ -11,6 +11,7 @@ use super::linux::blockdev::{self, Disk, Links, OpenDiskError};
 use super::linux::loopdev::{self, AttachOptions};
 use super::linux::mac::MacAddr;
 use super::linux::netlink::{IfName, Netlink};
+use super::linux::suspend_file::{SuspendFile, SuspendFileError};
 use super::linux::{release, script, vif};
 use super::xen::XenHypervisor;
 use super::{Access, AttachedDisk, Edges, Host, HostError, ScriptEnd, ScriptError, ScriptRun, VifSettings};
@@ -91,6 +92,18 @@ impl Host for LinuxHost {
         }
     }
 
+    fn create_image(&self, path: &Path, needed: u64) -> Result<SuspendFile, HostError> {
+        Ok(SuspendFile::create(path, needed)?)
+    }
+
+    fn open_image(&self, path: &Path) -> Result<SuspendFile, HostError> {
+        Ok(SuspendFile::open(path)?)
+    }
+
+    fn discard_image(&self, path: &Path) -> Result<(), HostError> {
+        Ok(SuspendFile::discard(path)?)
+    }
+
     fn check_bridge(&self, bridge: &str) -> Result<(), HostError> {
         let name = interface_name(bridge)?;
         let link =
@@ -150,6 +163,18 @@ fn open_disk(path: &Path, access: Access) -> Result<Disk, HostError> {
         }
         _ => HostError::Unusable { class: "disk", text: error.to_string() },
     })
+}
+
+impl From<SuspendFileError> for HostError {
+    fn from(error: SuspendFileError) -> Self {
+        let text = error.to_string();
+        match error {
+            SuspendFileError::Missing(path) => {
+                Self::Missing { class: "suspend image", id: path.display().to_string(), text }
+            }
+            _ => Self::Unusable { class: "suspend image", text },
+        }
+    }
 }
 
 fn interface_name(name: &str) -> Result<IfName, HostError> {

@@ -25,11 +25,13 @@ use crossbeam::channel::Receiver;
 use crate::state::journal::Resource;
 
 pub use ffi::domid::DomId;
+pub use ffi::migrate::Stream;
 pub use ffi::xenctrl::{DomainInfo, FeatureSet, GuestKind, Physinfo, ShutdownReason, XenVersion};
 
 pub use events::{Events, Subscription};
 pub use image::{Image, ImageError, ImageFile, MAX_KERNEL, MAX_RAMDISK};
 pub use linux::blockdev::Access;
+pub use linux::suspend_file::SuspendFile;
 pub use machine::{LinuxHost, StoreAddress, real};
 pub use pool::{Edges, Lent};
 
@@ -45,6 +47,9 @@ pub enum HypervisorError {
     /// Not enough free memory to populate the domain.
     #[error("not enough memory: {0}")]
     Memory(String),
+    /// The stream was stopped by another thread.
+    #[error("the stream was stopped")]
+    Stopped,
 }
 
 /// What a new domain is, as far as the hypervisor fixes it at creation.
@@ -162,6 +167,32 @@ pub trait Hypervisor: Send {
         resources: &Resources,
         image: &DomainImage<'_>,
     ) -> Result<Built, HypervisorError>;
+
+    /// Writes a suspended domain's memory and processors to `stream`. The domain is still suspended afterwards, whatever
+    /// came of it.
+    ///
+    /// # Errors
+    /// [`HypervisorError::Call`], also when the disk is full; [`HypervisorError::Stopped`].
+    fn save(&self, domid: DomId, stream: &Stream) -> Result<(), HypervisorError>;
+
+    /// Fills a new domain of `kind` from what [`Hypervisor::save`] wrote, instead of a build. On failure the domain is
+    /// still there, to be destroyed.
+    ///
+    /// # Errors
+    /// Any [`HypervisorError`].
+    fn restore(
+        &self,
+        domid: DomId,
+        kind: GuestKind,
+        resources: &Resources,
+        stream: &Stream,
+    ) -> Result<Built, HypervisorError>;
+
+    /// Lets a suspended domain run on where it is: its kernel is told that the suspension was cancelled.
+    ///
+    /// # Errors
+    /// [`HypervisorError::Call`], also when it is not suspended.
+    fn resume(&self, domid: DomId) -> Result<(), HypervisorError>;
 
     /// Sets the scheduler's weight (1 to 65535, relative to 256) and cap (percent of one processor, 0 none).
     ///
@@ -303,6 +334,24 @@ pub trait Host: Send + Sync {
     /// # Errors
     /// [`HostError`].
     fn attach_disk(&self, path: &Path, access: Access) -> Result<AttachedDisk, HostError>;
+
+    /// Opens the place for a suspend image of up to `needed` bytes, empty.
+    ///
+    /// # Errors
+    /// [`HostError`].
+    fn create_image(&self, path: &Path, needed: u64) -> Result<SuspendFile, HostError>;
+
+    /// Opens a suspend image.
+    ///
+    /// # Errors
+    /// [`HostError`].
+    fn open_image(&self, path: &Path) -> Result<SuspendFile, HostError>;
+
+    /// Removes what is left of a suspend image that was not completed.
+    ///
+    /// # Errors
+    /// [`HostError`].
+    fn discard_image(&self, path: &Path) -> Result<(), HostError>;
 
     /// Checks that a bridge exists and is one.
     ///

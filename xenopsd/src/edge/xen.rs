@@ -2,13 +2,14 @@
 
 use ffi::builder::{self, BuildError, PvImage};
 use ffi::evtchn::Port;
+use ffi::migrate::{self, MigrateError, RingEnds, SaveCallbacks};
 use ffi::xenctrl::{
     CpuidPolicy, CreateDomain, GrantVersion, HvmParam, SchedParams, Scheduler, TscMode, Xenctrl,
 };
 
 use super::{
     Built, DomId, DomainImage, DomainInfo, FeatureSet, GuestKind, Hypervisor, HypervisorError, Image,
-    KernelImage, NewDomain, Physinfo, Resources, Ring, XenVersion,
+    KernelImage, NewDomain, Physinfo, Resources, Ring, Stream, XenVersion,
 };
 
 /// What libxl leaves above the target in the hard limit, in KiB: a guest's balloon is allowed this much slack
@@ -81,6 +82,15 @@ impl XenHypervisor {
     }
 }
 
+/// The guest was suspended before the save began.
+struct Suspended;
+
+impl SaveCallbacks for Suspended {
+    fn suspend(&mut self) -> bool {
+        true
+    }
+}
+
 /// A domain's unbound ports.
 #[derive(Clone, Copy)]
 struct RingPorts {
@@ -138,6 +148,31 @@ impl Hypervisor for XenHypervisor {
         Ok(ports.with(built))
     }
 
+    fn save(&self, domid: DomId, stream: &Stream) -> Result<(), HypervisorError> {
+        Ok(migrate::save(&self.xc, domid, stream, false, &mut Suspended)?)
+    }
+
+    fn restore(
+        &self,
+        domid: DomId,
+        kind: GuestKind,
+        resources: &Resources,
+        stream: &Stream,
+    ) -> Result<Built, HypervisorError> {
+        let ports = self.equip(domid, kind, resources)?;
+        let ends = RingEnds {
+            store_evtchn: ports.store,
+            store_domid: DomId::DOM0,
+            console_evtchn: ports.console,
+            console_domid: DomId::DOM0,
+        };
+        Ok(ports.with(migrate::restore(&self.xc, domid, stream, &ends)?))
+    }
+
+    fn resume(&self, domid: DomId) -> Result<(), HypervisorError> {
+        Ok(self.xc.resume(domid, true)?)
+    }
+
     fn set_scheduler(&self, domid: DomId, weight: u16, cap: u16) -> Result<(), HypervisorError> {
         let params = SchedParams { weight, cap };
         match self.xc.scheduler()? {
@@ -184,6 +219,16 @@ impl From<ffi::error::Error> for HypervisorError {
             return Self::Memory(error.to_string());
         }
         Self::Call(error.to_string())
+    }
+}
+
+impl From<MigrateError> for HypervisorError {
+    fn from(error: MigrateError) -> Self {
+        match error {
+            MigrateError::Stopped { .. } => Self::Stopped,
+            MigrateError::Call(call) => call.into(),
+            other => Self::Call(other.to_string()),
+        }
     }
 }
 

@@ -7,6 +7,8 @@
 //!   shutdown  hook ─► [ask the guest] ─► destroy ─► hook
 //!   reboot    [ask the guest] ─► hook ─► destroy ─► hooks ─► start ─► unpause
 //!   plug      begin ─► plug ─► end                unplug    unplug
+//!   suspend   hook ─► open image ─► ask the guest ─► save ─► hook ─► seal ─► keep ─► destroy ─► hook
+//!   resume    check ─► hook ─► create ─► as start, with restore for build ─► settle ─► forget ─► hook
 //! ```
 //!
 //! The build and the devices run side by side: backends only need the device's own nodes, and their probing is the
@@ -15,7 +17,7 @@
 use std::time::Duration;
 
 use super::hook::{Hook, HookReason};
-use crate::api::{Vbd, VbdMode, Vif, Vm};
+use crate::api::{Disk, Vbd, VbdMode, Vif, Vm};
 
 /// How a guest is asked to go down.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,6 +86,27 @@ pub enum Atom {
     PauseBestEffort,
     /// Asks the guest, and waits for it to have stopped.
     RequestShutdown(ShutdownRequest, Duration),
+    /// The place for a suspend image, empty, with a note that the domain is being suspended: a restarted daemon lets such
+    /// a one run on.
+    OpenImage(Disk),
+    /// Asks the guest to suspend, and waits for it to have stopped.
+    RequestSuspend,
+    /// Its memory and processors into the image.
+    SaveDomain,
+    /// The image is flushed and made valid.
+    SealImage,
+    /// The VM is suspended from now on: what is left of the domain goes, and nothing before this is undone.
+    KeepImage,
+    /// Lets a suspended domain run on, or takes back the request to suspend.
+    ResumeDomain,
+    /// The image of a suspend that did not come to its end.
+    DiscardImage(Disk),
+    /// Everything that can be found wrong with a resume without taking anything.
+    CheckResume(Disk),
+    /// Memory and processors from the image; rings; the store told of them.
+    RestoreDomain(Disk),
+    /// The VM is no longer suspended: its domain is complete, and nothing before this is undone.
+    ForgetImage,
     /// Tells every backend to let go.
     CloseDevices,
     /// The domain itself.
@@ -116,19 +139,62 @@ pub struct Records {
 
 /// Start, leaving the domain paused, as the contract has it.
 pub fn start(records: &Records) -> Vec<Step> {
+    let hook = hook(Hook::PreStart, HookReason::None);
+    let [check, create, settle] = [Atom::CheckStart, Atom::CreateDomain, Atom::Settle].map(Step::Do);
+    tidy(vec![check, hook, create, fill(Atom::BuildDomain, records), settle])
+}
+
+/// To an image, and the domain away.
+pub fn suspend(disk: &Disk) -> Vec<Step> {
+    let mut steps = vec![hook(Hook::PreSuspend, HookReason::Suspend)];
+    let save = [Atom::OpenImage(disk.clone()), Atom::RequestSuspend, Atom::SaveDomain];
+    steps.extend(save.map(Step::Do));
+    steps.push(hook(Hook::PreShutdown, HookReason::Suspend));
+    steps.extend([Atom::SealImage, Atom::KeepImage].map(Step::Do));
+    steps.extend(destroy());
+    steps.push(hook(Hook::PostDestroy, HookReason::Suspend));
+    steps
+}
+
+/// From an image, leaving the domain paused.
+pub fn resume(records: &Records, disk: &Disk) -> Vec<Step> {
+    tidy(vec![
+        Step::Do(Atom::CheckResume(disk.clone())),
+        hook(Hook::PreResume, HookReason::None),
+        Step::Do(Atom::CreateDomain),
+        fill(Atom::RestoreDomain(disk.clone()), records),
+        Step::Do(Atom::Settle),
+        Step::Do(Atom::ForgetImage),
+        hook(Hook::PostResume, HookReason::None),
+    ])
+}
+
+/// To an image, and on with the same domain.
+pub fn checkpoint(disk: &Disk) -> Vec<Step> {
+    let image = Atom::OpenImage(disk.clone());
+    [image, Atom::RequestSuspend, Atom::SaveDomain, Atom::ResumeDomain, Atom::SealImage]
+        .map(Step::Do)
+        .to_vec()
+}
+
+/// On with a domain whose suspend did not come to its end.
+pub fn abandon_suspend(disk: &Disk) -> Vec<Step> {
+    [Atom::ResumeDomain, Atom::DiscardImage(disk.clone())].map(Step::Do).to_vec()
+}
+
+/// A new domain's memory, by `atom`, and its devices, side by side.
+fn fill(atom: Atom, records: &Records) -> Step {
     let plug = |mode: VbdMode| {
         let these = records.vbds.iter().filter(|vbd| vbd.mode == mode);
         Step::Parallel(these.map(|vbd| Step::Do(Atom::Plug(Device::Vbd(vbd.id.device.clone())))).collect())
     };
     let mut together = vec![
-        Step::Do(Atom::BuildDomain),
+        Step::Do(atom),
         // Storage cannot turn a read-only attachment into a writable one, so writable disks go first.
         Step::Serial(vec![plug(VbdMode::ReadWrite), plug(VbdMode::ReadOnly)]),
     ];
     together.extend(records.vifs.iter().map(|vif| Step::Do(Atom::Plug(Device::Vif(vif.id.device.clone())))));
-    let hook = hook(Hook::PreStart, HookReason::None);
-    let [check, create, settle] = [Atom::CheckStart, Atom::CreateDomain, Atom::Settle].map(Step::Do);
-    tidy(vec![check, hook, create, Step::Parallel(together), settle])
+    Step::Parallel(together)
 }
 
 /// An empty domain, kept.
@@ -202,6 +268,8 @@ impl Atom {
         match self {
             Self::CreateDomain => END.to_vec(),
             Self::BeginPlug(device) => vec![Self::Unplug(device.clone(), Unplugging::Forced)],
+            Self::OpenImage(disk) => vec![Self::DiscardImage(disk.clone())],
+            Self::RequestSuspend => vec![Self::ResumeDomain],
             Self::CheckStart
             | Self::Hook(..)
             | Self::Delay(_)
@@ -214,6 +282,14 @@ impl Atom {
             | Self::Pause
             | Self::PauseBestEffort
             | Self::RequestShutdown(..)
+            | Self::SaveDomain
+            | Self::SealImage
+            | Self::KeepImage
+            | Self::ResumeDomain
+            | Self::DiscardImage(_)
+            | Self::CheckResume(_)
+            | Self::RestoreDomain(_)
+            | Self::ForgetImage
             | Self::CloseDevices
             | Self::DestroyDomain
             | Self::ReleaseDevices => Vec::new(),
@@ -222,7 +298,15 @@ impl Atom {
 
     /// Its share of an operation's progress, relative to the others'.
     pub fn weight(&self) -> u32 {
-        1
+        match self {
+            Self::SaveDomain | Self::RestoreDomain(_) => 10,
+            _ => 1,
+        }
+    }
+
+    /// Whether what came before is not undone any more once this is done.
+    pub fn commits(&self) -> bool {
+        matches!(self, Self::KeepImage | Self::ForgetImage)
     }
 
     /// Once begun these run to their end: stopping half way would leave more behind than finishing.
@@ -253,6 +337,16 @@ impl std::fmt::Display for Atom {
             Self::Pause | Self::PauseBestEffort => write!(f, "pause"),
             Self::RequestShutdown(ShutdownRequest::Poweroff, _) => write!(f, "ask for poweroff"),
             Self::RequestShutdown(ShutdownRequest::Reboot, _) => write!(f, "ask for reboot"),
+            Self::OpenImage(_) => write!(f, "open image"),
+            Self::RequestSuspend => write!(f, "ask for suspend"),
+            Self::SaveDomain => write!(f, "save domain"),
+            Self::SealImage => write!(f, "seal image"),
+            Self::KeepImage => write!(f, "keep image"),
+            Self::ResumeDomain => write!(f, "resume domain"),
+            Self::DiscardImage(_) => write!(f, "discard image"),
+            Self::CheckResume(_) => write!(f, "check image"),
+            Self::RestoreDomain(_) => write!(f, "restore domain"),
+            Self::ForgetImage => write!(f, "forget image"),
             Self::CloseDevices => write!(f, "close devices"),
             Self::DestroyDomain => write!(f, "destroy domain"),
             Self::ReleaseDevices => write!(f, "release devices"),
@@ -400,6 +494,36 @@ mod tests {
     fn everything_a_start_takes_is_undone_by_its_creation() {
         assert_eq!(Atom::CreateDomain.undo(), END);
         assert!(END.iter().all(|atom| !atom.cancellable() && atom.undo().is_empty()));
+    }
+
+    #[test]
+    fn a_suspend_is_undone_until_the_image_is_kept() {
+        let disk = Disk::Local("/image".to_owned());
+        let steps = suspend(&disk);
+        let atoms: Vec<_> = steps
+            .iter()
+            .map(|step| match step {
+                Step::Do(atom) => atom.clone(),
+                _ => panic!("{step:?}"),
+            })
+            .collect();
+        let keep = atoms.iter().position(Atom::commits).unwrap();
+        let undone: Vec<_> = atoms[..keep].iter().rev().flat_map(Atom::undo).collect();
+        assert_eq!(undone, [Atom::ResumeDomain, Atom::DiscardImage(disk)]);
+        assert_eq!(atoms[keep + 1..=keep + END.len()], END, "the guest's end comes after that");
+        assert!(atoms[keep + 1..].iter().all(|atom| atom.undo().is_empty()));
+    }
+
+    #[test]
+    fn a_resume_is_a_start_from_an_image() {
+        let disk = Disk::Local("/image".to_owned());
+        let records = records(&[("xvda", VbdMode::ReadWrite)], &["0"]);
+        let resumed = resume(&records, &disk);
+        let Step::Parallel(together) = &resumed[3] else { panic!("{resumed:?}") };
+        assert_eq!(together[0], Step::Do(Atom::RestoreDomain(disk)));
+        let Step::Parallel(started) = &start(&records)[3] else { panic!() };
+        assert_eq!(together[1..], started[1..]);
+        assert_eq!(resumed.iter().map(Step::weight).sum::<u32>(), 18);
     }
 
     #[test]

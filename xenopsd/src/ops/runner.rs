@@ -112,6 +112,9 @@ impl Run<'_> {
         self.begun.lock().unwrap_or_else(PoisonError::into_inner).push((number, atom.clone()));
         self.trace.begin(number, atom);
         let outcome = self.executor.execute(atom);
+        if outcome.is_ok() && atom.commits() {
+            self.begun.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        }
         let seconds = self.trace.end(number, atom, &outcome).as_secs_f64();
         tracing::debug!(task = self.task.id(), seconds, ok = outcome.is_ok(), "{atom}");
         self.task.subtask(atom.to_string(), outcome_state(outcome.as_ref().err().cloned(), seconds));

@@ -53,7 +53,9 @@ fn vm_actions(core: &Core) -> Result<Value, Error> {
     let action = |vm: String| {
         let domain = domains.get(&vm).copied();
         let stopped = domain.and_then(|d| d.shutdown).map(|reason| format!("{reason:?}"));
-        let state: PowerState = observe::power_state(domain);
+        // A dump shows what it can.
+        let extra = core.records.extra(&vm).unwrap_or_default();
+        let state: PowerState = observe::power_state(domain, &extra);
         (vm.into(), Value::Array(vec![state.to_value(), stopped.to_value()]))
     };
     Ok(Value::Dict(core.records.vm_ids()?.into_iter().map(action).collect()))

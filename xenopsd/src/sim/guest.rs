@@ -33,7 +33,7 @@ const PAGE_KIB: u64 = 4;
 const MAX_VCPUS: u32 = 512;
 
 /// The keys of a script, below `vm-data/sim`.
-pub const SCRIPT_KEYS: &[&str] = &["shutdown", "then", "then-ms", "devices", "flood", "balloon"];
+pub const SCRIPT_KEYS: &[&str] = &["shutdown", "suspend", "then", "then-ms", "devices", "flood", "balloon"];
 
 /// How a guest takes a request to shut down.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -43,6 +43,20 @@ enum Manners {
     Ignore,
     Acknowledge,
     Silent,
+    /// Takes it and crashes; a request to suspend only.
+    Crash,
+}
+
+impl Manners {
+    fn of(word: &str) -> Self {
+        match word {
+            "ignore" => Self::Ignore,
+            "acknowledge" => Self::Acknowledge,
+            "silent" => Self::Silent,
+            "crash" => Self::Crash,
+            _ => Self::Obey,
+        }
+    }
 }
 
 /// What it does with its devices.
@@ -68,7 +82,8 @@ enum Balloon {
 /// See the table in the module `sim`. Words that are not in it mean the default.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Script {
-    manners: Manners,
+    shutdown: Manners,
+    suspend: Manners,
     devices: Devices,
     then: Option<ShutdownReason>,
     then_after: Duration,
@@ -85,12 +100,8 @@ impl Script {
             value.and_then(|v| String::from_utf8(v).ok()).or_else(default).unwrap_or_default()
         };
         Self {
-            manners: match &*word("shutdown") {
-                "ignore" => Manners::Ignore,
-                "acknowledge" => Manners::Acknowledge,
-                "silent" => Manners::Silent,
-                _ => Manners::Obey,
-            },
+            shutdown: Manners::of(&word("shutdown")),
+            suspend: Manners::of(&word("suspend")),
             devices: match &*word("devices") {
                 "keep" => Devices::Keep,
                 "refuse" => Devices::Refuse,
@@ -234,6 +245,8 @@ impl Guest {
         match self.stop {
             Some((at, reason)) if now >= at => {
                 shared.trace.note(&self.name, || format!("stops: {reason:?}"));
+                // It may be let run on.
+                self.stop = None;
                 return Wish::Stop(reason);
             }
             _ => {}
@@ -264,12 +277,15 @@ impl Guest {
             _ => return,
         };
         let delay = self.delay("shutdown", self.asked);
-        if matches!(self.script.manners, Manners::Obey | Manners::Acknowledge) {
+        let suspend = reason == ShutdownReason::Suspend;
+        let manners = if suspend { self.script.suspend } else { self.script.shutdown };
+        let reason = if manners == Manners::Crash { ShutdownReason::Crash } else { reason };
+        if matches!(manners, Manners::Obey | Manners::Acknowledge | Manners::Crash) {
             let _ = self.store.write(&node, "");
             shared.trace.note(&self.name, || format!("takes the request {reason:?}"));
             self.asked += 1;
         }
-        if matches!(self.script.manners, Manners::Obey | Manners::Silent) && self.stop.is_none() {
+        if matches!(manners, Manners::Obey | Manners::Silent | Manners::Crash) && self.stop.is_none() {
             self.stop = Some((now + delay, reason));
             shared.trace.note(&self.name, || format!("is down in {delay:?}"));
         }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use super::memory::Saved;
 use crate::edge::{
     DomId, DomainInfo, GuestKind, HypervisorError, NewDomain, Physinfo, ShutdownReason, XenVersion,
 };
@@ -238,6 +239,23 @@ impl Hardware {
         };
         domain.shutdown = Some(reason);
         true
+    }
+
+    /// What is saved of a suspended domain.
+    pub(super) fn suspended(&mut self, domid: DomId) -> Result<Saved, HypervisorError> {
+        let domain = self.live(domid)?;
+        if domain.shutdown != Some(ShutdownReason::Suspend) {
+            return Err(call(&format!("domain {domid} is not suspended")));
+        }
+        Ok(Saved { kind: domain.kind, vcpus: domain.max_vcpus, pages: domain.pages })
+    }
+
+    /// Lets a suspended domain run on. Whether it runs now: it may be paused.
+    pub(super) fn resume(&mut self, domid: DomId) -> Result<bool, HypervisorError> {
+        self.suspended(domid)?;
+        let domain = self.live(domid)?;
+        domain.shutdown = None;
+        Ok(domain.pauses == 0)
     }
 
     /// Whether its vcpus get processors.

@@ -9,11 +9,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::faults::Injected;
 use super::{Shared, SimOptions};
 use crate::edge::linux::script;
-use crate::edge::{Access, AttachedDisk, Host, HostError, ScriptEnd, ScriptError, ScriptRun, VifSettings};
+use crate::edge::{
+    Access, AttachedDisk, Host, HostError, ScriptEnd, ScriptError, ScriptRun, SuspendFile, VifSettings,
+};
 use crate::state::journal::Resource;
 
 /// Major number of loop devices (Linux `include/uapi/linux/major.h`).
 const LOOP_MAJOR: u64 = 7;
+
+/// Bytes of a simulated domain's image, at most: there is no memory to be written.
+const MOST_NEEDED: u64 = 64 * 1024;
 
 /// Which names exist.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -98,6 +103,22 @@ impl Host for SimHost {
             node: PathBuf::from(format!("/dev/loop{number}")),
             keep: Some(keep.into()),
         })
+    }
+
+    /// Images are real files, so that a simulated VM can be resumed by the next simulator.
+    fn create_image(&self, path: &Path, needed: u64) -> Result<SuspendFile, HostError> {
+        self.shared.faults.check("host.create_image")?;
+        Ok(SuspendFile::create(path, needed.min(MOST_NEEDED))?)
+    }
+
+    fn open_image(&self, path: &Path) -> Result<SuspendFile, HostError> {
+        self.shared.faults.check("host.open_image")?;
+        Ok(SuspendFile::open(path)?)
+    }
+
+    fn discard_image(&self, path: &Path) -> Result<(), HostError> {
+        self.shared.faults.check("host.discard_image")?;
+        Ok(SuspendFile::discard(path)?)
     }
 
     fn check_bridge(&self, bridge: &str) -> Result<(), HostError> {

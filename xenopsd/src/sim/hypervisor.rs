@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use super::faults::Injected;
 use super::hardware::Hardware;
+use super::memory;
 use super::world::Signal;
 use super::{Shared, store_domid};
 use crate::edge::{
-    Built, DomId, DomainImage, DomainInfo, FeatureSet, Hypervisor, HypervisorError, Image, NewDomain,
-    Physinfo, Resources, Ring, XenVersion,
+    Built, DomId, DomainImage, DomainInfo, FeatureSet, GuestKind, Hypervisor, HypervisorError, Image,
+    NewDomain, Physinfo, Resources, Ring, Stream, XenVersion,
 };
 
 /// KiB of a page.
@@ -56,6 +57,15 @@ fn is_kernel(image: &Image) -> bool {
         || bytes.get(0x202..0x206) == Some(b"HdrS")
 }
 
+/// Gives a new domain its memory.
+fn fill(hardware: &mut Hardware, domid: DomId, pages: u64) -> Result<Built, HypervisorError> {
+    let (store, console) = hardware.build(domid, pages, SLACK_KIB / PAGE_KIB)?;
+    Ok(Built {
+        store: Ring { port: STORE_PORT, gfn: store },
+        console: Ring { port: CONSOLE_PORT, gfn: console },
+    })
+}
+
 impl Hypervisor for SimHypervisor {
     fn version(&self) -> Result<XenVersion, HypervisorError> {
         self.call("hypervisor.version", |_| Ok(Hardware::version()))
@@ -91,14 +101,41 @@ impl Hypervisor for SimHypervisor {
                 "the kernel is no ELF file, no bzImage and not gzipped".to_owned(),
             ));
         }
-        self.call("hypervisor.build", |hardware| {
-            let (store, console) =
-                hardware.build(domid, resources.target_kib / PAGE_KIB, SLACK_KIB / PAGE_KIB)?;
-            Ok(Built {
-                store: Ring { port: STORE_PORT, gfn: store },
-                console: Ring { port: CONSOLE_PORT, gfn: console },
-            })
-        })
+        self.call("hypervisor.build", |hardware| fill(hardware, domid, resources.target_kib / PAGE_KIB))
+    }
+
+    fn save(&self, domid: DomId, stream: &Stream) -> Result<(), HypervisorError> {
+        let saved = self.call("hypervisor.save", |hardware| hardware.suspended(domid))?;
+        memory::save(&saved, stream, self.shared.copying)
+    }
+
+    fn restore(
+        &self,
+        domid: DomId,
+        kind: GuestKind,
+        resources: &Resources,
+        stream: &Stream,
+    ) -> Result<Built, HypervisorError> {
+        self.call("hypervisor.restore", |_| Ok(()))?;
+        let saved = memory::restore(stream, self.shared.copying)?;
+        if saved.kind != kind || saved.vcpus > resources.max_vcpus {
+            return Err(HypervisorError::Call(format!(
+                "restore: a {:?} domain with {} vcpus does not fit",
+                saved.kind, saved.vcpus
+            )));
+        }
+        let limit = resources.target_kib / PAGE_KIB + SLACK_KIB / PAGE_KIB;
+        if saved.pages > limit {
+            return Err(HypervisorError::Memory(format!("restore: {} pages, limit {limit}", saved.pages)));
+        }
+        self.shared.change(|hardware| fill(hardware, domid, saved.pages))
+    }
+
+    fn resume(&self, domid: DomId) -> Result<(), HypervisorError> {
+        if self.call("hypervisor.resume", |hardware| hardware.resume(domid))? {
+            self.shared.signal(Signal::Runs(domid));
+        }
+        Ok(())
     }
 
     fn set_scheduler(&self, domid: DomId, weight: u16, _cap: u16) -> Result<(), HypervisorError> {

@@ -30,6 +30,7 @@
 //! | key | values (the first is the default) | meaning |
 //! |---|---|---|
 //! | `vm-data/sim/shutdown` | `obey`, `ignore`, `acknowledge`, `silent` | obeys a request; never looks at it; takes it and runs on; stops without taking it |
+//! | `vm-data/sim/suspend` | `obey`, `ignore`, `acknowledge`, `silent`, `crash` | the same for a request to suspend; takes it and crashes |
 //! | `vm-data/sim/then` | `run`, `poweroff`, `reboot`, `crash`, `suspend` | what it does by itself after its first boot in this simulator |
 //! | `vm-data/sim/then-ms` | number | how long after its boot, in ms |
 //! | `vm-data/sim/devices` | `connect`, `keep`, `refuse`, `ignore`, `hostile` | connects its frontends; and does not give them back; and says why not; leaves them alone; writes nonsense into everything it may write |
@@ -45,6 +46,7 @@ mod guest;
 mod hardware;
 mod host;
 mod hypervisor;
+mod memory;
 mod store;
 mod terminals;
 mod trace;
@@ -85,6 +87,8 @@ pub struct SimOptions {
     pub script: Vec<(String, String)>,
     /// Longest time a backend or a guest takes for one step.
     pub delay: Duration,
+    /// How long a save or restore takes for each of the eight pieces it is in.
+    pub copying: Duration,
     /// Whether consoles are real pseudo-terminals, of which each takes two files; else `/dev/null`.
     pub terminals: bool,
     /// Disks that exist.
@@ -105,6 +109,7 @@ impl Default for SimOptions {
             cpus: 8,
             script: Vec::new(),
             delay: Duration::from_millis(20),
+            copying: Duration::ZERO,
             terminals: false,
             disks: Present::All,
             bridges: Present::All,
@@ -123,6 +128,8 @@ struct Shared {
     faults: Faults,
     trace: Trace,
     signals: Sender<Signal>,
+    /// [`SimOptions::copying`].
+    copying: Duration,
 }
 
 impl Shared {
@@ -144,7 +151,12 @@ impl Shared {
     /// What happens to a domain that nobody holds any more.
     fn shut_down(&self, domid: DomId, reason: crate::edge::ShutdownReason) {
         if self.change(|hardware| hardware.shut_down(domid, reason)) {
-            self.store.lock().domain_shut_down(store_domid(domid));
+            let mut store = self.store.lock();
+            // As xenstored, which looks when it gets to it: the domain may have been resumed by then.
+            let stopped = self.hardware().info(domid).is_some_and(|domain| domain.shutdown.is_some());
+            if stopped {
+                store.domain_shut_down(store_domid(domid));
+            }
         }
     }
 }
@@ -185,6 +197,7 @@ pub fn machine(options: &SimOptions) -> std::io::Result<Machine> {
         faults: Faults::default(),
         trace: Trace::default(),
         signals,
+        copying: options.copying,
     });
     let (socket, private) = if let Some(path) = &options.store_socket {
         if UnixStream::connect(path).is_ok() {

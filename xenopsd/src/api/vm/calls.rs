@@ -211,6 +211,15 @@ methods! {
         id: VmId,
     }
 
+    /// Writes the image of a running VM, as `VM.suspend` does, and lets it run on where it was. Its disks go on being
+    /// written: copy them while it is paused, or suspend it. Not in xapi's contract.
+    "VM.checkpoint" VmCheckpoint -> TaskId {
+        /// The VM.
+        id: VmId,
+        /// Where its image goes.
+        suspend_vdi: Disk,
+    }
+
     /// Puts the guest to sleep (ACPI S3).
     "VM.s3suspend" VmS3suspend -> TaskId {
         /// The VM.

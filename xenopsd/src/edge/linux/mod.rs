@@ -16,4 +16,5 @@ pub mod netlink;
 pub mod process;
 pub mod release;
 pub mod script;
+pub mod suspend_file;
 pub mod vif;

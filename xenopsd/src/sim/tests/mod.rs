@@ -13,6 +13,7 @@ mod model;
 mod random;
 mod recovery;
 mod state_dir;
+mod suspend;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -63,6 +64,8 @@ fn long() -> Patience {
     Patience {
         hotplug: LONG,
         shutdown_ack: LONG,
+        suspend_ack: LONG,
+        suspend: LONG,
         zombie: LONG,
         least_uptime: Duration::ZERO,
         ..Patience::default()
@@ -146,7 +149,7 @@ impl Rig {
     }
 
     fn state(&self, vm: &str) -> PowerState {
-        observe::power_state(self.core.domain_of(vm).unwrap().as_ref())
+        observe::power_state(self.core.domain_of(vm).unwrap().as_ref(), &self.core.records.extra(vm).unwrap())
     }
 
     fn domid(&self, vm: &str) -> Option<DomId> {

@@ -68,6 +68,25 @@ impl Model {
                 if matches!(operation, Operation::Reboot(_)) { Self::up(Running) } else { Self::halted() }
             }
             Operation::Reboot(None) => up().map(|()| Self::up(Running))?,
+            Operation::Suspend(_) | Operation::Checkpoint(_) => {
+                self.need(&[Running])?;
+                if !self.answers(manners) {
+                    return Err(None);
+                }
+                let suspended = Self { state: PowerState::Suspended, ..Self::halted() };
+                if matches!(operation, Operation::Suspend(_)) { suspended } else { self.clone() }
+            }
+            Operation::Resume(_) => {
+                self.need(&[PowerState::Suspended, Halted])?;
+                Self::up(Paused)
+            }
+            // A guest suspends only when it is asked.
+            Operation::FastResume => {
+                return Err(Some(Error::BadPowerState {
+                    found: self.state,
+                    expected: PowerState::Suspended,
+                }));
+            }
             Operation::Pause => self.need(&[Running, Paused]).map(|()| self.is(Paused))?,
             Operation::Unpause => self.need(&[Paused, Running]).map(|()| self.is(Running))?,
             Operation::CreateDomain => {
@@ -99,7 +118,7 @@ impl Model {
             }
             Operation::Delay(_) | Operation::Check | Operation::ImportMetadata(_) => self.clone(),
             Operation::Remove => {
-                self.need(&[Halted])?;
+                self.need(&[Halted, PowerState::Suspended])?;
                 self.clone()
             }
         })

@@ -198,7 +198,7 @@ impl Play {
         let domain = self.rig.core.domain_of(vm).unwrap();
         let plugged = |device: &Device| crate::device::is_plugged(&self.rig.core, vm, device).unwrap();
         Model {
-            state: observe::power_state(domain.as_ref()),
+            state: observe::power_state(domain.as_ref(), &self.rig.core.records.extra(vm).unwrap()),
             built: domain.is_some_and(|d| d.max_vcpu_id.is_some()),
             plugged: devices().iter().filter(|d| plugged(d)).map(Device::to_string).collect(),
         }

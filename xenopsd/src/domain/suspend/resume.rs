@@ -1,0 +1,80 @@
+//! A domain from an image.
+
+use super::image_path;
+use crate::api::{Disk, Error};
+use crate::domain::VmExecutor;
+use crate::domain::memory::{Wanted, bytes};
+use crate::domain::suspend_image::{ImageReader, RecordKind, SuspendImageError, XenopsRecord};
+use crate::edge::{HypervisorError, SuspendFile};
+
+impl VmExecutor<'_> {
+    /// Finds all that can be found wrong before anything is taken.
+    pub(in crate::domain) fn check_resume(&self, disk: &Disk) -> Result<(), Error> {
+        let wanted = Wanted::of(&self.records.vm)?;
+        let image = self.core.edges.host().open_image(&image_path(disk)?)?;
+        let (_, record) = ImageReader::open(image.file()).map_err(|e| unusable(&image, &e))?;
+        if record.vm.as_deref().is_some_and(|vm| vm != self.vm()) {
+            // As after a clone of a suspended VM.
+            tracing::info!(vm = self.vm(), from = record.vm, "resuming from an image made of another VM");
+        }
+        let target_kib = self.suspended_kib(&wanted, &record)?;
+        wanted.check_room(target_kib, &self.core.edges.hypervisor()?.host()?)?;
+        self.check_devices()?;
+        self.hold_image(image);
+        Ok(())
+    }
+
+    /// Memory, processors, rings; then the store is told.
+    pub(in crate::domain) fn restore_domain(&self, disk: &Disk) -> Result<(), Error> {
+        let wanted = Wanted::of(&self.records.vm)?;
+        // The check left it open and read up to the memory; it is read again to be sure of the position.
+        drop(self.take_image());
+        let image = self.core.edges.host().open_image(&image_path(disk)?)?;
+        let (mut reader, record) = ImageReader::open(image.file()).map_err(|e| unusable(&image, &e))?;
+        let target_kib = self.suspended_kib(&wanted, &record)?;
+        let domid = self.domid()?;
+        let resources = wanted.resources(target_kib);
+        let hypervisor = self.core.edges.hypervisor()?;
+        let restored =
+            self.stream(&image, |stream| hypervisor.restore(domid, wanted.kind, &resources, stream));
+        let built = restored.map_err(|error| match error {
+            HypervisorError::Call(text) => Error::internal(format!(
+                "suspend image {} cannot be restored; it may be damaged or cut short: {text}",
+                image.path().display()
+            )),
+            other => self.fill_error(&wanted, target_kib, other),
+        })?;
+        drop(hypervisor);
+        let rest = reader.rest().map_err(|e| unusable(&image, &e))?;
+        if let Some((kind, _)) = rest.iter().find(|(kind, _)| *kind != RecordKind::QemuXen) {
+            tracing::warn!(vm = self.vm(), ?kind, "state in the image that has no use here is left out");
+        }
+        self.introduce(domid, &wanted, target_kib, built)
+    }
+
+    pub(in crate::domain) fn forget_image(&self) -> Result<(), Error> {
+        self.core.records.update_extra(self.vm(), |extra| extra.suspend_memory_bytes = 0)
+    }
+
+    /// What it had when it was suspended: as remembered, else as the image says, else as it would be started with.
+    fn suspended_kib(&self, wanted: &Wanted, record: &XenopsRecord) -> Result<u64, Error> {
+        let remembered = u64::try_from(self.core.records.extra(self.vm())?.suspend_memory_bytes).unwrap_or(0);
+        let had = if remembered > 0 { Some(remembered) } else { record.memory_bytes };
+        let kib = had.map_or(wanted.dynamic_max_kib, |had| had.div_ceil(1024));
+        if kib > wanted.static_max_kib.saturating_add(SLACK_KIB) {
+            return Err(Error::internal(format!(
+                "VM {}: the image has {} bytes of memory, more than memory_static_max",
+                self.vm(),
+                bytes(kib)
+            )));
+        }
+        Ok(kib)
+    }
+}
+
+/// What a domain may have above its target: the hypervisor's limit leaves as much (`LIBXL_MAXMEM_CONSTANT`).
+const SLACK_KIB: u64 = 1024;
+
+fn unusable(image: &SuspendFile, error: &SuspendImageError) -> Error {
+    Error::internal(format!("suspend image {}: {error}", image.path().display()))
+}

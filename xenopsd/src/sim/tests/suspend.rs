@@ -1,0 +1,419 @@
+//! Suspend, resume and checkpoint: what works, what is refused, every failure, every kill.
+
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::MetadataExt;
+
+use super::*;
+use crate::core::SUSPENDING;
+
+impl Rig {
+    fn image_path(&self) -> PathBuf {
+        self.directory.path().join("image")
+    }
+
+    fn image(&self) -> Disk {
+        Disk::Local(self.image_path().display().to_string())
+    }
+
+    fn suspend(&self, vm: &str) -> Result<(), Error> {
+        self.run(vm, Operation::Suspend(self.image()))
+    }
+
+    fn resume(&self, vm: &str) -> Result<(), Error> {
+        self.run(vm, Operation::Resume(self.image()))?;
+        self.run(vm, Operation::Unpause)
+    }
+
+    fn connected(&self, vm: &str) -> bool {
+        self.domid(vm).is_some() && self.disk(vm).frontend == Some(xenstore::layout::XenbusState::Connected)
+    }
+
+    /// Whether its domain is there and neither stopped nor paused.
+    fn executes(&self, vm: &str) -> bool {
+        self.core.domain_of(vm).unwrap().is_some_and(|d| d.shutdown.is_none() && !d.paused && !d.dying)
+    }
+
+    fn noted(&self) -> bool {
+        self.machine.store.lock().dump().iter().any(|(path, ..)| path.as_str().ends_with(SUSPENDING))
+    }
+
+    /// The guest goes on as if nothing had been, and nothing is left of the attempt.
+    fn runs_on(&self, vm: &str, domid: DomId, what: &str) {
+        assert_eq!(self.domid(vm), Some(domid), "{what}");
+        assert_eq!(self.state(vm), PowerState::Running, "{what}");
+        assert!(self.executes(vm), "{what}");
+        assert!(!self.image_path().exists(), "{what}: the image is left");
+        assert!(!self.noted(), "{what}: the note is left");
+        self.until(&format!("{what}: its disk is connected"), || self.connected(vm));
+    }
+}
+
+/// Waits for what nothing tells of.
+fn eventually(what: &str, is_so: impl Fn() -> bool) {
+    let deadline = Instant::now() + LONG;
+    while !is_so() {
+        assert!(Instant::now() < deadline, "waited in vain until {what}");
+        patiently(&is_so);
+    }
+}
+
+/// A running guest whose devices are connected.
+fn running(options: &SimOptions, patience: Patience, script: &[(&str, &str)]) -> (Rig, String, DomId) {
+    let rig = Rig::with_patience(options, patience);
+    let vm = rig.add(1, script, |_| ());
+    rig.start(&vm).unwrap();
+    rig.until("its disk is connected", || rig.connected(&vm));
+    let domid = rig.domid(&vm).unwrap();
+    (rig, vm, domid)
+}
+
+#[test]
+fn a_suspended_vm_is_an_image_and_nothing_else_until_it_is_resumed() {
+    let rig = Rig::new(&quick());
+    let vm = rig.add(1, &[], |_| ());
+    rig.start(&vm).unwrap();
+    rig.run(&vm, Operation::Shutdown(None)).unwrap();
+    let before = rig.remains(&vm);
+    rig.start(&vm).unwrap();
+    let memory = |rig: &Rig| rig.core.domain_of(&vm).unwrap().unwrap().tot_pages;
+    let had = memory(&rig);
+    rig.suspend(&vm).unwrap();
+    assert_eq!(rig.state(&vm), PowerState::Suspended);
+    rig.until_remains(&vm, &before, "a suspend");
+    assert_eq!(fs::metadata(rig.image_path()).unwrap().mode() & 0o777, 0o600);
+    assert!(fs::read(rig.image_path()).unwrap().starts_with(b"XenSavedDomv2-\n"));
+
+    // It is suspended for the next daemon too.
+    let rig = rig.restart();
+    assert_eq!(rig.state(&vm), PowerState::Suspended);
+    let start = rig.run(&vm, Operation::Start);
+    let suspended = PowerState::Suspended;
+    assert_eq!(start, Err(Error::BadPowerState { found: suspended, expected: PowerState::Halted }));
+    rig.run(&vm, Operation::Resume(rig.image())).unwrap();
+    assert_eq!(rig.state(&vm), PowerState::Paused);
+    rig.run(&vm, Operation::Unpause).unwrap();
+    rig.until("its disk is connected", || rig.connected(&vm));
+    assert_eq!(memory(&rig), had);
+    rig.suspend(&vm).unwrap();
+    rig.resume(&vm).unwrap();
+    rig.run(&vm, Operation::Shutdown(Some(LONG))).unwrap();
+    assert_eq!(rig.state(&vm), PowerState::Halted);
+    rig.until_remains(&vm, &before, "a shutdown");
+}
+
+#[test]
+fn a_suspended_vm_can_be_given_up_and_forgotten() {
+    let (rig, vm, _) = running(&quick(), long(), &[]);
+    rig.suspend(&vm).unwrap();
+    rig.run(&vm, Operation::Shutdown(None)).unwrap();
+    assert_eq!(rig.state(&vm), PowerState::Halted);
+    rig.start(&vm).unwrap();
+    rig.suspend(&vm).unwrap();
+    rig.run(&vm, Operation::Remove).unwrap();
+    assert!(!rig.core.records.has_vm(&vm));
+}
+
+#[test]
+fn a_checkpoint_leaves_the_guest_running_and_can_be_resumed_from_later() {
+    let (rig, vm, domid) = running(&quick(), long(), &[]);
+    for _ in 0..2 {
+        rig.run(&vm, Operation::Checkpoint(rig.image())).unwrap();
+        assert!(rig.executes(&vm) && !rig.noted());
+        assert_eq!(rig.domid(&vm), Some(domid));
+    }
+    rig.run(&vm, Operation::Shutdown(Some(LONG))).unwrap();
+    assert_eq!(rig.state(&vm), PowerState::Halted);
+    rig.resume(&vm).unwrap();
+    rig.until("its disk is connected", || rig.connected(&vm));
+}
+
+#[test]
+fn what_cannot_be_suspended_or_resumed_is_refused_and_unchanged() {
+    let (rig, vm, domid) = running(&quick(), long(), &[]);
+    let bad = |found, expected| Err(Error::BadPowerState { found, expected });
+    let suspend = |disk: Disk| rig.run(&vm, Operation::Suspend(disk));
+    let vdi = suspend(Disk::Vdi("sr/vdi".to_owned()));
+    assert!(matches!(&vdi, Err(Error::Unimplemented(what)) if what.contains("sr/vdi")), "{vdi:?}");
+    for (path, what) in [
+        ("/srv/1-xvda.img", "a disk of the VM itself"),
+        ("relative", "absolute"),
+        ("/no/such/directory/image", "directory does not exist"),
+        ("/dev/full", "neither a regular file nor a block device"),
+    ] {
+        let refused = suspend(Disk::Local(path.to_owned()));
+        assert!(matches!(&refused, Err(Error::InternalError(text)) if text.contains(what)), "{refused:?}");
+        rig.runs_on(&vm, domid, path);
+    }
+    fs::write(rig.image_path(), "precious").unwrap();
+    assert!(matches!(rig.suspend(&vm), Err(Error::InternalError(text)) if text.contains("no suspend image")));
+    assert_eq!(fs::read(rig.image_path()).unwrap(), b"precious");
+    fs::remove_file(rig.image_path()).unwrap();
+
+    let (running, paused) = (PowerState::Running, PowerState::Paused);
+    assert_eq!(rig.resume(&vm), bad(running, PowerState::Suspended));
+    assert_eq!(rig.run(&vm, Operation::FastResume), bad(running, PowerState::Suspended));
+    rig.run(&vm, Operation::Pause).unwrap();
+    assert_eq!(rig.suspend(&vm), bad(paused, running));
+    rig.run(&vm, Operation::Unpause).unwrap();
+    rig.runs_on(&vm, domid, "all refusals");
+    rig.run(&vm, Operation::Shutdown(None)).unwrap();
+    assert_eq!(rig.suspend(&vm), bad(PowerState::Halted, running));
+    assert!(matches!(rig.resume(&vm), Err(Error::DoesNotExist { .. })));
+}
+
+#[test]
+fn a_guest_that_does_not_look_runs_on() {
+    let patience = Patience { suspend_ack: Duration::from_millis(50), ..long() };
+    let (rig, vm, domid) = running(&quick(), patience, &[("suspend", "ignore")]);
+    assert_eq!(rig.suspend(&vm), Err(Error::FailedToAcknowledgeSuspendRequest));
+    rig.runs_on(&vm, domid, "no acknowledgement");
+}
+
+#[test]
+fn a_guest_that_stops_without_a_word_is_suspended_too() {
+    let (rig, vm, _) = running(&quick(), long(), &[("suspend", "silent")]);
+    rig.suspend(&vm).unwrap();
+    assert_eq!(rig.state(&vm), PowerState::Suspended);
+    rig.resume(&vm).unwrap();
+}
+
+#[test]
+fn a_guest_that_suspends_when_nobody_waits_any_more_runs_on() {
+    let patience = Patience { suspend: Duration::ZERO, suspend_ack: Duration::from_millis(300), ..long() };
+    let (rig, vm, domid) = running(&quick(), patience, &[("suspend", "acknowledge")]);
+    let outcome = rig.suspend(&vm);
+    assert!(matches!(&outcome, Err(Error::FailedToSuspend { id, .. }) if *id == vm), "{outcome:?}");
+    assert!(rig.executes(&vm) && rig.noted() && !rig.image_path().exists());
+    rig.machine.stop_guest(domid, crate::edge::ShutdownReason::Suspend);
+    rig.until("it runs on", || rig.executes(&vm) && !rig.noted());
+    rig.runs_on(&vm, domid, "a late suspension");
+}
+
+#[test]
+fn a_guest_that_crashes_instead_is_dealt_with_as_crashed() {
+    let (rig, vm, _) = running(&quick(), long(), &[("suspend", "crash")]);
+    let outcome = rig.suspend(&vm);
+    assert!(matches!(&outcome, Err(Error::InternalError(text)) if text.contains("Crash")), "{outcome:?}");
+    // Too soon after its start for another one.
+    rig.until("it is halted", || rig.state(&vm) == PowerState::Halted);
+    assert!(!rig.image_path().exists());
+}
+
+#[test]
+fn a_suspend_is_cancelled_in_the_middle_of_the_memory() {
+    let (rig, vm, domid) = running(&SimOptions { copying: LONG, ..quick() }, long(), &[]);
+    let task = rig.core.submit(&vm, "test", Operation::Suspend(rig.image())).unwrap();
+    eventually("the image is being written", || fs::metadata(rig.image_path()).is_ok_and(|m| m.len() > 500));
+    rig.core.tasks.cancel(&task).unwrap();
+    let pending = |rig: &Rig| {
+        let stat = rig.core.tasks.stat(&task).unwrap();
+        matches!(stat.state, crate::api::TaskState::Pending(_))
+    };
+    rig.until("it has ended", || !pending(&rig));
+    rig.runs_on(&vm, domid, "a cancel");
+}
+
+#[test]
+fn a_resume_is_cancelled_in_the_middle_of_the_memory() {
+    // Eight pieces of this each: a suspend takes a moment, and a resume long enough to be cancelled.
+    let copying = Duration::from_millis(50);
+    let (rig, vm, _) = running(&SimOptions { copying, ..quick() }, long(), &[]);
+    rig.suspend(&vm).unwrap();
+    let before = rig.remains(&vm);
+    let task = rig.core.submit(&vm, "test", Operation::Resume(rig.image())).unwrap();
+    rig.until("there is a domain", || rig.domid(&vm).is_some());
+    rig.core.tasks.cancel(&task).unwrap();
+    rig.until("it is gone again", || rig.state(&vm) == PowerState::Suspended);
+    rig.until_remains(&vm, &before, "a cancelled resume");
+    rig.resume(&vm).unwrap();
+}
+
+#[test]
+fn a_cut_or_damaged_image_leaves_the_vm_suspended() {
+    let (rig, vm, _) = running(&quick(), long(), &[]);
+    rig.suspend(&vm).unwrap();
+    let before = rig.remains(&vm);
+    let whole = fs::read(rig.image_path()).unwrap();
+    let memory = whole.len() / 2;
+    let damaged = |at: usize| {
+        let mut bytes = whole.clone();
+        bytes[at] ^= 0x40;
+        bytes
+    };
+    for (what, bytes) in [
+        ("empty", Vec::new()),
+        ("cut in the first record", whole[..200].to_vec()),
+        ("cut in the memory", whole[..memory].to_vec()),
+        ("without its end", whole[..whole.len() - 16].to_vec()),
+        ("not an image", damaged(3)),
+        ("damaged in the memory", damaged(memory)),
+        ("damaged at the end", damaged(whole.len() - 16)),
+        ("never completed", [&[0; 15][..], &whole[15..]].concat()),
+    ] {
+        fs::write(rig.image_path(), bytes).unwrap();
+        let outcome = rig.resume(&vm);
+        let path = rig.image_path().display().to_string();
+        assert!(
+            matches!(&outcome, Err(Error::InternalError(text)) if text.contains(&path)),
+            "{what}: {outcome:?}"
+        );
+        assert_eq!(rig.state(&vm), PowerState::Suspended, "{what}");
+        rig.until_remains(&vm, &before, what);
+    }
+    fs::write(rig.image_path(), whole).unwrap();
+    rig.resume(&vm).unwrap();
+}
+
+#[test]
+fn an_image_in_use_is_left_alone() {
+    let (rig, vm, domid) = running(&quick(), long(), &[]);
+    let other = crate::edge::SuspendFile::create(&rig.image_path(), 0).unwrap();
+    other.file().write_all(b"\0\0\0").unwrap();
+    assert!(matches!(rig.suspend(&vm), Err(Error::InternalError(text)) if text.contains("in use")));
+    assert_eq!(fs::read(rig.image_path()).unwrap(), b"\0\0\0");
+    fs::remove_file(rig.image_path()).unwrap();
+    rig.runs_on(&vm, domid, "an image in use");
+}
+
+/// The calls that `operation` makes, by name and in order.
+fn calls_of(rig: &Rig, vm: &str, operation: Operation) -> Vec<String> {
+    rig.machine.faults.record();
+    rig.run(vm, operation).unwrap();
+    rig.machine.faults.recorded()
+}
+
+#[test]
+fn each_failing_call_of_a_suspend_leaves_it_running_or_suspended() {
+    // A backend that could not be told to close is waited for in vain.
+    let patience = Patience { hotplug: Duration::from_secs(2), ..long() };
+    let (rig, vm, _) = running(&quick(), patience, &[]);
+    let calls = calls_of(&rig, &vm, Operation::Suspend(rig.image()));
+    rig.resume(&vm).unwrap();
+    let (mut ran, mut suspended, mut unsure) = (0, 0, 0);
+    for nth in 0..calls.len() {
+        let nth = u64::try_from(nth).unwrap();
+        fs::remove_file(rig.image_path()).unwrap_or_default();
+        rig.until("its disk is connected", || rig.connected(&vm));
+        let domid = rig.domid(&vm).unwrap();
+        rig.machine.faults.arm(Fault::Nth { site: None, nth, when: crate::sim::When::Before });
+        let outcome = rig.suspend(&vm);
+        rig.machine.faults.disarm();
+        let what = format!("call {nth}: {outcome:?}");
+        // What failed in the end of the domain is finished when it is looked at.
+        if rig.core.records.extra(&vm).unwrap().is_suspended() {
+            if rig.domid(&vm).is_some() {
+                assert!(outcome.is_err(), "{what}");
+                // Dropped when one is queued already.
+                let _ = rig.run(&vm, Operation::Check);
+                rig.run(&vm, Operation::Delay(Duration::ZERO)).unwrap();
+            }
+            assert_eq!(rig.state(&vm), PowerState::Suspended, "{what}");
+            rig.resume(&vm).unwrap_or_else(|e| panic!("{what}: {e}"));
+            suspended += 1;
+        } else {
+            assert!(outcome.is_err(), "{what}");
+            rig.until(&format!("{what}: it runs on"), || rig.executes(&vm));
+            let gone = || !rig.image_path().exists();
+            eventually(&format!("{what}: the image is gone"), gone);
+            if rig.noted() && calls[usize::try_from(nth).unwrap()] == "store.write" {
+                // The request may have reached the guest when the answer to it was lost.
+                unsure += 1;
+            } else {
+                eventually(&format!("{what}: the note is gone"), || !rig.noted());
+                rig.until(&format!("{what}: it runs on"), || rig.executes(&vm));
+                rig.runs_on(&vm, domid, &what);
+            }
+            ran += 1;
+        }
+    }
+    assert!(ran > 10 && suspended > 10 && unsure <= 2, "{ran} {suspended} {unsure}");
+}
+
+#[test]
+fn each_failing_call_of_a_resume_leaves_it_suspended() {
+    let (rig, vm, _) = running(&quick(), long(), &[]);
+    rig.suspend(&vm).unwrap();
+    let before = rig.remains(&vm);
+    let calls = calls_of(&rig, &vm, Operation::Resume(rig.image()));
+    rig.run(&vm, Operation::Unpause).unwrap();
+    rig.suspend(&vm).unwrap();
+    let mut failed = 0;
+    for nth in 0..calls.len() {
+        let nth = u64::try_from(nth).unwrap();
+        rig.machine.faults.arm(Fault::Nth { site: None, nth, when: crate::sim::When::Before });
+        let outcome = rig.run(&vm, Operation::Resume(rig.image()));
+        rig.machine.faults.disarm();
+        let what = format!("call {nth}: {outcome:?}");
+        if outcome.is_ok() || rig.state(&vm) == PowerState::Paused {
+            rig.run(&vm, Operation::Unpause).unwrap();
+            rig.suspend(&vm).unwrap_or_else(|e| panic!("{what}: {e}"));
+        } else {
+            assert_eq!(rig.state(&vm), PowerState::Suspended, "{what}");
+            failed += 1;
+        }
+        rig.until_remains(&vm, &before, &what);
+    }
+    assert!(failed > 25, "only {failed} failures");
+}
+
+#[test]
+fn a_daemon_killed_in_a_suspend_lets_the_guest_run_on_or_has_suspended_it() {
+    let (mut rig, vm, _) = running(&quick(), long(), &[]);
+    let calls = calls_of(&rig, &vm, Operation::Suspend(rig.image()));
+    rig.resume(&vm).unwrap();
+    let (mut ran, mut suspended) = (0, 0);
+    for (nth, site) in (0..).zip(&calls) {
+        fs::remove_file(rig.image_path()).unwrap_or_default();
+        rig.until("its disk is connected", || rig.connected(&vm));
+        rig.machine.faults.arm(Fault::From { nth });
+        let outcome = rig.suspend(&vm);
+        rig = rig.restart();
+        let what = format!("a kill at {nth} {site}: {outcome:?}");
+        rig.until(&format!("{what}: it is one or the other"), || match rig.state(&vm) {
+            PowerState::Suspended => true,
+            PowerState::Running => rig.executes(&vm) && !rig.core.records.extra(&vm).unwrap().is_suspended(),
+            _ => false,
+        });
+        if rig.state(&vm) == PowerState::Suspended {
+            rig.resume(&vm).unwrap_or_else(|e| panic!("{what}: {e}"));
+            suspended += 1;
+        } else {
+            eventually(&format!("{what}: the image is gone"), || !rig.image_path().exists());
+            ran += 1;
+        }
+    }
+    assert!(ran > 5 && suspended > 3, "{ran} {suspended}");
+    rig.suspend(&vm).unwrap();
+    rig.resume(&vm).unwrap();
+}
+
+#[test]
+fn a_daemon_killed_in_a_resume_leaves_it_suspended_or_resumed() {
+    let (mut rig, vm, _) = running(&quick(), long(), &[]);
+    rig.suspend(&vm).unwrap();
+    let calls = calls_of(&rig, &vm, Operation::Resume(rig.image()));
+    rig.run(&vm, Operation::Unpause).unwrap();
+    rig.suspend(&vm).unwrap();
+    let before = rig.remains(&vm);
+    for (nth, site) in (0..).zip(&calls) {
+        rig.machine.faults.arm(Fault::From { nth });
+        let outcome = rig.run(&vm, Operation::Resume(rig.image()));
+        rig = rig.restart();
+        let what = format!("a kill at {nth} {site}: {outcome:?}");
+        // Behind the check that follows the restart.
+        rig.until(&format!("{what}: it is one or the other"), || match rig.domid(&vm) {
+            None => rig.state(&vm) == PowerState::Suspended,
+            Some(domid) => {
+                let settled = !rig.core.pending(domid).unwrap();
+                settled && !rig.core.records.extra(&vm).unwrap().is_suspended()
+            }
+        });
+        if rig.state(&vm) != PowerState::Suspended {
+            rig.run(&vm, Operation::Unpause).unwrap();
+            rig.suspend(&vm).unwrap_or_else(|e| panic!("{what}: {e}"));
+        }
+        rig.until_remains(&vm, &before, &what);
+    }
+    rig.resume(&vm).unwrap();
+}
