@@ -1,0 +1,78 @@
+//! A real PV guest on real Xen, to an image and back: what it counts goes on, and so do its disk and network.
+
+use suite::{Dom0, Guest};
+use xenopsd::api::{Disk, Error, PowerState, TaskId, VbdMode, VmCheckpoint, VmResume, VmSuspend};
+
+const IMAGE: &str = "/root/image";
+
+fn dbg() -> String {
+    "test".to_owned()
+}
+
+fn image() -> Disk {
+    Disk::Local(IMAGE.to_owned())
+}
+
+fn suspend(guest: &Guest) -> VmSuspend {
+    VmSuspend { debug_info: dbg(), id: guest.id().to_owned(), suspend_vdi: image() }
+}
+
+fn resume(guest: &Guest) -> VmResume {
+    VmResume { debug_info: dbg(), id: guest.id().to_owned(), suspend_vdi: image() }
+}
+
+/// What the guest has in memory, on its disk and from its network.
+fn works(dom0: &Dom0, guest: &Guest, when: &str) {
+    assert_eq!(dom0.type_into(guest, "cat /tmp/kept"), "in memory", "{when}");
+    assert_eq!(dom0.type_into(guest, "head -c 6 /dev/xvda"), "a disk", "{when}");
+    let ping = dom0.type_into(guest, "ping -c1 -W30 10.9.0.1 >/dev/null 2>&1 && echo answered");
+    assert_eq!(ping, "answered", "{when}");
+}
+
+#[test]
+fn a_guest_goes_on_after_suspend_and_resume_and_after_a_checkpoint() {
+    let dom0 = Dom0::start();
+    dom0.sh("printf 'a disk' >/root/disk.img; truncate -s 8M /root/disk.img");
+    let guest = Guest::new("web")
+        .cmdline("gip=10.9.0.21 tick")
+        .disk("xvda", "/root/disk.img", VbdMode::ReadWrite)
+        .vif("xenbr0");
+    dom0.boot(&guest);
+    dom0.type_into(&guest, "mkdir -p /tmp; echo in memory >/tmp/kept");
+    works(&dom0, &guest, "before");
+    let first = dom0.domid(&guest);
+
+    dom0.task(&suspend(&guest)).expect("suspends");
+    assert_eq!(dom0.state(&guest).power_state, PowerState::Suspended);
+    assert!(!dom0.run("xl domid web").success(), "no domain is left");
+    assert_eq!(dom0.sh(&format!("stat -c %a {IMAGE}")).trim(), "600");
+    dom0.forget_output(&guest);
+    dom0.task(&resume(&guest)).expect("resumes");
+    assert_eq!(dom0.state(&guest).power_state, PowerState::Paused);
+    dom0.unpause(&guest).expect("runs");
+    assert_ne!(dom0.domid(&guest), first);
+    dom0.said(&guest, "GUEST: tick");
+    works(&dom0, &guest, "after a resume");
+
+    let domid = dom0.domid(&guest);
+    let call = VmCheckpoint { debug_info: dbg(), id: guest.id().to_owned(), suspend_vdi: image() };
+    let _: TaskId = dom0
+        .call(&call)
+        .map(|task| dom0.wait_task(&task).map(|()| task))
+        .expect("a task")
+        .expect("a checkpoint");
+    assert_eq!(dom0.domid(&guest), domid, "the same domain");
+    works(&dom0, &guest, "after a checkpoint");
+
+    // A file system without room for it: said before the guest is asked.
+    dom0.sh("mkdir -p /mnt/small; mount -t tmpfs -o size=8M tmpfs /mnt/small");
+    let small = Disk::Local("/mnt/small/image".to_owned());
+    let refused = dom0.task(&VmSuspend { suspend_vdi: small, ..suspend(&guest) });
+    assert!(
+        matches!(&refused, Err(Error::InternalError(text)) if text.contains("are needed")),
+        "{refused:?}"
+    );
+    works(&dom0, &guest, "after a refusal");
+    dom0.shutdown(&guest, 60.0).expect("shuts down");
+    dom0.remove(&guest).expect("is forgotten");
+}
