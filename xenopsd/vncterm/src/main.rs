@@ -1,0 +1,114 @@
+//! `vncterm`: a guest's text console, or a command's terminal, as a VNC screen. See the library.
+
+use std::error::Error;
+use std::ffi::OsStr;
+use std::fs::File;
+use std::path::Path;
+use std::process::ExitCode;
+
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use vncterm::args::{self, Args};
+use vncterm::server::{Listener, Log, Server};
+use vncterm::source::Source;
+use vncterm::term::Terminal;
+use vncterm::{jail, store};
+
+/// Bytes of a saved screen that are read: the widest with the longest scroll-back.
+const MAX_STATE: u64 = 64 << 20;
+
+fn main() -> ExitCode {
+    match args::parse(std::env::args_os().skip(1)).map_err(Box::from).and_then(|args| run(&args)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("vncterm: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: &Args) -> Result<(), Box<dyn Error>> {
+    if args.help {
+        print!("{}", args::HELP);
+        return Ok(());
+    }
+    let mask: SigSet = [Signal::SIGUSR1, Signal::SIGTERM].into_iter().collect();
+    mask.thread_block()?;
+    let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
+    let terminal = terminal(args)?;
+    let (vnc, text) = listeners(args)?;
+    if let Some(console) = &args.store {
+        store::write_ports(console, vnc.port(), text.as_ref().and_then(Listener::port))?;
+    }
+    let log =
+        args.log.as_ref().map(|path| File::options().append(true).create(true).open(path)).transpose()?;
+    let log = Log::new(args.log_size, log)?;
+    let create = |path| File::options().write(true).create(true).truncate(false).open(path);
+    let save = args.save.as_ref().map(create).transpose()?;
+    let source = source(args)?;
+    if let Some(port) = vnc.port() {
+        println!("vnc-port {port}");
+    }
+    if let Some(port) = text.as_ref().and_then(Listener::port) {
+        println!("tc-port {port}");
+    }
+    let (restart, stay) = (args.restart, args.stay);
+    let server = Server { source, terminal, log, vnc, text, save, signals, restart, stay };
+    if let Some(jail) = &args.jail {
+        jail::enter(jail)?;
+    }
+    server.run()?;
+    Ok(())
+}
+
+fn terminal(args: &Args) -> Result<Terminal, Box<dyn Error>> {
+    use std::io::Read as _;
+    let mut terminal = match &args.load {
+        None => Terminal::new(args.size, args.scrollback),
+        Some(path) => {
+            let mut state = Vec::new();
+            File::open(path)?.take(MAX_STATE).read_to_end(&mut state)?;
+            Terminal::restore(&state).map_err(|error| format!("{}: {error}", path.display()))?
+        }
+    };
+    if let Some(title) = &args.title {
+        terminal.feed(format!("\x1b]2;{title}\x07").as_bytes());
+    }
+    Ok(terminal)
+}
+
+/// Those handed in, else those that are asked for.
+fn listeners(args: &Args) -> Result<(Listener, Option<Listener>), Box<dyn Error>> {
+    let mut handed = listenfd::ListenFd::from_env();
+    let mut take = |index: usize| -> Result<Option<Listener>, Box<dyn Error>> {
+        if index >= handed.len() {
+            return Ok(None);
+        }
+        // Either kind may come; the one that it is not leaves it in its place.
+        if let Ok(Some(listener)) = handed.take_unix_listener(index) {
+            return Ok(Some(Listener::from_unix(listener)?));
+        }
+        Ok(handed.take_tcp_listener(index)?.map(Listener::from_tcp).transpose()?)
+    };
+    let (vnc, text) = (take(0)?, take(1)?);
+    let vnc = vnc.map_or_else(|| Listener::bind(&args.vnc), Ok)?;
+    let text = match (text, &args.text) {
+        (Some(text), _) => Some(text),
+        (None, Some(listen)) => Some(Listener::bind(listen)?),
+        (None, None) => None,
+    };
+    Ok((vnc, text))
+}
+
+fn source(args: &Args) -> Result<Source, Box<dyn Error>> {
+    if let Some(command) = &args.command {
+        return Ok(Source::command(command, args.size)?);
+    }
+    if let Some(pty) = &args.pty {
+        return Source::guest(pty).map_err(|error| format!("{}: {error}", pty.display()).into());
+    }
+    match &args.store {
+        Some(console) => Ok(Source::guest(Path::new(&store::wait_for_terminal(console)?))?),
+        None => Ok(Source::command(OsStr::new("/bin/bash"), args.size)?),
+    }
+}

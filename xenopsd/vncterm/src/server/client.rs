@@ -1,0 +1,151 @@
+//! A connection: a viewer or a reader of the raw text.
+
+use super::Stream;
+use crate::rfb::Viewer;
+use crate::term::Terminal;
+use std::io::{self, Read as _, Write as _};
+use std::time::{Duration, Instant};
+
+/// Bytes for a text client that does not read, beyond the log that it is sent first.
+const MAX_TEXT: usize = 1 << 20;
+
+/// Time between two updates of a viewer: 50 a second.
+const FRAME: Duration = Duration::from_millis(20);
+
+/// A client that takes nothing for so long is dropped, also a viewer that does not finish its handshake.
+const STALLED: Duration = Duration::from_secs(20);
+
+pub(super) enum Kind {
+    Viewer(Box<Viewer>),
+    /// What is to be sent.
+    Text(Vec<u8>),
+}
+
+pub(super) struct Client {
+    stream: Stream,
+    pub(super) kind: Kind,
+    /// There may be something to read.
+    pub(super) readable: bool,
+    /// Since when it owes its handshake, or room for what is to be sent.
+    waiting_since: Option<Instant>,
+    last_update: Option<Instant>,
+    /// Bytes of text that may wait for it.
+    most: usize,
+    /// To be closed.
+    pub(super) dropped: bool,
+}
+
+impl Client {
+    pub(super) fn new(stream: Stream, kind: Kind, now: Instant) -> Self {
+        let most = if let Kind::Text(output) = &kind { output.len() + MAX_TEXT } else { 0 };
+        Self {
+            most,
+            stream,
+            kind,
+            readable: true,
+            waiting_since: Some(now),
+            last_update: None,
+            dropped: false,
+        }
+    }
+
+    pub(super) fn is_text(&self) -> bool {
+        matches!(self.kind, Kind::Text(_))
+    }
+
+    /// It is no viewer in its handshake.
+    pub(super) fn is_ready(&self) -> bool {
+        match &self.kind {
+            Kind::Viewer(viewer) => viewer.is_ready(),
+            Kind::Text(_) => true,
+        }
+    }
+
+    /// When it must be looked at, if nothing happens before.
+    pub(super) fn wakes(&self, now: Instant) -> Option<Instant> {
+        if self.readable {
+            return Some(now);
+        }
+        let frame = match &self.kind {
+            // An update that is due and was not sent had nothing in it: output of the guest will wake us.
+            Kind::Viewer(viewer) if viewer.wants_update() => {
+                self.last_update.map(|last| last + FRAME).filter(|next| *next > now)
+            }
+            _ => None,
+        };
+        frame.into_iter().chain(self.waiting_since.map(|since| since + STALLED)).min()
+    }
+
+    /// Reads what came; `None` when there is nothing now.
+    pub(super) fn read(&mut self, buffer: &mut [u8]) -> Option<usize> {
+        match self.stream.read(buffer) {
+            Ok(0) => self.dropped = true,
+            Ok(count) => return Some(count),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.readable = false,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(_) => self.dropped = true,
+        }
+        None
+    }
+
+    /// The guest printed this.
+    pub(super) fn printed(&mut self, bytes: &[u8], rings: bool) {
+        match &mut self.kind {
+            Kind::Viewer(viewer) if rings => viewer.bell(),
+            Kind::Viewer(_) => {}
+            Kind::Text(output) => {
+                self.dropped |= output.len() + bytes.len() > self.most;
+                output.extend_from_slice(bytes);
+            }
+        }
+    }
+
+    /// Sends what is to be sent.
+    pub(super) fn serve(&mut self, terminal: &Terminal, now: Instant) {
+        if let Kind::Viewer(viewer) = &mut self.kind
+            && viewer.wants_update()
+            && self.last_update.is_none_or(|last| last + FRAME <= now)
+        {
+            viewer.update(terminal);
+            if !viewer.wants_update() {
+                self.last_update = Some(now);
+            }
+        }
+        self.flush(now);
+        self.dropped |= self.waiting_since.is_some_and(|since| since + STALLED <= now);
+    }
+
+    fn flush(&mut self, now: Instant) {
+        while !self.dropped {
+            let output = match &self.kind {
+                Kind::Viewer(viewer) => viewer.output(),
+                Kind::Text(output) => output,
+            };
+            if output.is_empty() {
+                if self.is_ready() {
+                    self.waiting_since = None;
+                }
+                return;
+            }
+            match self.stream.write(output) {
+                Ok(count) => self.sent(count, now),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.waiting_since.get_or_insert(now);
+                    return;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => self.dropped = true,
+            }
+        }
+    }
+
+    fn sent(&mut self, count: usize, now: Instant) {
+        match &mut self.kind {
+            Kind::Viewer(viewer) => viewer.sent(count),
+            Kind::Text(output) => drop(output.drain(..count)),
+        }
+        if self.is_ready() && self.waiting_since.is_some() {
+            self.waiting_since = Some(now);
+        }
+    }
+}
