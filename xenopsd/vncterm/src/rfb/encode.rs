@@ -299,6 +299,26 @@ fn zrle_tile(out: &mut Vec<u8>, frame: &Frame, rect: Rect, format: &PixelFormat)
     }
 }
 
+/// For each byte, its bits each repeated: masks of eight pixels of 2 and 4 bits.
+static SPREAD_2: [u32; 256] = spread(2);
+static SPREAD_4: [u32; 256] = spread(4);
+
+const fn spread(bits: u32) -> [u32; 256] {
+    let mut table = [0; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        let mut bit = 0;
+        while bit < 8 {
+            if byte >> bit & 1 == 1 {
+                table[byte] |= ((1 << bits) - 1) << (bit * bits);
+            }
+            bit += 1;
+        }
+        byte += 1;
+    }
+    table
+}
+
 /// Eight pixels of palette entries of `bits` bits.
 fn packed(out: &mut Vec<u8>, row: u8, bg: usize, fg: usize, bits: usize) {
     if bits == 1 {
@@ -310,13 +330,9 @@ fn packed(out: &mut Vec<u8>, row: u8, bg: usize, fg: usize, bits: usize) {
         });
         return;
     }
-    let (bg, fg) = (u8::try_from(bg).unwrap_or(0), u8::try_from(fg).unwrap_or(0));
-    for byte in 0..bits {
-        let mut value = 0_u8;
-        for pixel in 0..8 / bits {
-            let set = row >> (7 - (byte * 8 / bits + pixel)) & 1 == 1;
-            value = value << bits | if set { fg } else { bg };
-        }
-        out.push(value);
-    }
+    let color =
+        |entry: usize| u32::try_from(entry).unwrap_or(0) * if bits == 2 { 0x5555 } else { 0x1111_1111 };
+    let set = if bits == 2 { SPREAD_2[usize::from(row)] } else { SPREAD_4[usize::from(row)] };
+    let pixels = (color(fg) & set | color(bg) & !set).to_be_bytes();
+    out.extend_from_slice(&pixels[4 - bits..]);
 }
