@@ -49,7 +49,14 @@ fn a_full_disk_stops_what_must_be_written_and_nothing_else() {
         rig.start(&running).unwrap();
         rig.run(&running, Operation::Shutdown(None)).unwrap();
         rig.start(&running).unwrap();
-        let before = rig.remains(&halted);
+        // The guest that runs goes on writing nodes of its own meanwhile.
+        let its_own = rig.domid(&running).unwrap().get().to_string();
+        let remains = || {
+            let mut remains = rig.remains(&halted);
+            remains.nodes.retain(|path| path.split('/').all(|name| name != its_own));
+            remains
+        };
+        let before = remains();
         let filler = database.join("filler");
         let mut file = fs::File::create(&filler).unwrap();
         while file.write_all(&[0; 4096]).is_ok() {}
@@ -61,7 +68,7 @@ fn a_full_disk_stops_what_must_be_written_and_nothing_else() {
         refused(rig.core.records.put_vm(&Vm { name: "renamed".to_owned(), ..was.clone() }), FULL);
         assert_eq!(rig.core.records.vm(&halted).unwrap(), was);
         refused(rig.run(&halted, Operation::Start), FULL);
-        assert_eq!(rig.remains(&halted), before);
+        assert_eq!(remains(), before);
 
         rig.run(&running, Operation::Pause).unwrap();
         rig.run(&running, Operation::Unpause).unwrap();
