@@ -30,6 +30,8 @@ pub struct Request {
     pub kernel_limit: u64,
     /// Largest size of all ramdisks together in bytes.
     pub ramdisk_limit: u64,
+    /// Deliver the ELF file in the kernel image, of at most as many bytes as this, instead of the image.
+    pub unpack: Option<u64>,
 }
 
 impl Request {
@@ -195,7 +197,8 @@ impl Found {
     /// Linux wants them.
     ///
     /// # Errors
-    /// As [`Found::check`], [`Error::Kernel`], [`Error::TooLarge`], and those of reading and writing.
+    /// As [`Found::check`], [`Error::Kernel`], [`Error::TooLarge`], and those of reading and writing. The outputs may
+    /// hold a part then.
     pub fn deliver(
         &mut self,
         entry: &Entry,
@@ -205,20 +208,7 @@ impl Found {
     ) -> Result<Booted> {
         let booted = self.check(entry)?;
         let Some(file) = &entry.kernel else { return Err(Error::Kernel("there is none".to_owned())) };
-        let mut start = Some(Vec::new());
-        self.volumes.copy(file.volume, &file.path, request.kernel_limit, &mut |bytes| {
-            if let Some(head) = &mut start {
-                head.extend_from_slice(&bytes[..bytes.len().min(kernel::HEAD)]);
-                if head.len() >= kernel::HEAD {
-                    kernel::check(head)?;
-                    start = None;
-                }
-            }
-            kernel.write_all(bytes).map_err(Error::io("writing the kernel"))
-        })?;
-        if let Some(head) = start {
-            kernel::check(&head)?;
-        }
+        self.deliver_kernel(file, request, kernel)?;
         let mut written = 0u64;
         for file in &entry.ramdisks {
             let padding = usize::try_from(written.next_multiple_of(4) - written).unwrap_or(0);
@@ -230,6 +220,34 @@ impl Found {
             })?;
         }
         Ok(booted)
+    }
+
+    fn deliver_kernel(&mut self, file: &Located, request: &Request, kernel: &mut dyn Write) -> Result<()> {
+        let mut image = Vec::new();
+        let mut write = |bytes: &[u8]| kernel.write_all(bytes).map_err(Error::io("writing the kernel"));
+        // As it is it need not be in memory, but for the beginning that says what it is.
+        let mut checked = false;
+        self.volumes.copy(file.volume, &file.path, request.kernel_limit, &mut |bytes| {
+            if request.unpack.is_some() {
+                image.extend_from_slice(bytes);
+                return Ok(());
+            }
+            if !checked {
+                image.extend_from_slice(bytes);
+                if image.len() < kernel::HEAD {
+                    return Ok(());
+                }
+                kernel::check(&image)?;
+                checked = true;
+                return write(&std::mem::take(&mut image));
+            }
+            write(bytes)
+        })?;
+        match request.unpack {
+            Some(limit) => kernel::unpack(&image, limit, &mut write),
+            None if checked => Ok(()),
+            None => kernel::check(&image).and_then(|()| write(&image)),
+        }
     }
 }
 
