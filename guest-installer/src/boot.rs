@@ -20,7 +20,7 @@ pub struct Request {
     pub kernel: Option<String>,
     /// With this ramdisk.
     pub ramdisk: Option<String>,
-    /// And these arguments, which also replace an entry's.
+    /// The kernel's arguments; those of an entry come before them.
     pub args: Option<String>,
     /// The entry: an index among all, a title or an id.
     pub entry: Option<String>,
@@ -43,7 +43,7 @@ impl Request {
 }
 
 /// What was chosen, with the files already passed on.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Booted {
     /// The title of the entry; empty for an explicit kernel.
     pub title: String,
@@ -120,6 +120,11 @@ impl Found {
         Err(Error::NoBootConfig(looked_at))
     }
 
+    /// A volume's name for people.
+    pub fn volume_name(&self, volume: usize) -> String {
+        self.volumes.name(volume)
+    }
+
     /// The configuration's menu.
     pub fn menu(&self) -> &Menu {
         &self.menu
@@ -139,8 +144,9 @@ impl Found {
             let volume = entry.kernel.as_ref().map_or(0, |k| k.volume);
             entry.ramdisks = vec![Located { volume, path: ramdisk.clone() }];
         }
-        if let Some(args) = &request.args {
-            entry.args.clone_from(args);
+        if let Some(args) = request.args.as_deref().filter(|args| !args.is_empty()) {
+            entry.args =
+                if entry.args.is_empty() { args.to_owned() } else { format!("{} {args}", entry.args) };
         }
         Ok(entry)
     }
@@ -252,7 +258,7 @@ impl Found {
 }
 
 /// Refuses what could be taken for syntax by whoever reads it.
-fn clean(what: &'static str, text: &str) -> Result<()> {
+pub(crate) fn clean(what: &'static str, text: &str) -> Result<()> {
     match text.bytes().find(|&b| b < b' ' && b != b'\t' || b == 0x7f) {
         Some(byte) => Err(Error::ControlCharacter { what, byte }),
         None => Ok(()),

@@ -101,6 +101,9 @@ pub enum Error {
     /// The worker did not finish in time.
     #[error("reading the disk took longer than {0} s")]
     Timeout(u64),
+    /// The caller does not want it any more.
+    #[error("reading the disk was stopped")]
+    Stopped,
     /// The worker died, or said something that is no answer.
     #[error("boot worker: {0}")]
     Worker(String),
@@ -134,6 +137,7 @@ impl Error {
             Self::Kernel(_) => "BAD_KERNEL",
             Self::ControlCharacter { .. } => "CONTROL_CHARACTER",
             Self::Timeout(_) => "TIMEOUT",
+            Self::Stopped => "STOPPED",
             Self::Worker(_) => "WORKER",
             Self::Remote { code, .. } => code,
         }

@@ -15,8 +15,10 @@ pub mod fs;
 pub mod kernel;
 pub mod limits;
 pub mod partition;
+pub mod pygrub;
 #[cfg(test)]
 mod testing;
 pub mod volumes;
+pub mod worker;
 
 pub use error::{Error, Result};

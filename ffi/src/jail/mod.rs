@@ -32,7 +32,7 @@ use std::path::{Path, PathBuf};
 
 pub use cgroup::{Cgroup, CgroupLimits};
 pub use seccomp::{Denied, SyscallFilter};
-pub use spawn::Child;
+pub use spawn::{Child, given};
 
 use crate::domid::DomId;
 
@@ -199,8 +199,8 @@ pub enum ParentDeath {
 /// A jail to be made. Everything is on until it is taken [out](Jail::without).
 #[derive(Debug)]
 pub struct Jail {
-    uid: u32,
-    gid: u32,
+    /// User and group; none keeps the caller's, with what takes privileges to make.
+    user: Option<(u32, u32)>,
     entries: Vec<Entry>,
     without: Vec<Feature>,
     limits: Limits,
@@ -222,9 +222,21 @@ impl Jail {
                 return Err(Error::Invalid(format!("{id} is no unprivileged user or group")));
             }
         }
-        Ok(Self {
-            uid,
-            gid,
+        Ok(Self::for_user(Some((uid, gid))))
+    }
+
+    /// What a caller without privileges can have: limits, the descriptors given and no others, no way to gain
+    /// privileges, and a filter; but the caller's own user, root directory and namespaces. The filter must keep the
+    /// program from them.
+    #[must_use]
+    pub fn of_caller() -> Self {
+        let without = [Feature::Mount, Feature::Network, Feature::Ipc, Feature::Pid, Feature::Cgroup];
+        Self { without: without.to_vec(), ..Self::for_user(None) }
+    }
+
+    fn for_user(user: Option<(u32, u32)>) -> Self {
+        Self {
+            user,
             entries: Vec::new(),
             without: Vec::new(),
             limits: Limits::default(),
@@ -233,7 +245,7 @@ impl Jail {
             cgroup: None,
             parent_death: ParentDeath::default(),
             environment: Vec::new(),
-        })
+        }
     }
 
     /// Puts something into the root directory.

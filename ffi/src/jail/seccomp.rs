@@ -1,6 +1,7 @@
 //! Allow-lists of system calls.
 
 use std::collections::BTreeMap;
+use std::io;
 
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, SeccompRule, TargetArch};
 
@@ -40,6 +41,21 @@ impl SyscallFilter {
     ) -> Result<Self, Error> {
         let mut all: BTreeMap<i64, Vec<SeccompRule>> = rules.into_iter().collect();
         all.insert(libc::SYS_execveat, Vec::new());
+        Self::compile(all, denied)
+    }
+
+    /// Exactly these, without `execveat`: for a program that [enters](Self::enter) its filter by itself.
+    ///
+    /// # Errors
+    /// As [`Self::allow`].
+    pub fn exactly(
+        rules: impl IntoIterator<Item = (i64, Vec<SeccompRule>)>,
+        denied: Denied,
+    ) -> Result<Self, Error> {
+        Self::compile(rules.into_iter().collect(), denied)
+    }
+
+    fn compile(rules: BTreeMap<i64, Vec<SeccompRule>>, denied: Denied) -> Result<Self, Error> {
         let otherwise = match denied {
             Denied::Fails => SeccompAction::Errno(libc::EPERM.unsigned_abs()),
             Denied::Kills => SeccompAction::KillProcess,
@@ -47,8 +63,17 @@ impl SyscallFilter {
         let invalid = |error: &dyn std::fmt::Display| Error::Invalid(format!("system call filter: {error}"));
         let arch = TargetArch::try_from(std::env::consts::ARCH).map_err(|e| invalid(&e))?;
         let filter =
-            SeccompFilter::new(all, otherwise, SeccompAction::Allow, arch).map_err(|e| invalid(&e))?;
+            SeccompFilter::new(rules, otherwise, SeccompAction::Allow, arch).map_err(|e| invalid(&e))?;
         Ok(Self(BpfProgram::try_from(filter).map_err(|e| invalid(&e))?))
+    }
+
+    /// Puts the calling thread under the filter, for good: for a program that gives up by itself what it needed to
+    /// start. It must be unable to [gain privileges](super::Jail::of_caller) or be privileged.
+    ///
+    /// # Errors
+    /// The kernel's; it is not under the filter then.
+    pub fn enter(&self) -> io::Result<()> {
+        self.install().map_err(io::Error::from_raw_os_error)
     }
 
     /// Puts the calling thread under the filter, for good. Makes one system call.

@@ -10,6 +10,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::ExitStatus;
 use std::ptr::null_mut;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::child::{self, Pointers, Report};
 use super::steps::{EMPTY, Prepared, Step, compile};
@@ -139,6 +140,27 @@ fn failure(steps: &[Step], report: Report) -> Error {
         Some(step) => Error::Step { step: step.to_string(), source },
         None => Error::Prepare { what: "a report that makes no sense", source },
     }
+}
+
+/// For a program in a jail: takes `count` of the descriptors it was [given](Jail::descriptor), from number `first` on.
+///
+/// # Errors
+/// `EBADF` when one of them is not open; `EBUSY` the second time, because each can have one owner only.
+pub fn given(first: RawFd, count: RawFd) -> io::Result<Vec<OwnedFd>> {
+    static TAKEN: AtomicBool = AtomicBool::new(false);
+    let numbers = first..first.saturating_add(count);
+    for number in numbers.clone() {
+        // SAFETY: a number; whether it is open is the question.
+        if unsafe { libc::fcntl(number, libc::F_GETFD) } < 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    if TAKEN.swap(true, Ordering::Relaxed) {
+        return Err(io::Error::from_raw_os_error(libc::EBUSY));
+    }
+    // SAFETY: open, and given to this program by number, so that nothing else in it has opened or owns them; they are
+    // handed out once.
+    Ok(numbers.map(|number| unsafe { OwnedFd::from_raw_fd(number) }).collect())
 }
 
 fn duplicate_from(descriptor: BorrowedFd<'_>, first: usize) -> io::Result<OwnedFd> {

@@ -155,13 +155,10 @@ pub(super) fn compile(jail: &Jail, prepared: Prepared) -> Result<Vec<Step>, Erro
         root(jail, &mut steps)?;
     }
     limits(jail, &mut steps);
-    steps.extend([
-        Step::NoNewPrivileges,
-        Step::NoBoundingSet,
-        Step::Group(jail.gid),
-        Step::User(jail.uid),
-        Step::NoCapabilities,
-    ]);
+    steps.push(Step::NoNewPrivileges);
+    if let Some((uid, gid)) = jail.user {
+        steps.extend([Step::NoBoundingSet, Step::Group(gid), Step::User(uid), Step::NoCapabilities]);
+    }
     // After the change of user, which resets it.
     if jail.parent_death == ParentDeath::Die {
         steps.push(Step::DieWithParent);
@@ -219,7 +216,8 @@ fn add(entry: &Entry, jail: &Jail, made: &mut BTreeSet<PathBuf>, steps: &mut Vec
         Entry::Node { path, device } => {
             let path = place(path, made, steps)?;
             let device = libc::makedev(device.0, device.1);
-            steps.push(Step::Node { path, device, uid: jail.uid, gid: jail.gid });
+            let (uid, gid) = jail.user.unwrap_or_default();
+            steps.push(Step::Node { path, device, uid, gid });
             return Ok(());
         }
         Entry::Link { to, path } => {

@@ -458,6 +458,20 @@ fn without_a_protection_there_is_less_of_it() {
 }
 
 #[test]
+fn a_caller_without_privileges_has_a_smaller_one() {
+    // SAFETY: no argument.
+    let uid = unsafe { libc::geteuid() };
+    let told = attack("root", Jail::of_caller(), vec![]);
+    assert!(told.contains(&"no_new_privs: 1".to_owned()), "{told:#?}");
+    assert!(told.iter().any(|line| line.starts_with(&format!("uid: ({uid}, "))), "{told:#?}");
+    let limits = Limits { open_files: Some(32), ..Limits::default() };
+    assert_eq!(
+        attack("descriptors", Jail::of_caller().limits(limits), vec![]),
+        ["open: [0, 1, 2, 3]", "more: 28"]
+    );
+}
+
+#[test]
 fn a_control_group_holds_the_process_and_kills_it() {
     if !root() || Cgroup::hierarchy().is_none() {
         return;

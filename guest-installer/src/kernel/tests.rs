@@ -100,7 +100,9 @@ fn a_packed_elf_file_is_a_kernel_and_a_packed_something_is_not() {
     let kernel = elf(1000);
     let gzip = |bytes: &[u8]| pack("gzip", &[], bytes);
     assert!(unpacked(&gzip(&kernel), 2000).unwrap() == kernel);
-    for image in [gzip(b"#!/bin/sh\n"), gzip(b""), bzimage(&gzip(&bzimage(&kernel, 0)), 0), bzimage(b"noise", 0)] {
+    for image in
+        [gzip(b"#!/bin/sh\n"), gzip(b""), bzimage(&gzip(&bzimage(&kernel, 0)), 0), bzimage(b"noise", 0)]
+    {
         assert_eq!(unpacked(&image, 1 << 20).unwrap_err().code(), "BAD_KERNEL");
     }
     let lzo = bzimage(b"\x89LZO\0\r\n\x1a\n....", 0);

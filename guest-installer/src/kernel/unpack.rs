@@ -66,9 +66,9 @@ pub(super) fn unpack(packing: Packing, bytes: &[u8], limit: u64, sink: &mut Sink
     let mut reader: Box<dyn Read + '_> = match packing {
         Packing::Gzip => Box::new(flate2::read::GzDecoder::new(bytes)),
         Packing::Bzip2 => Box::new(bzip2::read::BzDecoder::new(bytes)),
-        Packing::Lzma => Box::new(
-            lzma_rust2::LzmaReader::new_mem_limit(bytes, window_kib, None).map_err(|e| damaged(&e))?,
-        ),
+        Packing::Lzma => {
+            Box::new(lzma_rust2::LzmaReader::new_mem_limit(bytes, window_kib, None).map_err(|e| damaged(&e))?)
+        }
         Packing::Xz => Box::new(lzma_rust2::XzReader::new_mem_limit(bytes, false, window_kib)),
         Packing::Zstd => Box::new(
             ruzstd::decoding::StreamingDecoder::new_with_max_window_size(bytes, WINDOW_BYTES)

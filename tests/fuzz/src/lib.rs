@@ -27,7 +27,7 @@ use xenstore::wire::{Decoder, Kind};
 pub type Target = fn(&[u8]);
 
 /// Every function by the name of its fuzz target.
-pub const TARGETS: [(&str, Target); 9] = [
+pub const TARGETS: [(&str, Target); 12] = [
     ("http", http),
     ("json", json),
     ("xml", xml),
@@ -37,6 +37,9 @@ pub const TARGETS: [(&str, Target); 9] = [
     ("state", state),
     ("xl_cfg", xl_cfg),
     ("xenstore_wire", xenstore_wire),
+    ("kernel", kernel),
+    ("boot_worker", boot_worker),
+    ("grub", grub),
 ];
 
 /// Most bytes of a target's input: more finds nothing that less does not, and takes longer.
@@ -189,6 +192,21 @@ pub fn xenstore_wire(bytes: &[u8]) {
         let again = Request::parse(kind, &request.payload()).expect("what is sent is understood");
         assert_eq!(again.payload(), request.payload());
     }
+}
+
+/// A kernel image is unpacked to at most the limit, whatever it is packed with.
+pub fn kernel(bytes: &[u8]) {
+    let _ = guest_installer::kernel::fuzz(bytes);
+}
+
+/// What a boot worker is asked, or answers, is understood as what was said.
+pub fn boot_worker(bytes: &[u8]) {
+    guest_installer::worker::record::fuzz(bytes);
+}
+
+/// A boot configuration ends, within its limits.
+pub fn grub(bytes: &[u8]) {
+    let _ = guest_installer::config::grub2::fuzz(&String::from_utf8_lossy(bytes));
 }
 
 /// How deep a value is nested.

@@ -84,6 +84,26 @@ fn switch() -> Vec<Vec<u8>> {
     vectors("message_switch", "json").into_iter().map(seed).collect()
 }
 
+/// What a boot worker is asked and answers.
+fn boot_worker() -> Vec<Vec<u8>> {
+    use guest_installer::boot::{Booted, Request};
+    use guest_installer::worker::{Answer, Job, Listed, Wanted, record};
+    let request = Request { entry: Some("1".to_owned()), offset: Some(512), ..Request::new() };
+    let job = Job { wanted: Wanted::Deliver, request };
+    let ramdisks = vec!["/initrd".to_owned()];
+    let booted = Booted { kernel: "/vmlinuz".to_owned(), ramdisks: ramdisks.clone(), ..Booted::default() };
+    let entry = Listed { title: "Linux".to_owned(), ramdisks, ..Listed::default() };
+    let answer = |answer| record::encode_answer(&Ok(answer));
+    let error = record::encode_answer(&Err(guest_installer::Error::NoBootConfig(Vec::new())));
+    let asked = record::encode_job(&job).expect("a short request");
+    vec![asked, answer(Answer::Booted(booted)), answer(Answer::Entries(vec![entry.clone(), entry])), error]
+}
+
+/// The constructs that generated configurations have.
+const GRUB: &str = "set default=\"${saved_entry}\"\nif [ x$a = xy ]; then\n load_env\nelse\n set root='hd0,msdos1'\nfi\n\
+    function f { echo $1 }\nf x\nsearch --no-floppy --fs-uuid --set=root 0123\nsubmenu 'S' --id s {\n\
+    menuentry \"E\" {\n linux /vmlinuz root=/dev/xvda1\n initrd /a /b\n}\n}\nfor i in a b; do source $i; done\n";
+
 fn seeds(target: &str) -> Vec<Vec<u8>> {
     let all = match target {
         "http" => framed(vectors("call", "xml")),
@@ -97,6 +117,9 @@ fn seeds(target: &str) -> Vec<Vec<u8>> {
         "state" => [vectors("sample", "json"), vectors("type", "json")].concat(),
         "xl_cfg" => directory("xenopsd/src/xlcfg/tests"),
         "xenstore_wire" => xenstore(),
+        "kernel" => directory("tests/fuzz/seeds/kernel"),
+        "boot_worker" => boot_worker(),
+        "grub" => vec![GRUB.as_bytes().to_vec()],
         other => panic!("{other} has no seeds"),
     };
     let mut fine: Vec<_> = all.into_iter().filter(|seed| seed.len() <= MAX_SEED).collect();
