@@ -6,6 +6,7 @@
 //!   start-up ── recovery ──► what an earlier daemon left ──► check, on that VM's queue
 //! ```
 
+mod change;
 mod observers;
 mod operation;
 mod recovery;
@@ -19,6 +20,7 @@ use xenstore::Path;
 
 use crate::api::value::Value;
 use crate::api::{Error, NumaAffinityPolicy};
+use crate::device::sharing::DisksInUse;
 use crate::edge::{DomId, DomainInfo, Edges, Events};
 use crate::ops::explain::Traces;
 use crate::ops::queue::{Queues, Slot};
@@ -29,6 +31,7 @@ use crate::ops::wait::Waiting;
 use crate::state::Records;
 use crate::state::journal::Journal;
 
+pub use change::{VifWish, Wish};
 pub use observers::{Observer, Observers, debug_info};
 pub use operation::Operation;
 pub use runtime::{Runtime, Runtimes};
@@ -91,6 +94,8 @@ pub struct Core {
     pub queues: Queues,
     /// What is known of VMs only while this process runs.
     pub runtimes: Runtimes,
+    /// Disks that VMs have.
+    pub disks: DisksInUse,
     /// What each VM's last operation did.
     pub traces: Traces,
     /// Limits of waits.
@@ -137,6 +142,7 @@ impl Core {
             updates,
             queues: Queues::new(workers),
             runtimes: Runtimes::default(),
+            disks: DisksInUse::default(),
             traces: Traces::default(),
             patience,
             instance_id: uuid::Uuid::new_v4().to_string(),

@@ -24,7 +24,7 @@ use crate::api::{
     Call, DynamicId, Error, Int, Method, Pci, Query, UpdatesGet, Vbd, Vgpu, Vif, VmImportMetadata, VmRemove,
     Vusb,
 };
-use crate::core::{Core, Observer, Operation, debug_info};
+use crate::core::{Core, Observer, Operation, VifWish, debug_info};
 use crate::domain::metadata;
 use crate::hostinfo;
 use crate::ops::updates::UpdatesError;
@@ -199,8 +199,16 @@ fn answer(core: &Arc<Core>, call: &Call) -> Result<Value, Error> {
 
         Call::VbdPlug(m) => returns(m, devices::plug::<Vbd>(core, &m.id, &m.debug_info)),
         Call::VbdUnplug(m) => returns(m, devices::unplug::<Vbd>(core, &m.id, &m.debug_info, m.force)),
+        Call::VbdInsert(m) => returns(m, devices::insert(core, &m.id, &m.debug_info, &m.disk)),
+        Call::VbdEject(m) => returns(m, devices::eject(core, &m.id, &m.debug_info)),
         Call::VifPlug(m) => returns(m, devices::plug::<Vif>(core, &m.id, &m.debug_info)),
         Call::VifUnplug(m) => returns(m, devices::unplug::<Vif>(core, &m.id, &m.debug_info, m.force)),
+        Call::VifMove(m) => {
+            returns(m, devices::change(core, &m.id, &m.debug_info, VifWish::Network(m.network.clone())))
+        }
+        Call::VifSetCarrier(m) => {
+            returns(m, devices::change(core, &m.id, &m.debug_info, VifWish::Carrier(m.carrier)))
+        }
         Call::VbdAdd(m) => returns(m, devices::add(core, &m.vbd)),
         Call::VbdRemove(m) => returns(m, devices::remove::<Vbd>(core, &m.id)),
         Call::VbdStat(m) => returns(m, devices::stat(core, &m.id)),

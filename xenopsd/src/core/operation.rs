@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use super::Core;
+use super::{Core, Wish};
 use crate::api::{Action, Disk, Error, Metadata, PowerState, Vm};
 use crate::device;
 use crate::domain::{VmExecutor, metadata, observe};
@@ -49,6 +49,8 @@ pub enum Operation {
     Plug(Device),
     /// Away from it.
     Unplug(Device, Unplugging),
+    /// Something about it or its devices is to be different.
+    Change(Wish),
     /// Nothing, for a while; what is queued behind it waits.
     Delay(Duration),
     /// Look at the domain and do what its state asks for.
@@ -79,6 +81,7 @@ impl std::fmt::Display for Operation {
             Self::Plug(device) => return write!(f, "plug of {device}"),
             Self::Unplug(device, Unplugging::Clean) => return write!(f, "unplug of {device}"),
             Self::Unplug(device, Unplugging::Forced) => return write!(f, "forced unplug of {device}"),
+            Self::Change(wish) => return write!(f, "{wish}"),
             Self::Delay(time) => return write!(f, "delay of {} s", time.as_secs_f64()),
             Self::Check => "check",
             Self::Remove => "remove",
@@ -143,6 +146,7 @@ impl Core {
             Operation::DestroyDomain => now.run(&plan::destroy()),
             Operation::Plug(device) => now.plug(device),
             Operation::Unplug(device, how) => now.unplug(device, *how),
+            Operation::Change(wish) => now.change(wish),
             Operation::Delay(time) => now.run(&[Step::Do(Atom::Delay(*time))]),
             Operation::Check => now.check(),
             Operation::Remove => now.remove(),
@@ -152,24 +156,24 @@ impl Core {
 }
 
 /// One operation on one VM, with what was seen when it began.
-struct Request<'a> {
-    core: &'a Core,
-    vm: &'a str,
+pub(super) struct Request<'a> {
+    pub(super) core: &'a Core,
+    pub(super) vm: &'a str,
     task: &'a TaskHandle,
     trace: &'a Arc<Trace>,
     slot: &'a Slot,
-    state: PowerState,
+    pub(super) state: PowerState,
 }
 
 impl Request<'_> {
-    fn need(&self, expected: &[PowerState]) -> Result<(), Error> {
+    pub(super) fn need(&self, expected: &[PowerState]) -> Result<(), Error> {
         if expected.contains(&self.state) {
             return Ok(());
         }
         Err(Error::BadPowerState { found: self.state, expected: expected[0] })
     }
 
-    fn records(&self) -> Result<plan::Records, Error> {
+    pub(super) fn records(&self) -> Result<plan::Records, Error> {
         Ok(plan::Records {
             vm: self.core.records.vm(self.vm)?,
             vbds: self.core.records.devices(self.vm)?,
@@ -177,10 +181,14 @@ impl Request<'_> {
         })
     }
 
-    fn run(&self, steps: &[Step]) -> Result<(), Error> {
-        let records = self.records()?;
+    pub(super) fn run(&self, steps: &[Step]) -> Result<(), Error> {
+        self.run_on(&self.records()?, steps)
+    }
+
+    /// With records that are not stored yet.
+    pub(super) fn run_on(&self, records: &plan::Records, steps: &[Step]) -> Result<(), Error> {
         self.core.traces.show(self.trace);
-        let executor = VmExecutor::new(self.core, &records, self.task, self.slot);
+        let executor = VmExecutor::new(self.core, records, self.task, self.slot);
         run(&executor, self.task, self.trace, steps)
     }
 

@@ -20,7 +20,7 @@ use xenstore::{Operations, Path};
 
 use super::{Core, Operation, PENDING, SUSPENDING, Seen};
 use crate::api::Error;
-use crate::device::store_domid;
+use crate::device::{sharing, store_domid};
 use crate::edge::{DomId, DomainInfo};
 use crate::state::journal::Resource;
 
@@ -46,6 +46,8 @@ impl Core {
             }
             here.insert(vm);
         }
+        // Before clients come: a disk of theirs must not be given to another VM.
+        sharing::adopt(self, &self.runtimes.domids())?;
         let with_domains = to_check.len();
         for vm in self.journal.vms() {
             if stored.contains(vm.as_str()) || !here.contains(&vm) {

@@ -37,6 +37,11 @@ impl Runtimes {
         apply(self.lock().entry(vm.to_owned()).or_default())
     }
 
+    /// The domains of all VMs that have one.
+    pub fn domids(&self) -> Vec<DomId> {
+        self.lock().values().filter_map(|runtime| runtime.domid).collect()
+    }
+
     /// Forgets a VM.
     pub fn forget(&self, vm: &str) {
         self.lock().remove(vm);

@@ -74,6 +74,7 @@ pub fn unplug(plug: &Plug<'_>, address: DeviceAddress, id: &str, how: Unplugging
     plug.core.edges.store()?.commit(&address.remove())?;
     // Only now: a loop device must not be freed while its backend could still be asked to write.
     plug.core.runtimes.with(plug.vm, |r| r.kept.retain(|(kept, _)| *kept != address));
+    plug.core.disks.release(address);
     Ok(())
 }
 

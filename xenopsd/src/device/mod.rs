@@ -2,6 +2,7 @@
 
 mod handshake;
 mod observed;
+pub mod sharing;
 pub mod vbd;
 pub mod vif;
 

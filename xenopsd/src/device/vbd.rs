@@ -7,7 +7,7 @@ use std::path::Path;
 
 use xenstore::layout::{self, BlockBackend, BlockDevice, DeviceAddress, DeviceKind, Media};
 
-use super::{Plug, handshake, plugged, store_domid};
+use super::{Plug, handshake, plugged, sharing, store_domid};
 use crate::api::{Disk, Error, Vbd, VbdMode, VbdState, VbdType};
 use crate::core::Core;
 use crate::edge::{Access, DomId};
@@ -58,11 +58,16 @@ fn local_path(vbd: &Vbd) -> Result<Option<&Path>, Error> {
 /// Finds what would make a plug fail, taking nothing.
 ///
 /// # Errors
-/// `Does_not_exist("disk", …)`, `Storage_backend_error` for something that is no usable disk, `Unimplemented`.
+/// `Does_not_exist("disk", …)`, `Storage_backend_error` for something that is no usable disk or in use elsewhere,
+/// `Unimplemented`.
 pub fn check(core: &Core, vbd: &Vbd) -> Result<(), Error> {
     number(vbd)?;
     match local_path(vbd)? {
-        Some(path) => Ok(core.edges.host().check_disk(path, access(vbd))?),
+        Some(path) => {
+            let access = access(vbd);
+            let disk = core.edges.host().check_disk(path, access)?;
+            sharing::check(core, disk, access == Access::ReadWrite)
+        }
         None => Ok(()),
     }
 }
@@ -78,6 +83,8 @@ pub fn plug(plug: &Plug<'_>, vbd: &Vbd) -> Result<(), Error> {
     };
     let access = access(vbd);
     let attached = plug.core.edges.host().attach_disk(path, access)?;
+    let address = address(plug.domid, vbd)?;
+    sharing::claim(plug.core, address, attached.id, access == Access::ReadWrite)?;
     let (major, minor) = attached.device;
     let node = attached.node.into_os_string().into_encoded_bytes();
     let number =
@@ -104,9 +111,9 @@ pub fn plug(plug: &Plug<'_>, vbd: &Vbd) -> Result<(), Error> {
     };
     plug.core.edges.store()?.commit(&layout.create())?;
     if let Some(keep) = attached.keep {
-        plug.core.runtimes.with(plug.vm, |r| r.kept.push((layout.address(), keep)));
+        plug.core.runtimes.with(plug.vm, |r| r.kept.push((address, keep)));
     }
-    handshake::backend_ready(plug, layout.address())
+    handshake::backend_ready(plug, address)
 }
 
 /// What is observed of a disk.

@@ -128,6 +128,17 @@ pub fn plug(plug: &Plug<'_>, vif: &Vif) -> Result<(), Error> {
     Ok(plug.core.edges.store()?.commit(&layout::Vif::connect(address))?)
 }
 
+/// Brings a plugged interface in line with its record.
+///
+/// # Errors
+/// As [`plug`].
+pub fn apply(core: &Core, domid: DomId, vif: &Vif) -> Result<(), Error> {
+    let settings = settings(vif)?;
+    let address = address(domid, vif)?;
+    core.edges.host().connect_vif(&interface(domid, handle(vif)?), &settings)?;
+    Ok(core.edges.store()?.commit(&layout::Vif::change(address, &settings.bridge, vif.carrier))?)
+}
+
 /// netback's name for the host's side.
 fn interface(domid: DomId, handle: u32) -> String {
     format!("vif{domid}.{handle}")

@@ -68,6 +68,7 @@ impl VmExecutor<'_> {
         if let Some(domid) = self.own_domid()? {
             let waited = self.wait_for_backends(domid);
             self.core.runtimes.with(self.vm(), |r| r.kept.clear());
+            self.core.disks.release_domain(domid);
             let removed = self.remove_trees(domid);
             let gone = self.wait_until_gone(domid);
             if removed.is_ok() {

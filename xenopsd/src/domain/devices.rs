@@ -71,7 +71,21 @@ impl<'a> VmExecutor<'a> {
             tracing::warn!(vm = self.vm(), %address, "an earlier daemon left it half plugged or half unplugged; removing it");
             self.unplug_by_force(address)?;
         }
+        self.finish_changes(domid);
         Ok(())
+    }
+
+    /// Interfaces whose change an earlier daemon was killed in, or whose bridge was made anew while there was no daemon.
+    fn finish_changes(&self, domid: DomId) {
+        for vif in &self.records.vifs {
+            let named = Device::Vif(vif.id.device.clone());
+            let plugged = device::is_plugged(self.core, self.vm(), &named);
+            let applied = plugged
+                .and_then(|plugged| if plugged { device::vif::apply(self.core, domid, vif) } else { Ok(()) });
+            if let Err(error) = applied {
+                tracing::warn!(vif = %vif.id, %error, "an interface of a running VM is not as its record says");
+            }
+        }
     }
 
     fn incomplete(&self, domid: DomId) -> Result<Vec<DeviceAddress>, Error> {

@@ -1,5 +1,6 @@
 //! What the atoms of a plan do to a domain.
 
+mod change;
 mod create;
 mod destroy;
 mod devices;
@@ -113,6 +114,8 @@ impl Executor for VmExecutor<'_> {
             Atom::Plug(device) => self.plug(device),
             Atom::EndPlug(device) => self.end_plug(device),
             Atom::Unplug(device, how) => self.unplug(device, *how),
+            Atom::Keep(change) => change.now.put(&self.core.records),
+            Atom::Apply(change) => self.apply(change),
             Atom::Settle => {
                 let marker = Self::pending_marker(self.domid()?)?;
                 Ok(self.core.edges.store()?.rm(&marker)?)

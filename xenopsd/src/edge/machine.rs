@@ -7,14 +7,16 @@ use std::time::Duration;
 use xenstore::Client;
 use xenstore::transport::{DEFAULT_XENBUS, Endpoint, LibTransport};
 
-use super::linux::blockdev::{self, Disk, Links, OpenDiskError};
+use super::linux::blockdev::{self, Disk, FileId, Links, OpenDiskError};
 use super::linux::loopdev::{self, AttachOptions};
 use super::linux::mac::MacAddr;
 use super::linux::netlink::{IfName, Netlink};
 use super::linux::suspend_file::{SuspendFile, SuspendFileError};
 use super::linux::{release, script, vif};
 use super::xen::XenHypervisor;
-use super::{Access, AttachedDisk, Edges, Host, HostError, ScriptEnd, ScriptError, ScriptRun, VifSettings};
+use super::{
+    Access, AttachedDisk, DiskId, Edges, Host, HostError, ScriptEnd, ScriptError, ScriptRun, VifSettings,
+};
 use crate::state::journal::Resource;
 
 /// Which way to xenstored.
@@ -66,13 +68,26 @@ pub struct LinuxHost {
 }
 
 impl Host for LinuxHost {
-    fn check_disk(&self, path: &Path, access: Access) -> Result<(), HostError> {
-        open_disk(path, access).map(drop)
+    fn check_disk(&self, path: &Path, access: Access) -> Result<DiskId, HostError> {
+        open_disk(path, access).map(|disk| disk.id())
+    }
+
+    fn disk_id(&self, major: u64, minor: u64) -> Result<DiskId, HostError> {
+        let file = match u32::try_from(minor) {
+            Ok(number) if major == loopdev::MAJOR => loopdev::status(number)
+                .map_err(|error| HostError::Unusable { class: "disk", text: error.to_string() })?
+                .map(|status| status.backing),
+            _ => None,
+        };
+        Ok(file.map_or(DiskId::Block { major, minor }, FileId::into))
     }
 
     fn attach_disk(&self, path: &Path, access: Access) -> Result<AttachedDisk, HostError> {
-        match open_disk(path, access)? {
+        let disk = open_disk(path, access)?;
+        let id = disk.id();
+        match disk {
             Disk::Block(disk) => Ok(AttachedDisk {
+                id,
                 device: (disk.rdev.major, disk.rdev.minor),
                 node: disk.path,
                 keep: Some(disk.file.into()),
@@ -84,6 +99,7 @@ impl Host for LinuxHost {
                 let (device, node) = loopdev::attach(&disk, &options, &mut |_| Ok(()))
                     .map_err(|error| HostError::Unusable { class: "disk", text: error.to_string() })?;
                 Ok(AttachedDisk {
+                    id,
                     device: (device.dev.major, device.dev.minor),
                     node: device.path,
                     keep: Some(node.into()),
@@ -129,9 +145,9 @@ impl Host for LinuxHost {
         let mut netlink = Netlink::open().map_err(unusable_network)?;
         // That it did not appear is found, and said, by the next step.
         netlink.await_link(&interface, INTERFACE_LIMIT).map_err(unusable_network)?;
-        vif::connect_vif(&mut netlink, &interface, settings.mtu, &bridge, MacAddr::BACKEND)
-            .map(drop)
-            .map_err(unusable_network)
+        let wanted =
+            vif::Wanted { bridge: &bridge, mtu: settings.mtu, mac: MacAddr::BACKEND, up: settings.carrier };
+        vif::connect_vif(&mut netlink, &interface, &wanted).map(drop).map_err(unusable_network)
     }
 
     fn hook_scripts(&self, hook: &str) -> Result<Vec<PathBuf>, HostError> {

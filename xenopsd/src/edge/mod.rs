@@ -239,9 +239,30 @@ pub trait Hypervisor: Send {
     fn send_debug_keys(&self, keys: &str) -> Result<(), HypervisorError>;
 }
 
+/// Which disk it is, whatever it is called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum DiskId {
+    /// A block device.
+    Block {
+        /// Which driver.
+        major: u64,
+        /// Which of its devices.
+        minor: u64,
+    },
+    /// A file.
+    File {
+        /// `st_dev` of its file system.
+        device: u64,
+        /// Its inode number.
+        inode: u64,
+    },
+}
+
 /// A disk as a block device in dom0, ready for a backend.
 #[derive(Debug)]
 pub struct AttachedDisk {
+    /// What it is: the file, if it is one, and not the loop device before it.
+    pub id: DiskId,
     /// Major and minor number.
     pub device: (u64, u64),
     /// Its node below `/dev`.
@@ -323,17 +344,23 @@ pub enum ScriptError {
 
 /// The Linux side.
 pub trait Host: Send + Sync {
-    /// Checks, taking nothing, that a disk can be attached.
+    /// Checks, taking nothing, that a disk can be attached; which it is.
     ///
     /// # Errors
     /// [`HostError`].
-    fn check_disk(&self, path: &Path, access: Access) -> Result<(), HostError>;
+    fn check_disk(&self, path: &Path, access: Access) -> Result<DiskId, HostError>;
 
     /// Makes a disk a block device: itself, or through a loop device.
     ///
     /// # Errors
     /// [`HostError`].
     fn attach_disk(&self, path: &Path, access: Access) -> Result<AttachedDisk, HostError>;
+
+    /// Which disk a block device shows: the file behind it, if it is a loop device.
+    ///
+    /// # Errors
+    /// [`HostError`].
+    fn disk_id(&self, major: u64, minor: u64) -> Result<DiskId, HostError>;
 
     /// Opens the place for a suspend image of up to `needed` bytes, empty.
     ///
@@ -359,7 +386,7 @@ pub trait Host: Send + Sync {
     /// [`HostError`].
     fn check_bridge(&self, bridge: &str) -> Result<(), HostError>;
 
-    /// Sets a new backend interface up and puts it into its bridge.
+    /// Brings a backend interface, new or in use, in line with its settings.
     ///
     /// # Errors
     /// [`HostError`].

@@ -1,6 +1,7 @@
-//! From a request to its effects: what is to be done (a pure [`plan`]), by whom and when ([`queue`]), how a client
+//! From a request to its effects: what is to be done (a pure [`plan`], or a [`change`] of what runs), by whom and when ([`queue`]), how a client
 //! follows it ([`task`], [`updates`], [`explain`]), and the [`runner`] that takes the steps and undoes them on failure.
 
+pub mod change;
 pub mod explain;
 pub mod hook;
 pub mod plan;

@@ -16,6 +16,7 @@
 
 use std::time::Duration;
 
+use super::change::Change;
 use super::hook::{Hook, HookReason};
 use crate::api::{Disk, Vbd, VbdMode, Vif, Vm};
 
@@ -76,6 +77,10 @@ pub enum Atom {
     EndPlug(Device),
     /// A device taken away from a running guest, with all that dom0 holds of it.
     Unplug(Device, Unplugging),
+    /// A record is stored.
+    Keep(Change),
+    /// What runs is brought in line with its record.
+    Apply(Change),
     /// Marks the domain as complete: until then a restarted daemon takes it for half built and removes it.
     Settle,
     /// Lets the vcpus run.
@@ -270,6 +275,7 @@ impl Atom {
             Self::BeginPlug(device) => vec![Self::Unplug(device.clone(), Unplugging::Forced)],
             Self::OpenImage(disk) => vec![Self::DiscardImage(disk.clone())],
             Self::RequestSuspend => vec![Self::ResumeDomain],
+            Self::Keep(change) => change.undo(),
             Self::CheckStart
             | Self::Hook(..)
             | Self::Delay(_)
@@ -277,6 +283,7 @@ impl Atom {
             | Self::Plug(_)
             | Self::EndPlug(_)
             | Self::Unplug(..)
+            | Self::Apply(_)
             | Self::Settle
             | Self::Unpause
             | Self::Pause
@@ -332,6 +339,8 @@ impl std::fmt::Display for Atom {
             Self::EndPlug(device) => write!(f, "end plug of {device}"),
             Self::Unplug(device, Unplugging::Clean) => write!(f, "unplug {device}"),
             Self::Unplug(device, Unplugging::Forced) => write!(f, "unplug {device} by force"),
+            Self::Keep(change) => write!(f, "store {change}"),
+            Self::Apply(change) => write!(f, "apply {change}"),
             Self::Settle => write!(f, "settle"),
             Self::Unpause => write!(f, "unpause"),
             Self::Pause | Self::PauseBestEffort => write!(f, "pause"),

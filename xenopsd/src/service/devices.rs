@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use crate::api::{DeviceId, Error, Vbd, Vif};
-use crate::core::{Core, Operation};
+use crate::api::{DeviceId, Disk, Error, Vbd, Vif};
+use crate::core::{Core, Operation, VifWish, Wish};
 use crate::device::Observed;
 use crate::ops::plan::{Device, Unplugging};
 use crate::state::DeviceRecord;
@@ -65,4 +65,16 @@ pub(super) fn unplug<D: Pluggable>(
     core.records.device::<D>(id)?;
     let how = if force { Unplugging::Forced } else { Unplugging::Clean };
     core.submit(&id.vm, dbg, Operation::Unplug(D::NAMED(id.device.clone()), how))
+}
+
+pub(super) fn insert(core: &Arc<Core>, id: &DeviceId, dbg: &str, disk: &Disk) -> Result<String, Error> {
+    core.submit(&id.vm, dbg, Operation::Change(Wish::Insert(id.device.clone(), disk.clone())))
+}
+
+pub(super) fn eject(core: &Arc<Core>, id: &DeviceId, dbg: &str) -> Result<String, Error> {
+    core.submit(&id.vm, dbg, Operation::Change(Wish::Eject(id.device.clone())))
+}
+
+pub(super) fn change(core: &Arc<Core>, id: &DeviceId, dbg: &str, wish: VifWish) -> Result<String, Error> {
+    core.submit(&id.vm, dbg, Operation::Change(Wish::Interface(id.device.clone(), wish)))
 }

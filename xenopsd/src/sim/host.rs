@@ -1,21 +1,19 @@
 //! The Linux edge: disks and bridges that are there or not.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::faults::Injected;
 use super::{Shared, SimOptions};
-use crate::edge::linux::script;
+use crate::edge::linux::{loopdev, script};
 use crate::edge::{
-    Access, AttachedDisk, Host, HostError, ScriptEnd, ScriptError, ScriptRun, SuspendFile, VifSettings,
+    Access, AttachedDisk, DiskId, Host, HostError, ScriptEnd, ScriptError, ScriptRun, SuspendFile,
+    VifSettings,
 };
 use crate::state::journal::Resource;
-
-/// Major number of loop devices (Linux `include/uapi/linux/major.h`).
-const LOOP_MAJOR: u64 = 7;
 
 /// Bytes of a simulated domain's image, at most: there is no memory to be written.
 const MOST_NEEDED: u64 = 64 * 1024;
@@ -44,23 +42,26 @@ pub(super) struct SimHost {
     disks: Present,
     bridges: Present,
     hooks: Option<PathBuf>,
-    loops: AtomicU64,
+    /// The disk behind each loop device that there ever was.
+    loops: Mutex<HashMap<u64, DiskId>>,
 }
 
 impl SimHost {
     pub(super) fn new(shared: Arc<Shared>, options: &SimOptions) -> Self {
         let SimOptions { disks, bridges, hooks, .. } = options.clone();
-        Self { shared, disks, bridges, hooks, loops: AtomicU64::new(0) }
+        Self { shared, disks, bridges, hooks, loops: Mutex::default() }
     }
 
-    fn disk(&self, site: &str, path: &Path) -> Result<(), HostError> {
+    fn disk(&self, site: &str, path: &Path) -> Result<DiskId, HostError> {
         self.shared.faults.check(site).map_err(|e| unusable("disk", &e))?;
         let id = path.display().to_string();
         if !path.is_absolute() {
             return Err(unusable("disk", &format!("disk {id} is not an absolute path")));
         }
         if self.disks.has(&id) {
-            return Ok(());
+            let mut inode = DefaultHasher::new();
+            path.hash(&mut inode);
+            return Ok(DiskId::File { device: 0, inode: inode.finish() });
         }
         Err(HostError::Missing {
             class: "disk",
@@ -90,19 +91,31 @@ impl From<Injected> for HostError {
 }
 
 impl Host for SimHost {
-    fn check_disk(&self, path: &Path, _access: Access) -> Result<(), HostError> {
+    fn check_disk(&self, path: &Path, _access: Access) -> Result<DiskId, HostError> {
         self.disk("host.check_disk", path)
     }
 
     fn attach_disk(&self, path: &Path, _access: Access) -> Result<AttachedDisk, HostError> {
-        self.disk("host.attach_disk", path)?;
-        let number = self.loops.fetch_add(1, Ordering::Relaxed);
+        let id = self.disk("host.attach_disk", path)?;
         let keep = File::open("/dev/null").map_err(|e| unusable("disk", &format!("/dev/null: {e}")))?;
+        let number = {
+            let mut loops = self.loops.lock().unwrap_or_else(PoisonError::into_inner);
+            let number = u64::try_from(loops.len()).unwrap_or(u64::MAX);
+            loops.insert(number, id);
+            number
+        };
         Ok(AttachedDisk {
-            device: (LOOP_MAJOR, number),
+            id,
+            device: (loopdev::MAJOR, number),
             node: PathBuf::from(format!("/dev/loop{number}")),
             keep: Some(keep.into()),
         })
+    }
+
+    fn disk_id(&self, major: u64, minor: u64) -> Result<DiskId, HostError> {
+        self.shared.faults.check("host.disk_id").map_err(|e| unusable("disk", &e))?;
+        let loops = self.loops.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(loops.get(&minor).copied().unwrap_or(DiskId::Block { major, minor }))
     }
 
     /// Images are real files, so that a simulated VM can be resumed by the next simulator.
@@ -125,8 +138,11 @@ impl Host for SimHost {
         self.bridge("host.check_bridge", bridge)
     }
 
-    fn connect_vif(&self, _interface: &str, settings: &VifSettings) -> Result<(), HostError> {
-        self.bridge("host.connect_vif", &settings.bridge)
+    fn connect_vif(&self, interface: &str, settings: &VifSettings) -> Result<(), HostError> {
+        self.bridge("host.connect_vif", &settings.bridge)?;
+        let mut interfaces = self.shared.interfaces.lock().unwrap_or_else(PoisonError::into_inner);
+        interfaces.insert(interface.to_owned(), settings.clone());
+        Ok(())
     }
 
     fn hook_scripts(&self, hook: &str) -> Result<Vec<PathBuf>, HostError> {

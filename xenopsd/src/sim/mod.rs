@@ -52,6 +52,7 @@ mod terminals;
 mod trace;
 mod world;
 
+use std::collections::HashMap;
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -62,7 +63,7 @@ use crossbeam::channel::{Sender, unbounded};
 use xenstore::WatchStream;
 use xenstore::store::{Listening, SharedStore, listen};
 
-use crate::edge::{DomId, Edges, Events};
+use crate::edge::{DomId, Edges, Events, VifSettings};
 
 pub use faults::{Fault, Faults, When};
 pub use guest::SCRIPT_KEYS;
@@ -127,6 +128,8 @@ struct Shared {
     changed: Condvar,
     faults: Faults,
     trace: Trace,
+    /// What interfaces in dom0 were set to.
+    interfaces: Mutex<HashMap<String, VifSettings>>,
     signals: Sender<Signal>,
     /// [`SimOptions::copying`].
     copying: Duration,
@@ -196,6 +199,7 @@ pub fn machine(options: &SimOptions) -> std::io::Result<Machine> {
         changed: Condvar::new(),
         faults: Faults::default(),
         trace: Trace::default(),
+        interfaces: Mutex::default(),
         signals,
         copying: options.copying,
     });
@@ -251,6 +255,11 @@ impl Machine {
             .changed
             .wait_timeout_while(self.shared.hardware(), limit, |hardware| !is_so(hardware));
         !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
+    }
+
+    /// What an interface in dom0 was last set to.
+    pub fn interface(&self, name: &str) -> Option<VifSettings> {
+        self.shared.interfaces.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
     }
 
     /// The connections of all watchers are lost, as when xenstored is restarted; they may connect again at once.

@@ -108,10 +108,11 @@ impl Vif {
         batch
     }
 
-    /// Tells the guest whether its link is up.
-    pub fn set_carrier(address: DeviceAddress, up: bool) -> Batch {
+    /// Another bridge, and whether the guest's link is up.
+    pub fn change(address: DeviceAddress, bridge: &str, carrier: bool) -> Batch {
         let mut batch = Batch::new();
-        batch.write(address.frontend().at("disconnect"), u8::from(!up).to_string());
+        batch.write(address.backend().at("bridge"), bridge);
+        batch.write(address.frontend().at("disconnect"), u8::from(!carrier).to_string());
         batch
     }
 }

@@ -20,8 +20,13 @@ use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::{Mode, major, minor};
 
+use crate::edge::DiskId;
+
 /// Bytes of a disk sector as the block protocols count them.
 pub const SECTOR_SIZE: u64 = 512;
+
+/// Write permission of anybody: a file without any is meant to be read only.
+const WRITE_BITS: u32 = 0o222;
 
 /// What the guest may do with a disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -122,6 +127,22 @@ pub enum Disk {
     File(FileDisk),
 }
 
+impl Disk {
+    /// Which it is.
+    pub fn id(&self) -> DiskId {
+        match self {
+            Self::Block(disk) => DiskId::Block { major: disk.rdev.major, minor: disk.rdev.minor },
+            Self::File(disk) => disk.id.into(),
+        }
+    }
+}
+
+impl From<FileId> for DiskId {
+    fn from(file: FileId) -> Self {
+        Self::File { device: file.device, inode: file.inode }
+    }
+}
+
 /// Why a path cannot serve as a disk.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenDiskError {
@@ -161,7 +182,7 @@ pub enum OpenDiskError {
     },
     /// Read-write was asked of something that can only be read.
     #[error(
-        "disk {path:?} can only be read (read-only device or file system): attach it with mode r, or make it writable"
+        "disk {path:?} can only be read (read-only device, file system or file mode): attach it with mode r, or make it writable"
     )]
     ReadOnlyMedia {
         /// The path as given.
@@ -256,6 +277,10 @@ fn regular_file(
     access: Access,
     metadata: &std::fs::Metadata,
 ) -> Result<Disk, OpenDiskError> {
+    // Root may open it for writing all the same.
+    if access == Access::ReadWrite && metadata.mode() & WRITE_BITS == 0 {
+        return Err(OpenDiskError::ReadOnlyMedia { path: path.to_owned() });
+    }
     let size = metadata.len();
     check_size(path, size)?;
     if !size.is_multiple_of(SECTOR_SIZE) {

@@ -25,6 +25,9 @@ use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 
 use super::blockdev::{Access, DevNumber, FileDisk, FileId};
 
+/// Major number of loop devices (Linux `include/uapi/linux/major.h`).
+pub const MAJOR: u64 = 7;
+
 const LOOP_CONTROL: &str = "/dev/loop-control";
 const SYS_BLOCK: &str = "/sys/block";
 

@@ -1,9 +1,12 @@
 //! Connecting the host's side of a virtual network interface (`vifD.N`, or the tap of an emulated one) to a bridge.
 //!
 //! ```text
-//!  look up vif and bridge ─► down, address ─► MTU ─► bridge port ─► up
+//!  look up vif and bridge ─► down, address ─► MTU ─► bridge port ─► up, if it has a carrier
 //!                                   any refusal: port and state are undone, the error names the step
 //! ```
+//!
+//! What is as it should be is not touched, so that a guest that goes on sending notices a move to another bridge, or a
+//! repetition, as little as can be.
 //!
 //! This is the sequence of Xen's `vif-bridge` hotplug script, without the script. The address must be changed while
 //! the interface is down; it joins the bridge before it comes up so that no packet of the guest is handled by dom0.
@@ -84,10 +87,21 @@ fn range(limits: Option<(u32, u32)>) -> String {
     }
 }
 
-/// Plugs `interface` into `bridge` and brings it up with address `mac` (usually [`MacAddr::BACKEND`]).
-///
-/// `mtu` in bytes; `None` takes the bridge's, so that adding the port does not lower the bridge's own. Connecting an
-/// interface that is already connected gives the same result.
+/// How an interface is to be connected.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wanted<'a> {
+    /// The bridge to join.
+    pub bridge: &'a IfName,
+    /// In bytes; `None` takes the bridge's, so that adding the port does not lower the bridge's own.
+    pub mtu: Option<u32>,
+    /// Its own address, usually [`MacAddr::BACKEND`].
+    pub mac: MacAddr,
+    /// Whether it is up: nothing comes through one that is not.
+    pub up: bool,
+}
+
+/// Plugs `interface` into its bridge, or out of another one into that. Connecting an interface that is already connected
+/// gives the same result.
 ///
 /// # Errors
 ///
@@ -95,10 +109,9 @@ fn range(limits: Option<(u32, u32)>) -> String {
 pub fn connect_vif(
     netlink: &mut Netlink,
     interface: &IfName,
-    mtu: Option<u32>,
-    bridge: &IfName,
-    mac: MacAddr,
+    wanted: &Wanted<'_>,
 ) -> Result<Connection, VifError> {
+    let bridge = wanted.bridge;
     let vif = netlink
         .link_by_name(interface)?
         .ok_or_else(|| VifError::InterfaceMissing { interface: interface.clone() })?;
@@ -112,8 +125,8 @@ pub fn connect_vif(
             kind: bridge_link.kind,
         });
     }
-    let mtu = mtu.unwrap_or(bridge_link.mtu);
-    match plug(netlink, interface, &vif, &bridge_link, mtu, mac) {
+    let mtu = wanted.mtu.unwrap_or(bridge_link.mtu);
+    match plug(netlink, interface, &vif, &bridge_link, mtu, wanted) {
         Ok(()) => Ok(Connection { ifindex: vif.index, bridge_index: bridge_link.index, mtu }),
         Err(error) => {
             // The first refusal is the one to report; an interface that is gone needs no undo.
@@ -142,21 +155,34 @@ fn plug(
     vif: &Link,
     bridge: &Link,
     mtu: u32,
-    mac: MacAddr,
+    wanted: &Wanted<'_>,
 ) -> Result<(), VifError> {
-    netlink.change(vif, &LinkChange { up: Some(false), ..LinkChange::default() })?;
-    netlink.change(vif, &LinkChange { address: Some(mac), ..LinkChange::default() })?;
-    netlink.change(vif, &LinkChange { mtu: Some(mtu), ..LinkChange::default() }).map_err(|source| {
-        match source {
-            NetlinkError::Refused { errno: Errno::EINVAL | Errno::ERANGE, .. } => {
-                VifError::MtuRefused { interface: interface.clone(), mtu, limits: vif.mtu_range, source }
+    let mut up = vif.is_up();
+    let readdress = vif.mac != Some(wanted.mac);
+    if up && (readdress || !wanted.up) {
+        netlink.change(vif, &LinkChange { up: Some(false), ..LinkChange::default() })?;
+        up = false;
+    }
+    if readdress {
+        netlink.change(vif, &LinkChange { address: Some(wanted.mac), ..LinkChange::default() })?;
+    }
+    if vif.mtu != mtu {
+        netlink.change(vif, &LinkChange { mtu: Some(mtu), ..LinkChange::default() }).map_err(|source| {
+            match source {
+                NetlinkError::Refused { errno: Errno::EINVAL | Errno::ERANGE, .. } => {
+                    VifError::MtuRefused { interface: interface.clone(), mtu, limits: vif.mtu_range, source }
+                }
+                other => VifError::Netlink(other),
             }
-            other => VifError::Netlink(other),
-        }
-    })?;
-    let port = LinkChange { master: Some(Master::Index(bridge.index)), ..LinkChange::default() };
-    netlink.change(vif, &port)?;
-    netlink.change(vif, &LinkChange { up: Some(true), ..LinkChange::default() })?;
+        })?;
+    }
+    if vif.master != Some(bridge.index) {
+        let port = LinkChange { master: Some(Master::Index(bridge.index)), ..LinkChange::default() };
+        netlink.change(vif, &port)?;
+    }
+    if wanted.up && !up {
+        netlink.change(vif, &LinkChange { up: Some(true), ..LinkChange::default() })?;
+    }
     Ok(())
 }
 
@@ -170,7 +196,28 @@ mod tests {
     }
 
     fn connect(netlink: &mut Netlink, mtu: Option<u32>, bridge: &str) -> Result<Connection, VifError> {
-        connect_vif(netlink, &name("vif1.0"), mtu, &name(bridge), MacAddr::BACKEND)
+        let wanted = Wanted { bridge: &name(bridge), mtu, mac: MacAddr::BACKEND, up: true };
+        connect_vif(netlink, &name("vif1.0"), &wanted)
+    }
+
+    #[test]
+    fn a_connected_vif_moves_to_another_bridge_and_loses_its_carrier() {
+        in_namespace(|netlink| {
+            let Some(_first) = create(netlink, "xenbr0", "bridge") else { return };
+            let Some(second) = create(netlink, "xenbr1", "bridge") else { return };
+            let Some(vif) = create(netlink, "vif1.0", "veth") else { return };
+            connect(netlink, None, "xenbr0").unwrap();
+            connect(netlink, None, "xenbr1").unwrap();
+            let link = netlink.link_by_index(vif.index).unwrap().expect("there");
+            assert_eq!((link.master, link.is_up()), (Some(second.index), true));
+            for up in [false, true] {
+                let bridge = name("xenbr1");
+                let wanted = Wanted { bridge: &bridge, mtu: None, mac: MacAddr::BACKEND, up };
+                connect_vif(netlink, &name("vif1.0"), &wanted).unwrap();
+                let link = netlink.link_by_index(vif.index).unwrap().expect("there");
+                assert_eq!((link.master, link.is_up()), (Some(second.index), up));
+            }
+        });
     }
 
     #[test]

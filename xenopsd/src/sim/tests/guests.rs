@@ -139,10 +139,12 @@ fn every_call_of_the_edges_can_fail() {
     let host = edges.host();
     for failure in [
         host.check_disk(disk, Access::ReadOnly),
-        host.attach_disk(disk, Access::ReadOnly).map(drop),
-        host.check_bridge("br0"),
-        host.connect_vif("vif1.0", &settings),
+        host.attach_disk(disk, Access::ReadOnly).map(|attached| attached.id),
+        host.disk_id(7, 0),
     ] {
+        assert!(failure.expect_err("all fail").to_string().contains("injected"));
+    }
+    for failure in [host.check_bridge("br0"), host.connect_vif("vif1.0", &settings)] {
         assert!(failure.expect_err("all fail").to_string().contains("injected"));
     }
     rig.machine.faults.disarm();

@@ -1,6 +1,7 @@
 //! Whole operations on the simulated machine.
 
 mod boundaries;
+mod changes;
 mod determinism;
 mod faults;
 mod guests;
@@ -12,6 +13,7 @@ mod metadata;
 mod model;
 mod random;
 mod recovery;
+mod sharing;
 mod state_dir;
 mod suspend;
 
@@ -148,6 +150,18 @@ impl Rig {
         self.run(vm, Operation::Unpause)
     }
 
+    /// Starts a VM and waits until its guest has what [`Rig::add`] gives it.
+    fn start_connected(&self, vm: &str) {
+        use xenstore::layout::XenbusState::Connected;
+        self.start(vm).unwrap();
+        for (kind, id) in [(DeviceKind::Vbd, 51712), (DeviceKind::Vbd, 51728), (DeviceKind::Vif, 0)] {
+            self.until("the guest has its devices", || {
+                let device = self.device(vm, kind, id);
+                (device.backend, device.frontend) == (Some(Connected), Some(Connected))
+            });
+        }
+    }
+
     fn state(&self, vm: &str) -> PowerState {
         observe::power_state(self.core.domain_of(vm).unwrap().as_ref(), &self.core.records.extra(vm).unwrap())
     }
@@ -219,6 +233,7 @@ impl Rig {
             free_pages: self.machine.hardware(Hardware::free_pages),
             nodes: self.machine.store.lock().dump().into_iter().map(|(path, ..)| path.to_string()).collect(),
             kept: self.core.runtimes.with(vm, |r| r.kept.len()),
+            disks: self.core.disks.count(),
             journal: self.core.journal.counts().0,
         }
     }
@@ -230,5 +245,6 @@ struct Remains {
     free_pages: u64,
     nodes: Vec<String>,
     kept: usize,
+    disks: usize,
     journal: usize,
 }

@@ -116,7 +116,9 @@ impl Model {
                 }
                 after
             }
-            Operation::Delay(_) | Operation::Check | Operation::ImportMetadata(_) => self.clone(),
+            Operation::Delay(_) | Operation::Check | Operation::ImportMetadata(_) | Operation::Change(_) => {
+                self.clone()
+            }
             Operation::Remove => {
                 self.need(&[Halted, PowerState::Suspended])?;
                 self.clone()

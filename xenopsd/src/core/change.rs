@@ -1,0 +1,115 @@
+//! What clients want to be different about a VM that may be running, and when they may.
+
+use std::fmt;
+
+use super::operation::Request;
+use crate::api::{BuilderInfo, DeviceId, Disk, Error, LockingMode, Network, PowerState, Vbd, VbdType, Vif};
+use crate::device;
+use crate::ops::change::{self, Change};
+use crate::ops::plan::Device;
+
+/// What is to be different.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Wish {
+    /// A medium in a drive.
+    Insert(String, Disk),
+    /// No medium in a drive.
+    Eject(String),
+    /// Another setting of a network interface.
+    Interface(String, VifWish),
+}
+
+/// What is to be different about a network interface.
+#[derive(Debug, Clone, PartialEq)]
+pub enum VifWish {
+    /// The network it is connected to.
+    Network(Network),
+    /// Whether its cable is in.
+    Carrier(bool),
+    /// What it may send.
+    LockingMode(LockingMode),
+}
+
+impl VifWish {
+    fn grant(&self, vif: &mut Vif) {
+        match self {
+            Self::Network(network) => vif.backend = network.clone(),
+            Self::Carrier(carrier) => vif.carrier = *carrier,
+            Self::LockingMode(mode) => vif.locking_mode = mode.clone(),
+        }
+    }
+}
+
+impl fmt::Display for VifWish {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Network(_) => "network",
+            Self::Carrier(_) => "carrier",
+            Self::LockingMode(_) => "locking mode",
+        })
+    }
+}
+
+impl fmt::Display for Wish {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Insert(drive, _) => write!(f, "insert into disk {drive}"),
+            Self::Eject(drive) => write!(f, "eject of disk {drive}"),
+            Self::Interface(name, wish) => write!(f, "change of {wish} of interface {name}"),
+        }
+    }
+}
+
+impl Request<'_> {
+    pub(super) fn change(&self, wish: &Wish) -> Result<(), Error> {
+        match wish {
+            Wish::Insert(drive, medium) => self.insert(drive, medium),
+            Wish::Eject(drive) => self.eject(drive),
+            Wish::Interface(name, wish) => self.interface(name, wish),
+        }
+    }
+
+    /// Also while the VM does not run: it is then so when it does.
+    fn interface(&self, name: &str, wish: &VifWish) -> Result<(), Error> {
+        let before: Vif = self.core.records.device(&DeviceId::new(self.vm, name))?;
+        let mut now = before.clone();
+        wish.grant(&mut now);
+        device::vif::check(self.core, &now)?;
+        self.run(&Change::interface(before, now).plan())
+    }
+
+    fn insert(&self, name: &str, medium: &Disk) -> Result<(), Error> {
+        let (drive, plugged) = self.drive(name)?;
+        if plugged {
+            return Err(Error::MediaPresent);
+        }
+        let mut records = self.records()?;
+        for vbd in records.vbds.iter_mut().filter(|vbd| vbd.id == drive.id) {
+            vbd.backend = Some(medium.clone());
+            device::vbd::check(self.core, vbd)?;
+        }
+        self.run_on(&records, &change::insert(&drive, medium))
+    }
+
+    fn eject(&self, name: &str) -> Result<(), Error> {
+        let (drive, plugged) = self.drive(name)?;
+        if drive.ty == VbdType::Disk {
+            return Err(Error::MediaNotEjectable);
+        }
+        if drive.backend.is_none() {
+            return Err(Error::MediaNotPresent);
+        }
+        self.run_on(&self.records()?, &change::eject(&drive, plugged))
+    }
+
+    /// A drive, and whether the guest has it: one without a medium is not shown to a PV guest.
+    fn drive(&self, name: &str) -> Result<(Vbd, bool), Error> {
+        let drive: Vbd = self.core.records.device(&DeviceId::new(self.vm, name))?;
+        self.need(&[PowerState::Running, PowerState::Paused])?;
+        if matches!(self.core.records.vm(self.vm)?.ty, BuilderInfo::Hvm(_)) {
+            return Err(Error::Unimplemented("another medium in a drive of an HVM guest".to_owned()));
+        }
+        let plugged = device::is_plugged(self.core, self.vm, &Device::Vbd(name.to_owned()))?;
+        Ok((drive, plugged))
+    }
+}

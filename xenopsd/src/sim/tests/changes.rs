@@ -1,0 +1,225 @@
+//! Changes of running VMs and of their devices.
+
+use super::*;
+use crate::api::{DeviceId, Vbd, VbdMode, VbdType};
+use crate::core::{VifWish, Wish};
+use crate::sim::When;
+
+const DRIVE: &str = "xvdd";
+
+fn medium(name: &str) -> Disk {
+    Disk::Local(format!("/srv/{name}.iso"))
+}
+
+fn insert(name: &str) -> Operation {
+    Operation::Change(Wish::Insert(DRIVE.to_owned(), medium(name)))
+}
+
+fn eject() -> Operation {
+    Operation::Change(Wish::Eject(DRIVE.to_owned()))
+}
+
+/// Stores a VM with a drive that has nothing in it.
+fn with_drive(rig: &Rig, number: u32, script: &[(&str, &str)]) -> String {
+    let vm = rig.add(number, script, |_| ());
+    let drive = Vbd {
+        id: DeviceId::new(&*vm, DRIVE),
+        position: Some(DRIVE.parse().unwrap()),
+        mode: VbdMode::ReadOnly,
+        ty: VbdType::Cdrom,
+        ..Vbd::default()
+    };
+    rig.core.records.put(&drive).unwrap();
+    vm
+}
+
+fn in_drive(rig: &Rig, vm: &str) -> (Option<Disk>, bool) {
+    let drive: Vbd = rig.core.records.device(&DeviceId::new(vm, DRIVE)).unwrap();
+    let state = crate::device::vbd::state(&rig.core, &drive).unwrap();
+    assert_eq!(state.backend_present, drive.backend.clone().filter(|_| state.plugged));
+    (drive.backend, state.plugged)
+}
+
+#[test]
+fn media_come_and_go() {
+    let rig = Rig::new(&quick());
+    let vm = with_drive(&rig, 1, &[]);
+    assert!(matches!(rig.run(&vm, insert("one")), Err(Error::BadPowerState { .. })));
+    rig.start_connected(&vm);
+    assert_eq!(in_drive(&rig, &vm), (None, false));
+    let before = rig.remains(&vm);
+    assert_eq!(rig.run(&vm, eject()), Err(Error::MediaNotPresent));
+    for name in ["one", "two"] {
+        rig.run(&vm, insert(name)).unwrap();
+        assert_eq!(in_drive(&rig, &vm), (Some(medium(name)), true));
+        assert_eq!(rig.run(&vm, insert("other")), Err(Error::MediaPresent));
+        rig.run(&vm, eject()).unwrap();
+        assert_eq!(in_drive(&rig, &vm), (None, false));
+        rig.until_remains(&vm, &before, "a medium came and went");
+    }
+    let disk = Operation::Change(Wish::Eject("xvda".to_owned()));
+    assert_eq!(rig.run(&vm, disk), Err(Error::MediaNotEjectable));
+    // It is in the drive when the VM starts the next time.
+    rig.run(&vm, insert("one")).unwrap();
+    rig.run(&vm, Operation::Reboot(None)).unwrap();
+    assert_eq!(in_drive(&rig, &vm), (Some(medium("one")), true));
+}
+
+#[test]
+fn a_guest_that_keeps_its_medium_is_not_robbed_of_it() {
+    let rig = Rig::new(&quick());
+    let vm = with_drive(&rig, 1, &[("devices", "refuse")]);
+    rig.start(&vm).unwrap();
+    rig.run(&vm, insert("one")).unwrap();
+    rig.until("the guest has its drive", || {
+        rig.device(&vm, DeviceKind::Vbd, 51760).frontend == Some(xenstore::layout::XenbusState::Connected)
+    });
+    let refused = rig.run(&vm, eject());
+    assert!(matches!(refused, Err(Error::DeviceDetachRejected { .. })), "{refused:?}");
+    assert_eq!(in_drive(&rig, &vm), (Some(medium("one")), true));
+}
+
+/// A medium that is missing, in use, or that some call fails for: the drive is as empty as before.
+#[test]
+fn an_insert_that_fails_leaves_the_drive_empty() {
+    let rig = Rig::new(&quick());
+    let vm = with_drive(&rig, 1, &[]);
+    rig.start_connected(&vm);
+    let before = rig.remains(&vm);
+    rig.machine.faults.record();
+    rig.run(&vm, insert("one")).unwrap();
+    let calls = rig.machine.faults.recorded();
+    rig.run(&vm, eject()).unwrap();
+    let mut failed = 0;
+    for nth in 0..u64::try_from(calls.len()).unwrap() {
+        rig.machine.faults.arm(Fault::Nth { site: None, nth, when: When::Before });
+        let outcome = rig.run(&vm, insert("one"));
+        rig.machine.faults.disarm();
+        if outcome.is_ok() {
+            rig.run(&vm, eject()).unwrap();
+        } else {
+            failed += 1;
+        }
+        assert_eq!(in_drive(&rig, &vm), (None, false), "call {nth}: {outcome:?}");
+        rig.until_remains(&vm, &before, &format!("call {nth} of an insert: {outcome:?}"));
+    }
+    assert!(failed > 4, "only {failed} failures");
+}
+
+#[test]
+fn a_daemon_killed_in_an_insert_or_eject_leaves_a_drive_that_works() {
+    let mut rig = Rig::new(&quick());
+    let vm = with_drive(&rig, 1, &[]);
+    rig.start_connected(&vm);
+    // What an earlier daemon plugged keeps nothing open in this one.
+    rig = rig.restart();
+    rig.run(&vm, Operation::Delay(Duration::ZERO)).unwrap();
+    let before = rig.remains(&vm);
+    rig.machine.faults.record();
+    rig.run(&vm, insert("one")).unwrap();
+    rig.run(&vm, eject()).unwrap();
+    let calls = rig.machine.faults.recorded();
+    for nth in 0..u64::try_from(calls.len()).unwrap() {
+        rig.machine.faults.arm(Fault::From { nth });
+        let _ = rig.run(&vm, insert("one")).and_then(|()| rig.run(&vm, eject()));
+        rig = rig.restart();
+        rig.run(&vm, Operation::Delay(Duration::ZERO)).unwrap();
+        if !in_drive(&rig, &vm).1 {
+            rig.run(&vm, insert("two")).unwrap();
+        }
+        rig.run(&vm, eject()).unwrap();
+        assert_eq!(in_drive(&rig, &vm), (None, false), "kill at {nth}");
+        rig.until_remains(&vm, &before, &format!("a kill at call {nth}"));
+    }
+}
+
+fn interface(wish: VifWish) -> Operation {
+    Operation::Change(Wish::Interface("0".to_owned(), wish))
+}
+
+fn to_bridge(name: &str) -> Operation {
+    interface(VifWish::Network(Network::Local(name.to_owned())))
+}
+
+fn node(rig: &Rig, path: &str) -> Option<String> {
+    use xenstore::Operations;
+    let mut store = rig.machine.store.client(xenstore::DomId::DOM0);
+    let value = store.read(&xenstore::Path::new(path).unwrap()).unwrap();
+    value.map(|value| String::from_utf8(value).unwrap())
+}
+
+/// The bridge that the record, the store and the host's side say, and whether the cable is in.
+fn network(rig: &Rig, vm: &str) -> (String, bool) {
+    let vif: crate::api::Vif = rig.core.records.device(&DeviceId::new(vm, "0")).unwrap();
+    let Network::Local(bridge) = vif.backend else { panic!("{vif:?}") };
+    if let Some(domid) = rig.domid(vm) {
+        let told = node(rig, &format!("/local/domain/0/backend/vif/{domid}/0/bridge"));
+        assert_eq!(told.as_ref(), Some(&bridge));
+        let unplugged = node(rig, &format!("/local/domain/{domid}/device/vif/0/disconnect"));
+        assert_eq!(unplugged.as_deref(), Some(if vif.carrier { "0" } else { "1" }));
+        let host = rig.machine.interface(&format!("vif{domid}.0")).expect("it was connected");
+        assert_eq!((&host.bridge, host.carrier), (&bridge, vif.carrier));
+    }
+    (bridge, vif.carrier)
+}
+
+#[test]
+fn an_interface_moves_and_loses_its_carrier_running_or_not() {
+    let rig = Rig::new(&quick());
+    let vm = rig.add(1, &[], |_| ());
+    rig.run(&vm, to_bridge("br1")).unwrap();
+    assert_eq!(network(&rig, &vm), ("br1".to_owned(), true));
+    rig.start_connected(&vm);
+    for (bridge, carrier) in [("br2", true), ("br2", false), ("br0", false), ("br0", true)] {
+        rig.run(&vm, to_bridge(bridge)).unwrap();
+        rig.run(&vm, interface(VifWish::Carrier(carrier))).unwrap();
+        assert_eq!(network(&rig, &vm), (bridge.to_owned(), carrier));
+    }
+}
+
+#[test]
+fn a_move_that_fails_leaves_the_interface_where_it_was() {
+    let bridges = ["br0", "br1"].map(str::to_owned).into_iter().collect();
+    let rig = Rig::new(&SimOptions { bridges: crate::sim::Present::Only(bridges), ..quick() });
+    let vm = rig.add(1, &[], |_| ());
+    rig.start_connected(&vm);
+    let before = rig.remains(&vm);
+    let missing = rig.run(&vm, to_bridge("br9"));
+    assert_eq!(missing, Err(Error::does_not_exist("network", "br9")));
+    assert_eq!(network(&rig, &vm).0, "br0");
+    rig.machine.faults.record();
+    rig.run(&vm, to_bridge("br1")).unwrap();
+    let calls = rig.machine.faults.recorded();
+    rig.run(&vm, to_bridge("br0")).unwrap();
+    let mut failed = 0;
+    for nth in 0..u64::try_from(calls.len()).unwrap() {
+        rig.machine.faults.arm(Fault::Nth { site: None, nth, when: When::Before });
+        let outcome = rig.run(&vm, to_bridge("br1"));
+        rig.machine.faults.disarm();
+        assert_eq!(network(&rig, &vm).0, if outcome.is_ok() { "br1" } else { "br0" }, "{nth}: {outcome:?}");
+        failed += u32::from(outcome.is_err());
+        rig.run(&vm, to_bridge("br0")).unwrap();
+        rig.until_remains(&vm, &before, &format!("call {nth} of a move: {outcome:?}"));
+    }
+    assert!(failed > 3, "only {failed} failures");
+}
+
+#[test]
+fn a_move_that_a_daemon_is_killed_in_is_made_or_not_made() {
+    let mut rig = Rig::new(&quick());
+    let vm = rig.add(1, &[], |_| ());
+    rig.start_connected(&vm);
+    rig.machine.faults.record();
+    rig.run(&vm, to_bridge("br0")).unwrap();
+    let calls = rig.machine.faults.recorded();
+    for nth in 0..u64::try_from(calls.len()).unwrap() {
+        rig.machine.faults.arm(Fault::From { nth });
+        let _ = rig.run(&vm, to_bridge("br1"));
+        rig = rig.restart();
+        rig.run(&vm, Operation::Delay(Duration::ZERO)).unwrap();
+        // Record, store and host agree; `network` looks at all of them.
+        let (bridge, _) = network(&rig, &vm);
+        assert!(bridge == "br0" || bridge == "br1");
+        rig.run(&vm, to_bridge("br0")).unwrap();
+    }
+}
