@@ -16,7 +16,10 @@ echo '== free MiB'; xl info free_memory
 echo '== store'; xenstore-ls -f
 echo '== loop'; for file in /sys/block/loop*/loop/backing_file; do read -r line <$file; echo $file $line; done
 echo '== link'; ip -o link
-echo '== file'; for file in /run/nonpersistent/**; do [ -f $file ] && echo $file; done
+echo '== file'; for file in /run/nonpersistent/**; do
+    # What is remembered of a VM stays as long as the VM is defined.
+    [ -f $file ] && [ ! -e ${file/\/extra\//\/VM\/}/config ] && echo $file
+done
 if [ -e /run/xenopsd.pid ]; then
     read -r pid </run/xenopsd.pid
     echo '== thread'; for file in /proc/$pid/task/*/comm; do read -r line <$file; echo $line; done

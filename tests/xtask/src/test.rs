@@ -71,7 +71,7 @@ fn with_filter(arguments: &[&str], filter: Option<&str>) -> std::process::Comman
 /// Everything that runs anywhere.
 fn run_plain(filter: Option<&str>) -> Result<(), Failure> {
     step("tests without Xen", || {
-        check(&mut with_filter(&["test", "--workspace", "--exclude", SUITE, "--exclude", HOST], filter))?;
+        check(&mut with_filter(&["test", "--no-fail-fast", "--workspace", "--exclude", SUITE, "--exclude", HOST], filter))?;
         check(&mut with_filter(&["test", "--package", HOST, "--lib"], filter))
     })
 }
@@ -112,7 +112,7 @@ impl Targets {
     }
 
     fn run(targets: &[&str], filter: Option<&str>) -> Result<(), Failure> {
-        let mut arguments = vec!["test", "--package", SUITE, "--lib"];
+        let mut arguments = vec!["test", "--no-fail-fast", "--package", SUITE, "--lib"];
         for name in targets {
             arguments.extend(["--test", name]);
         }

@@ -261,6 +261,7 @@ mod tests {
     fn a_waiting_job_leaves_its_slot_to_another_vm() {
         let queues = Queues::new(1);
         let (event_tx, event) = bounded::<()>(0);
+        let (begun_tx, begun) = bounded::<()>(1);
         let (done_tx, done) = unbounded();
         let first = done_tx.clone();
         queues
@@ -268,11 +269,13 @@ mod tests {
                 "a",
                 None,
                 Box::new(move |slot| {
+                    begun_tx.send(()).unwrap();
                     slot.without(|| event.recv().unwrap());
                     first.send("a").unwrap();
                 }),
             )
             .unwrap();
+        begun.recv().unwrap();
         queues
             .push(
                 "b",
