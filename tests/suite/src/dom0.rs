@@ -287,8 +287,10 @@ impl Dom0 {
     #[track_caller]
     pub fn type_into(&self, guest: &Guest, command: &str) -> String {
         let mark = self.marks.fetch_add(1, Ordering::Relaxed);
-        // What is typed comes back as echo: the quotes make it differ from what the command prints.
-        let line = format!("echo BE''GIN{mark}; {command}; echo E''ND{mark}\r");
+        // The kernel's messages go to the same console: from now on only the gravest. What is typed comes back as echo:
+        // the quotes make it differ from what the command prints.
+        let quiet = "echo 1 >/proc/sys/kernel/printk";
+        let line = format!("{quiet}; echo BE''GIN{mark}; {command}; echo E''ND{mark}\r");
         let tty = format!("/local/domain/{}/console/tty", self.domid(guest));
         self.sh(&format!("printf %s {} >$(xenstore-read {tty})", quote(&line)));
         self.said(guest, &format!("END{mark}"));

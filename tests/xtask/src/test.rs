@@ -71,7 +71,10 @@ fn with_filter(arguments: &[&str], filter: Option<&str>) -> std::process::Comman
 /// Everything that runs anywhere.
 fn run_plain(filter: Option<&str>) -> Result<(), Failure> {
     step("tests without Xen", || {
-        check(&mut with_filter(&["test", "--no-fail-fast", "--workspace", "--exclude", SUITE, "--exclude", HOST], filter))?;
+        check(&mut with_filter(
+            &["test", "--no-fail-fast", "--workspace", "--exclude", SUITE, "--exclude", HOST],
+            filter,
+        ))?;
         check(&mut with_filter(&["test", "--package", HOST, "--lib"], filter))
     })
 }

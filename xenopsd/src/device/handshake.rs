@@ -72,6 +72,9 @@ pub fn unplug(plug: &Plug<'_>, address: DeviceAddress, id: &str, how: Unplugging
     }
     closed.map_err(|gone| gone.into_error(plug, address, id, how))?;
     plug.core.edges.store()?.commit(&address.remove())?;
+    if address.kind == DeviceKind::Vif {
+        super::vif::forget_interface(plug.core, plug.domid, address.id)?;
+    }
     // Only now: a loop device must not be freed while its backend could still be asked to write.
     plug.core.runtimes.with(plug.vm, |r| r.kept.retain(|(kept, _)| *kept != address));
     plug.core.disks.release(address);

@@ -1,5 +1,6 @@
 //! Network interfaces: netback makes `vifD.N`, we set it up and put it into its bridge.
 
+use std::collections::BTreeSet;
 use std::str::FromStr;
 
 use uuid::Uuid;
@@ -150,6 +151,22 @@ fn interface(domid: DomId, handle: u32) -> String {
 /// When the state directory refuses.
 pub fn forget_interface(core: &Core, domid: DomId, handle: u32) -> Result<(), Error> {
     core.records.remove_interface(&interface(domid, handle))
+}
+
+/// Forgets whose the host's sides of a domain's interfaces were: those given, and those of the VM's records, which are
+/// all that is left to name them when somebody else has removed the domain's nodes.
+///
+/// # Errors
+/// When the state directory refuses; the others are forgotten all the same.
+pub fn forget_interfaces(
+    core: &Core,
+    vm: &str,
+    domid: DomId,
+    seen: impl Iterator<Item = u32>,
+) -> Result<(), Error> {
+    let recorded = core.records.devices::<Vif>(vm).unwrap_or_default();
+    let handles: BTreeSet<u32> = seen.chain(recorded.iter().filter_map(|vif| handle(vif).ok())).collect();
+    handles.into_iter().map(|handle| forget_interface(core, domid, handle)).fold(Ok(()), Result::and)
 }
 
 /// Kilobytes per second and a time slice in µs become bytes per slice.

@@ -109,8 +109,9 @@ impl VmExecutor<'_> {
         }
         batch.append(remove_domain(store_domid(domid), Some(self.uuid()?)));
         store.commit(&batch)?;
-        let interfaces = devices.iter().filter(|device| device.kind == DeviceKind::Vif);
-        interfaces.map(|device| vif::forget_interface(self.core, domid, device.id)).fold(Ok(()), Result::and)
+        let interfaces =
+            devices.iter().filter(|device| device.kind == DeviceKind::Vif).map(|device| device.id);
+        vif::forget_interfaces(self.core, self.vm(), domid, interfaces)
     }
 
     /// A domain stays listed, dying, while somebody in dom0 holds its pages; what is tied to it must not be used again

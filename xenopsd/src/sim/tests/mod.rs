@@ -193,10 +193,9 @@ impl Rig {
         }
         let now = self.remains(vm);
         let extra: Vec<_> = now.nodes.iter().filter(|n| !before.nodes.contains(n)).collect();
-        let (kept, domids, free, journal) = (now.kept, now.domids, now.free_pages, now.journal);
         panic!(
-            "left after {after}: {kept} files, domains {domids:?}, {free} of {} pages, {journal} journal entries, {extra:?}",
-            before.free_pages
+            "left after {after}: {} files, domains {:?}, {} of {} pages, {} journal entries, {:?}, {extra:?}",
+            now.kept, now.domids, now.free_pages, before.free_pages, now.journal, now.interfaces
         );
     }
 
@@ -235,6 +234,7 @@ impl Rig {
             kept: self.core.runtimes.with(vm, |r| r.kept.len()),
             disks: self.core.disks.count(),
             journal: self.core.journal.counts().0,
+            interfaces: self.core.records.interfaces().unwrap(),
         }
     }
 }
@@ -247,4 +247,5 @@ struct Remains {
     kept: usize,
     disks: usize,
     journal: usize,
+    interfaces: Vec<String>,
 }
