@@ -151,10 +151,11 @@ fn a_domain_that_somebody_else_destroys_is_cleaned_up() {
     // As xl does: the devices first, then the domain, then what libxl knows of it.
     let mut store = rig.machine.store.client(xenstore::DomId::DOM0);
     let mut remove = |path: String| store.rm(&xenstore::Path::new(&path).unwrap()).unwrap();
-    for (class, id) in [("vbd", 51712), ("vbd", 51728), ("vif", 0), ("console", 0)] {
-        remove(format!("/local/domain/0/backend/{class}/{domid}/{id}"));
-        if id != 51712 {
-            remove(format!("/local/domain/0/backend/{class}/{domid}"));
+    for (class, ids) in
+        [("vbd", &["/51712", "/51728", ""][..]), ("vif", &["/0", ""]), ("console", &["/0", ""])]
+    {
+        for id in ids {
+            remove(format!("/local/domain/0/backend/{class}/{domid}{id}"));
         }
     }
     rig.core.edges.hypervisor().unwrap().destroy(domid).unwrap();
