@@ -7,9 +7,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{CommandFactory, FromArgMatches, Parser};
+use guest_installer::limits;
+use guest_installer::worker::Worker;
 
 use crate::core::Patience;
-use crate::edge::StoreAddress;
+use crate::edge::{BootLoader, StoreAddress};
 use crate::service::MAX_WORKERS;
 use crate::sim::SCRIPT_KEYS;
 
@@ -94,6 +96,15 @@ pub struct Config {
     /// Directories of scripts to run for events (vm-pre-start, ...); /etc/xapi.d unless simulating, when there are none
     #[arg(long)]
     pub hooks_path: Option<PathBuf>,
+    /// Largest kernel taken from a guest's disk, in bytes; `pv-kernel-max-size` in a VM's platformdata overrides it
+    #[arg(long, default_value_t = limits::KERNEL_BYTES)]
+    pub pv_kernel_max_size: u64,
+    /// Largest ramdisk taken from a guest's disk, in bytes; `pv-ramdisk-max-size` in a VM's platformdata overrides it
+    #[arg(long, default_value_t = limits::RAMDISK_BYTES)]
+    pub pv_ramdisk_max_size: u64,
+    /// User number of domain 0's boot loader; those of others follow it
+    #[arg(long, default_value_t = 65_536, value_parser = uid_base)]
+    pub boot_loader_uid_base: u32,
     /// What is logged: error, warn, info, debug or trace, or per module
     #[arg(long, default_value = "info")]
     pub log_level: String,
@@ -118,6 +129,11 @@ fn key_and_word(text: &str) -> Result<(String, String), String> {
         return Err(format!("guests have no `{key}`; they have {}", SCRIPT_KEYS.join(", ")));
     }
     Ok((key.to_owned(), word.to_owned()))
+}
+
+fn uid_base(text: &str) -> Result<u32, String> {
+    let base = text.parse().map_err(|_| "must be a user number".to_owned())?;
+    ffi::jail::check_uid_base(base).map(|()| base).map_err(|error| error.to_string())
 }
 
 /// The switch takes queue names apart at slashes.
@@ -213,6 +229,16 @@ impl Config {
         Ok(Loaded { config: Self::from_arg_matches(&matches)?, unknown })
     }
 
+    /// How boot loaders run: their worker is this program.
+    pub fn boot_loader(&self) -> BootLoader {
+        BootLoader {
+            worker: Worker::default(),
+            uid_base: self.boot_loader_uid_base,
+            kernel_limit: self.pv_kernel_max_size,
+            ramdisk_limit: self.pv_ramdisk_max_size,
+        }
+    }
+
     /// The time limits.
     pub fn patience(&self) -> Patience {
         Patience {
@@ -299,6 +325,14 @@ mod tests {
         assert_eq!(pairs.collect::<Vec<_>>(), ["shutdown=ignore", "then-ms=5", "devices=hostile"]);
         for bad in ["--simulate-guest=manners=good", "--simulate-guest=shutdown"] {
             assert!(matches!(load("", &[bad]), Err(ConfigError::Usage(_))), "{bad}");
+        }
+    }
+
+    #[test]
+    fn user_numbers_of_boot_loaders_leave_room_for_every_domain() {
+        assert_eq!(load("boot-loader-uid-base = 200000", &[]).unwrap().config.boot_loader_uid_base, 200_000);
+        for bad in ["0", "999", "4294967295", "x"] {
+            assert!(load(&format!("boot-loader-uid-base = {bad}"), &[]).is_err(), "{bad}");
         }
     }
 

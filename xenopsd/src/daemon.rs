@@ -57,7 +57,8 @@ pub fn run(config: &Config) -> Result<(), DaemonError> {
     let edges = if config.simulate {
         simulated.insert(simulated_machine(config)?).edges.clone()
     } else {
-        real(config.xenstore, config.hooks_path.clone().unwrap_or_else(|| DEFAULT_HOOKS.into()))
+        let hooks = config.hooks_path.clone().unwrap_or_else(|| DEFAULT_HOOKS.into());
+        real(config.xenstore, hooks, config.boot_loader())
     };
     let hypervisor = edges.hypervisor().map_err(|e| DaemonError::NoXen(e.to_string()))?;
     let version = hypervisor.version().map_err(|e| DaemonError::NoXen(e.to_string()))?;

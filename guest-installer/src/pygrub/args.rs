@@ -61,6 +61,20 @@ pub(super) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Par
     parse_with(arguments, file_limit.as_deref()).map_err(|error| error.to_string())
 }
 
+/// What the arguments of a boot loader in a VM's record ask for: words between spaces, as xapi has them, without quoting.
+/// Options that say where the output goes mean nothing here.
+///
+/// # Errors
+/// What is wrong, for people.
+pub fn request(arguments: &str) -> Result<Request, String> {
+    let words = arguments.split_ascii_whitespace().map(OsString::from).chain(["disk".into()]);
+    match parse_with(words, None) {
+        Ok(Parsed::Run(args)) if args.wanted == Wanted::Deliver => Ok(args.request),
+        Ok(_) => Err("a VM's boot loader can only boot".to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
 fn parse_with(
     arguments: impl IntoIterator<Item = OsString>,
     file_limit: Option<&str>,
@@ -180,6 +194,16 @@ mod tests {
         ] {
             let error = parsed(line).unwrap_err();
             assert!(error.contains(why), "{line}: {error}");
+        }
+    }
+
+    #[test]
+    fn the_arguments_in_a_record_are_words() {
+        let request = super::request("-q  --entry=2 --args=quiet --output-format=simple").unwrap();
+        assert_eq!((request.entry.as_deref(), request.args.as_deref()), (Some("2"), Some("quiet")));
+        assert_eq!(super::request("").unwrap(), Request::new());
+        for bad in ["-l", "-n", "--help", "--nonsense", "--offset=x"] {
+            assert!(super::request(bad).is_err(), "{bad}");
         }
     }
 

@@ -16,6 +16,7 @@ use crate::{
     limits,
     worker::{Answer, Files, Jailing, Job, Limit, Listed, Wanted, Worker, run},
 };
+pub use args::request;
 use args::{Args, Parsed};
 use std::{
     ffi::OsString,

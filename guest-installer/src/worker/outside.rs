@@ -22,8 +22,9 @@ pub const WALL: Duration = Duration::from_secs(10);
 /// How long a killed worker may take to end. It only takes this long when the disk hangs in the kernel.
 const KILL_LIMIT: Duration = Duration::from_secs(5);
 
-/// Address space in bytes: a kernel file, what is unpacked of it, a decompressor's window and the program itself.
-const ADDRESS_SPACE: u64 = 512 << 20;
+/// Address space in bytes beside twice the largest kernel file: a decompressor's window, which may be there twice while
+/// it grows, and the program itself.
+const ADDRESS_SPACE: u64 = 448 << 20;
 
 /// Open descriptors: what it is given.
 const DESCRIPTORS: u64 = 16;
@@ -145,7 +146,7 @@ impl<'a> Running<'a> {
         let limits = Limits {
             open_files: Some(DESCRIPTORS),
             file_size: Some(largest.max(request_limits.unpack.unwrap_or(0))),
-            address_space: Some(ADDRESS_SPACE),
+            address_space: Some(request_limits.kernel_limit.saturating_mul(2).saturating_add(ADDRESS_SPACE)),
             cpu_seconds: Some(limit.wall.as_secs().saturating_add(1)),
             ..Limits::default()
         };

@@ -166,9 +166,9 @@ record! {
     pub struct IndirectBoot as "Vm.pv_indirect_boot" derive(Eq) {
         /// Which boot loader, e.g. `pygrub`.
         bootloader: String = String::new(),
-        /// Added to the kernel command line.
+        /// Comes last on the kernel command line.
         extra_args: String = String::new(),
-        /// Used as the kernel command line if the boot loader finds none.
+        /// Comes on the kernel command line after what the boot loader finds.
         legacy_args: String = String::new(),
         /// Arguments for the boot loader itself.
         bootloader_args: String = String::new(),

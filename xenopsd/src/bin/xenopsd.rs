@@ -7,6 +7,11 @@ use xenopsd::config::{Config, ConfigError, Loaded};
 use xenopsd::{api, daemon};
 
 fn main() -> ExitCode {
+    // The daemon starts itself again to read a guest's disk.
+    guest_installer::worker::main_if_asked().unwrap_or_else(serve)
+}
+
+fn serve() -> ExitCode {
     let args: Vec<String> = std::env::args().collect();
     let Loaded { config, unknown } = match Config::load(&args) {
         Ok(loaded) => loaded,

@@ -141,7 +141,7 @@ impl Core {
             }
             Operation::BuildDomain => {
                 now.need(&[PowerState::Paused])?;
-                now.run(&[Step::Do(Atom::BuildDomain)])
+                now.run(&plan::build(&now.records()?.vm))
             }
             Operation::DestroyDomain => now.run(&plan::destroy()),
             Operation::Plug(device) => now.plug(device),

@@ -9,6 +9,7 @@ use xenstore::Operations;
 use xenstore::layout::{self, Console, ConsoleServer, Memory};
 use xenstore::vmdata::VmData;
 
+use super::bootloader::{self, indirect_boot};
 use super::memory::{Wanted, bytes};
 use super::{VmExecutor, domain_kind, guest_kind};
 use crate::api::{Boot, BuilderInfo, Dict, DirectBoot, Error, Int, Vm};
@@ -24,6 +25,7 @@ use crate::state::journal::Resource;
 pub(super) struct BootFiles {
     kernel: ImageFile,
     ramdisk: Option<ImageFile>,
+    cmdline: String,
 }
 
 impl VmExecutor<'_> {
@@ -31,10 +33,15 @@ impl VmExecutor<'_> {
     pub(super) fn check_start(&self) -> Result<(), Error> {
         let vm = &self.records.vm;
         let wanted = Wanted::of(vm)?;
-        let files = BootFiles::open(vm)?;
+        let files = match indirect_boot(vm) {
+            Some(boot) => bootloader::check(vm, boot).map(|()| None)?,
+            None => Some(BootFiles::open(vm)?),
+        };
         wanted.target_kib(&self.core.edges.hypervisor()?.host()?)?;
         self.check_devices()?;
-        self.keep_files(files);
+        if let Some(files) = files {
+            self.keep_files(files);
+        }
         Ok(())
     }
 
@@ -104,7 +111,6 @@ impl VmExecutor<'_> {
     pub(super) fn build_domain(&self) -> Result<(), Error> {
         let vm = &self.records.vm;
         let wanted = Wanted::of(vm)?;
-        let boot = direct_boot(vm)?;
         let files = match self.files() {
             Some(files) => files,
             None => BootFiles::open(vm)?,
@@ -117,7 +123,7 @@ impl VmExecutor<'_> {
         let image = DomainImage::Pv(KernelImage {
             kernel: &kernel,
             ramdisk: ramdisk.as_ref(),
-            cmdline: &boot.cmdline,
+            cmdline: &files.cmdline,
         });
         let built = hypervisor
             .build(domid, &wanted.resources(target_kib), &image)
@@ -195,7 +201,13 @@ impl BootFiles {
         Ok(Self {
             kernel: open("kernel", &boot.kernel, MAX_KERNEL)?,
             ramdisk: boot.ramdisk.as_deref().map(|path| open("ramdisk", path, MAX_RAMDISK)).transpose()?,
+            cmdline: boot.cmdline.clone(),
         })
+    }
+
+    /// What a boot loader has found.
+    pub(super) fn found(kernel: ImageFile, ramdisk: Option<ImageFile>, cmdline: String) -> Self {
+        Self { kernel, ramdisk, cmdline }
     }
 }
 
@@ -212,7 +224,7 @@ fn direct_boot(vm: &Vm) -> Result<&DirectBoot, Error> {
     match &vm.ty {
         BuilderInfo::Pv(pv) => match &pv.boot {
             Boot::Direct(direct) => Ok(direct),
-            Boot::Indirect(_) => Err(Error::Unimplemented("PV boot through a boot loader".to_owned())),
+            Boot::Indirect(_) => Err(Error::internal("the kernel was not looked for")),
         },
         BuilderInfo::Pvh(_) => Err(Error::Unimplemented("PVH guests".to_owned())),
         BuilderInfo::PvInPvh(_) => Err(Error::Unimplemented("PV-in-PVH guests".to_owned())),

@@ -1,5 +1,6 @@
 //! What the atoms of a plan do to a domain.
 
+mod bootloader;
 mod change;
 mod create;
 mod destroy;
@@ -34,7 +35,7 @@ pub struct VmExecutor<'a> {
     records: &'a Records,
     task: &'a TaskHandle,
     slot: &'a Slot,
-    /// Opened by the check and read by the build: what was checked is what is booted.
+    /// Opened by the check, or found on the guest's disk, and read by the build: what was checked is what is booted.
     files: Mutex<Option<BootFiles>>,
     /// A suspend image, open while it is written or read.
     image: Mutex<Option<SuspendFile>>,
@@ -107,6 +108,7 @@ impl Executor for VmExecutor<'_> {
         match atom {
             Atom::CheckStart => self.check_start(),
             Atom::CreateDomain => self.create_domain(),
+            Atom::FindKernel => self.find_kernel(),
             Atom::BuildDomain => self.build_domain(),
             Atom::Hook(hook, reason) => self.run_hook(*hook, *reason),
             Atom::Delay(time) => self.delay(*time),

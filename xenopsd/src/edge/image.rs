@@ -47,6 +47,8 @@ pub struct ImageFile {
     path: PathBuf,
     file: File,
     length: usize,
+    /// Nobody can change it any more.
+    sealed: bool,
 }
 
 /// The bytes of a kernel or ramdisk.
@@ -87,7 +89,20 @@ impl Image {
             return Err(unusable(format!("{} bytes is above the limit of {limit}", meta.len())));
         }
         let length = usize::try_from(meta.len()).map_err(|_| unusable("too large".to_owned()))?;
-        Ok(ImageFile { what, path: path.to_owned(), file, length })
+        Ok(ImageFile { what, path: path.to_owned(), file, length, sealed: false })
+    }
+
+    /// A file in memory that is sealed against every change; `path` says for people where it comes from.
+    ///
+    /// # Errors
+    /// [`ImageError::Unusable`] when it is empty.
+    pub fn sealed(what: &'static str, path: PathBuf, file: File) -> Result<ImageFile, ImageError> {
+        let length = file.metadata().map(|meta| usize::try_from(meta.len()).unwrap_or(usize::MAX));
+        match length {
+            Ok(0) => Err(ImageError::Unusable { what, path, why: "the file is empty".to_owned() }),
+            Ok(length) => Ok(ImageFile { what, path, file, length, sealed: true }),
+            Err(error) => Err(ImageError::Unusable { what, path, why: error.to_string() }),
+        }
     }
 
     /// The whole image.
@@ -105,7 +120,8 @@ impl ImageFile {
     /// # Errors
     /// [`ImageError::Unusable`] when it cannot be read, or its size has changed.
     pub fn read(self) -> Result<Image, ImageError> {
-        match self.file.try_clone().and_then(MappedFile::new) {
+        let map = if self.sealed { MappedFile::sealed } else { MappedFile::new };
+        match self.file.try_clone().and_then(map) {
             Ok(map) if map.len() == self.length => Ok(Image::Mapped(map)),
             Ok(_) => Err(self.changed()),
             Err(error) => {
@@ -166,6 +182,20 @@ mod tests {
         std::fs::write(&file, "ker").unwrap();
         assert!(mapped.read().is_err());
         assert!(copied.copy().is_err());
+    }
+
+    #[test]
+    fn a_sealed_file_in_memory_is_mapped() {
+        use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+        use nix::sys::memfd::{MFdFlags, memfd_create};
+        let memory = || File::from(memfd_create("k", MFdFlags::MFD_ALLOW_SEALING).unwrap());
+        let empty = Image::sealed("kernel", "k".into(), memory()).unwrap_err();
+        assert!(empty.to_string().contains("is empty"));
+        let mut file = memory();
+        std::io::Write::write_all(&mut file, b"kernel").unwrap();
+        fcntl(&file, FcntlArg::F_ADD_SEALS(SealFlag::F_SEAL_WRITE | SealFlag::F_SEAL_SHRINK)).unwrap();
+        let image = Image::sealed("kernel", "k".into(), file).unwrap().read().unwrap();
+        assert!(matches!(&image, Image::Mapped(map) if **map == *b"kernel"), "{image:?}");
     }
 
     #[test]

@@ -8,6 +8,7 @@ use xenstore::Client;
 use xenstore::transport::{DEFAULT_XENBUS, Endpoint, LibTransport};
 
 use super::linux::blockdev::{self, Disk, FileId, Links, OpenDiskError};
+use super::linux::boot::BootLoader;
 use super::linux::loopdev::{self, AttachOptions};
 use super::linux::mac::MacAddr;
 use super::linux::netlink::{IfName, Netlink};
@@ -15,7 +16,8 @@ use super::linux::suspend_file::{SuspendFile, SuspendFileError};
 use super::linux::{release, script, vif};
 use super::xen::XenHypervisor;
 use super::{
-    Access, AttachedDisk, DiskId, Edges, Host, HostError, ScriptEnd, ScriptError, ScriptRun, VifSettings,
+    Access, AttachedDisk, DiskId, Edges, FoundKernel, Host, HostError, KernelSearch, KernelSearchError,
+    ScriptEnd, ScriptError, ScriptRun, VifSettings,
 };
 use crate::state::journal::Resource;
 
@@ -32,11 +34,11 @@ pub enum StoreAddress {
 }
 
 /// The edges of the host this process runs on; `hooks` has a directory for each event with its scripts.
-pub fn real(store: StoreAddress, hooks: PathBuf) -> Edges {
+pub fn real(store: StoreAddress, hooks: PathBuf, boot_loader: BootLoader) -> Edges {
     Edges::new(
         || Ok(Box::new(XenHypervisor::open()?) as Box<dyn super::Hypervisor>),
         move || open_store(store),
-        Arc::new(LinuxHost { hooks }),
+        Arc::new(LinuxHost { hooks, boot_loader }),
     )
 }
 
@@ -65,6 +67,7 @@ const INTERFACE_LIMIT: Duration = Duration::from_secs(30);
 #[derive(Debug, Clone)]
 pub struct LinuxHost {
     hooks: PathBuf,
+    boot_loader: BootLoader,
 }
 
 impl Host for LinuxHost {
@@ -106,6 +109,14 @@ impl Host for LinuxHost {
                 })
             }
         }
+    }
+
+    fn find_kernel(&self, search: &KernelSearch<'_>) -> Result<FoundKernel, KernelSearchError> {
+        let disk = match open_disk(search.disk, Access::ReadOnly)? {
+            Disk::Block(disk) => disk.file,
+            Disk::File(disk) => disk.file,
+        };
+        self.boot_loader.search(&disk, search)
     }
 
     fn create_image(&self, path: &Path, needed: u64) -> Result<SuspendFile, HostError> {

@@ -11,6 +11,7 @@
 
 mod events;
 mod image;
+mod kernel_search;
 pub mod linux;
 mod machine;
 mod pool;
@@ -30,7 +31,9 @@ pub use ffi::xenctrl::{DomainInfo, FeatureSet, GuestKind, Physinfo, ShutdownReas
 
 pub use events::{Events, Subscription};
 pub use image::{Image, ImageError, ImageFile, MAX_KERNEL, MAX_RAMDISK};
+pub use kernel_search::{FoundKernel, KernelLimits, KernelSearch, KernelSearchError};
 pub use linux::blockdev::Access;
+pub use linux::boot::BootLoader;
 pub use linux::suspend_file::SuspendFile;
 pub use machine::{LinuxHost, StoreAddress, real};
 pub use pool::{Edges, Lent};
@@ -361,6 +364,12 @@ pub trait Host: Send + Sync {
     /// # Errors
     /// [`HostError`].
     fn disk_id(&self, major: u64, minor: u64) -> Result<DiskId, HostError>;
+
+    /// Finds what a guest would boot from its own disk.
+    ///
+    /// # Errors
+    /// [`KernelSearchError`].
+    fn find_kernel(&self, search: &KernelSearch<'_>) -> Result<FoundKernel, KernelSearchError>;
 
     /// Opens the place for a suspend image of up to `needed` bytes, empty.
     ///

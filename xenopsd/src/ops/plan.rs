@@ -2,7 +2,7 @@
 //! the stored records, tested without a machine.
 //!
 //! ```text
-//!   start     check ─► hook ─► create ─► ∥ { build · ∥ writable disks ─► ∥ read-only disks · each interface } ─► settle
+//!   start     check ─► hook ─► create ─► [find kernel] ─► ∥ { build · ∥ writable disks ─► ∥ read-only disks · each interface } ─► settle
 //!   destroy   pause ─► close devices ─► destroy domain ─► release devices
 //!   shutdown  hook ─► [ask the guest] ─► destroy ─► hook
 //!   reboot    [ask the guest] ─► hook ─► destroy ─► hooks ─► start ─► unpause
@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use super::change::Change;
 use super::hook::{Hook, HookReason};
-use crate::api::{Disk, Vbd, VbdMode, Vif, Vm};
+use crate::api::{Boot, BuilderInfo, Disk, Vbd, VbdMode, Vif, Vm};
 
 /// How a guest is asked to go down.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,6 +67,8 @@ pub enum Atom {
     Delay(Duration),
     /// An empty domain and its xenstore skeleton.
     CreateDomain,
+    /// The kernel on the guest's own disk, for the build.
+    FindKernel,
     /// Memory, kernel, rings; the store told of them.
     BuildDomain,
     /// A device of a running guest is noted as incomplete: a restarted daemon takes such a one away.
@@ -146,7 +148,23 @@ pub struct Records {
 pub fn start(records: &Records) -> Vec<Step> {
     let hook = hook(Hook::PreStart, HookReason::None);
     let [check, create, settle] = [Atom::CheckStart, Atom::CreateDomain, Atom::Settle].map(Step::Do);
-    tidy(vec![check, hook, create, fill(Atom::BuildDomain, records), settle])
+    let mut steps = vec![check, hook, create];
+    steps.extend(find_kernel(&records.vm));
+    steps.extend([fill(Atom::BuildDomain, records), settle]);
+    tidy(steps)
+}
+
+/// Only the build of a domain that is there.
+pub fn build(vm: &Vm) -> Vec<Step> {
+    find_kernel(vm).into_iter().chain([Step::Do(Atom::BuildDomain)]).collect()
+}
+
+/// Before the devices are plugged, so that nothing of them is to be undone when there is no kernel.
+fn find_kernel(vm: &Vm) -> Option<Step> {
+    let (BuilderInfo::Pv(info) | BuilderInfo::Pvh(info) | BuilderInfo::PvInPvh(info)) = &vm.ty else {
+        return None;
+    };
+    matches!(info.boot, Boot::Indirect(_)).then_some(Step::Do(Atom::FindKernel))
 }
 
 /// To an image, and the domain away.
@@ -279,6 +297,7 @@ impl Atom {
             Self::CheckStart
             | Self::Hook(..)
             | Self::Delay(_)
+            | Self::FindKernel
             | Self::BuildDomain
             | Self::Plug(_)
             | Self::EndPlug(_)
@@ -330,6 +349,7 @@ impl std::fmt::Display for Atom {
         match self {
             Self::CheckStart => write!(f, "check"),
             Self::CreateDomain => write!(f, "create domain"),
+            Self::FindKernel => write!(f, "find kernel"),
             Self::BuildDomain => write!(f, "build domain"),
             Self::Hook(hook, HookReason::None) => write!(f, "hook {hook}"),
             Self::Hook(hook, reason) => write!(f, "hook {hook} ({reason})"),
@@ -431,6 +451,18 @@ mod tests {
         let steps =
             [Atom::CheckStart, hook, Atom::CreateDomain, Atom::BuildDomain, Atom::Settle].map(Step::Do);
         assert_eq!(start(&records(&[], &[])), steps);
+    }
+
+    #[test]
+    fn a_kernel_on_the_guests_disk_is_found_before_any_device_is_plugged() {
+        let mut records = records(&[("xvda", VbdMode::ReadWrite)], &[]);
+        let BuilderInfo::Pv(pv) = &mut records.vm.ty else { unreachable!() };
+        pv.boot = Boot::Indirect(crate::api::IndirectBoot::default());
+        let plan = start(&records);
+        assert_eq!(plan[2..4], [Atom::CreateDomain, Atom::FindKernel].map(Step::Do));
+        assert_eq!(plan[4], Step::Parallel(vec![Step::Do(Atom::BuildDomain), vbd("xvda")]));
+        assert_eq!(build(&records.vm), [Atom::FindKernel, Atom::BuildDomain].map(Step::Do));
+        assert!(Atom::FindKernel.undo().is_empty() && Atom::FindKernel.cancellable());
     }
 
     #[test]

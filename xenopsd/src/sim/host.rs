@@ -3,15 +3,19 @@
 use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+
+use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+use nix::sys::memfd::{MFdFlags, memfd_create};
 
 use super::faults::Injected;
 use super::{Shared, SimOptions};
 use crate::edge::linux::{loopdev, script};
 use crate::edge::{
-    Access, AttachedDisk, DiskId, Host, HostError, ScriptEnd, ScriptError, ScriptRun, SuspendFile,
-    VifSettings,
+    Access, AttachedDisk, DiskId, FoundKernel, Host, HostError, Image, ImageFile, KernelSearch,
+    KernelSearchError, ScriptEnd, ScriptError, ScriptRun, SuspendFile, VifSettings,
 };
 use crate::state::journal::Resource;
 
@@ -80,6 +84,13 @@ impl SimHost {
     }
 }
 
+fn sealed(what: &'static str, bytes: &[u8]) -> std::io::Result<ImageFile> {
+    let mut file = File::from(memfd_create(what, MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?);
+    file.write_all(bytes)?;
+    fcntl(&file, FcntlArg::F_ADD_SEALS(SealFlag::F_SEAL_WRITE | SealFlag::F_SEAL_SHRINK))?;
+    Image::sealed(what, what.into(), file).map_err(std::io::Error::other)
+}
+
 fn unusable(class: &'static str, error: &dyn std::fmt::Display) -> HostError {
     HostError::Unusable { class, text: error.to_string() }
 }
@@ -116,6 +127,20 @@ impl Host for SimHost {
         self.shared.faults.check("host.disk_id").map_err(|e| unusable("disk", &e))?;
         let loops = self.loops.lock().unwrap_or_else(PoisonError::into_inner);
         Ok(loops.get(&minor).copied().unwrap_or(DiskId::Block { major, minor }))
+    }
+
+    /// Every disk has a kernel and a ramdisk, in memory as the real one's.
+    fn find_kernel(&self, search: &KernelSearch<'_>) -> Result<FoundKernel, KernelSearchError> {
+        self.disk("host.find_kernel", search.disk)?;
+        let image = |what: &'static str, bytes: &[u8]| {
+            sealed(what, bytes).map_err(|e| KernelSearchError::Unable(format!("simulated {what}: {e}")))
+        };
+        Ok(FoundKernel {
+            title: "simulated".to_owned(),
+            kernel: image("kernel", b"\x7fELF of a simulated disk")?,
+            ramdisk: Some(image("ramdisk", b"ramdisk of a simulated disk")?),
+            args: search.request.args.clone().unwrap_or_else(|| "root=/dev/xvda ro".to_owned()),
+        })
     }
 
     /// Images are real files, so that a simulated VM can be resumed by the next simulator.

@@ -10,6 +10,7 @@
 //! interface indices), because names can be reused by somebody else between two calls.
 
 pub mod blockdev;
+pub mod boot;
 pub mod loopdev;
 pub mod mac;
 pub mod netlink;

@@ -4,6 +4,7 @@
 //! A new operation is a line of [`CASES`].
 
 use super::*;
+use crate::api::IndirectBoot;
 use crate::edge::{GuestKind, NewDomain, ShutdownReason};
 use crate::ops::plan::{Device, Unplugging};
 use PowerState::{Halted, Paused, Running};
@@ -61,6 +62,15 @@ fn without_kernel(rig: &Rig, _: &str) {
     std::fs::write(rig.kernel(), "#!/bin/sh").unwrap();
 }
 
+/// It boots from its own disk.
+fn indirect(rig: &Rig, vm: &str) {
+    let mut record = rig.core.records.vm(vm).unwrap();
+    let BuilderInfo::Pv(pv) = &mut record.ty else { unreachable!() };
+    let devices = vec![Disk::Local("/srv/1-xvda.img".to_owned())];
+    pv.boot = Boot::Indirect(IndirectBoot { devices, ..IndirectBoot::default() });
+    rig.core.records.put_vm(&record).unwrap();
+}
+
 fn disk() -> Device {
     Device::Vbd("xvda".to_owned())
 }
@@ -71,6 +81,13 @@ fn interface() -> Device {
 
 const CASES: &[Case] = &[
     Case { name: "start", operation: || Operation::Start, ends: &[Halted, Paused], ..CASE },
+    Case {
+        name: "start from its own disk",
+        operation: || Operation::Start,
+        prepare: indirect,
+        ends: &[Halted, Paused],
+        ..CASE
+    },
     Case {
         name: "failing start",
         operation: || Operation::Start,

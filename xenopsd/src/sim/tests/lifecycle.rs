@@ -1,8 +1,9 @@
 //! One VM through its life.
 
 use super::*;
-use crate::api::Action;
+use crate::api::{Action, IndirectBoot, PvInfo};
 use crate::edge::ShutdownReason;
+use crate::sim::When;
 use xenstore::Operations;
 use xenstore::layout::XenbusState;
 
@@ -209,6 +210,47 @@ fn a_file_that_is_no_kernel_is_refused_and_undone() {
     std::fs::write(rig.kernel(), "#!/bin/sh").unwrap();
     assert!(matches!(rig.run(&vm, Operation::Start), Err(Error::BootloaderError { .. })));
     assert_eq!(rig.remains(&vm), before);
+}
+
+/// A VM that boots its first disk.
+fn indirect(vm: &mut Vm) {
+    let BuilderInfo::Pv(pv) = &mut vm.ty else { unreachable!() };
+    pv.boot = Boot::Indirect(IndirectBoot {
+        bootloader: "pygrub".to_owned(),
+        extra_args: "console=hvc0".to_owned(),
+        devices: vec![Disk::Local("/srv/1-xvda.img".to_owned())],
+        ..IndirectBoot::default()
+    });
+}
+
+#[test]
+fn a_guest_boots_and_reboots_from_its_own_disk() {
+    let (rig, vm, before) = settled_with(&[], indirect);
+    rig.start(&vm).unwrap();
+    rig.run(&vm, Operation::Reboot(Some(LONG))).unwrap();
+    assert_eq!(rig.state(&vm), PowerState::Running);
+    rig.run(&vm, Operation::Shutdown(Some(LONG))).unwrap();
+    assert_eq!(rig.remains(&vm), before);
+    // In steps, as clients may.
+    rig.run(&vm, Operation::CreateDomain).unwrap();
+    rig.run(&vm, Operation::BuildDomain).unwrap();
+    assert_eq!(rig.state(&vm), PowerState::Paused);
+    rig.run(&vm, Operation::Shutdown(None)).unwrap();
+    assert_eq!(rig.remains(&vm), before);
+}
+
+#[test]
+fn a_disk_without_a_kernel_is_said_and_undone() {
+    let (rig, vm, before) = settled_with(&[], indirect);
+    let once = |site: &str| Fault::Nth { site: Some(site.to_owned()), nth: 0, when: When::Before };
+    rig.machine.faults.arm(once("host.find_kernel"));
+    assert!(matches!(rig.run(&vm, Operation::Start), Err(Error::StorageBackendError { .. })));
+    assert_eq!((rig.machine.faults.disarm(), rig.remains(&vm)), (1, before));
+    let mut record = rig.core.records.vm(&vm).unwrap();
+    let BuilderInfo::Pv(PvInfo { boot: Boot::Indirect(boot), .. }) = &mut record.ty else { unreachable!() };
+    boot.devices.clear();
+    rig.core.records.put_vm(&record).unwrap();
+    assert_eq!(rig.run(&vm, Operation::Start), Err(Error::NoBootableDevice));
 }
 
 #[test]
