@@ -12,7 +12,7 @@ use xenopsd::edge::{BootLoader, DomId, FoundKernel, KernelLimits, KernelSearch, 
 
 /// An ELF file, as far as anybody here looks.
 fn kernel() -> Vec<u8> {
-    [b"\x7fELF".as_slice(), &[7; 100_000]].concat()
+    [b"\x7fELF".as_slice(), &[7; 10_000]].concat()
 }
 
 fn disk(directory: &Path, grub: &str) -> PathBuf {

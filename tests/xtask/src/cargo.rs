@@ -25,5 +25,14 @@ pub(crate) fn check(command: &mut Command) -> Result<(), Failure> {
 
 /// Builds the programs that run in dom0.
 pub(crate) fn build_programs() -> Result<(), Failure> {
-    check(&mut cargo(&["build", "--quiet", "--release", "--package", "xenopsd", "--bins"]))
+    check(&mut cargo(&[
+        "build",
+        "--quiet",
+        "--release",
+        "--package",
+        "xenopsd",
+        "--package",
+        "guest-installer",
+        "--bins",
+    ]))
 }
