@@ -58,10 +58,10 @@ fn the_daemon_is_its_own_worker() {
     let found = search(&image, KernelLimits::default(), &cancelled).unwrap();
     assert_eq!((&*found.title, &*found.args), ("Linux", "root=/dev/xvda ro"));
     assert!(found.ramdisk.is_none() && found.kernel.read().unwrap().bytes() == kernel(), "it is unpacked");
-    let small = KernelLimits { kernel: Some(100), ramdisk: None };
+    let small = KernelLimits { kernel: Some(10), ramdisk: None };
     let refused = search(&image, small, &cancelled).unwrap_err();
     assert!(
-        matches!(&refused, KernelSearchError::None(why) if why.contains("exceeds the limit of 100")),
+        matches!(&refused, KernelSearchError::None(why) if why.contains("exceeds the limit of 10")),
         "{refused}"
     );
 }
