@@ -11,7 +11,7 @@ use guest_installer::limits;
 use guest_installer::worker::Worker;
 
 use crate::core::Patience;
-use crate::edge::{BootLoader, StoreAddress};
+use crate::edge::{BootLoader, FirmwarePaths, StoreAddress};
 use crate::service::MAX_WORKERS;
 use crate::sim::SCRIPT_KEYS;
 
@@ -105,6 +105,9 @@ pub struct Config {
     /// User number of domain 0's boot loader; those of others follow it
     #[arg(long, default_value_t = 65_536, value_parser = uid_base)]
     pub boot_loader_uid_base: u32,
+    /// Xen's PV shim, for PV kernels in PVH domains; looked for where distributions have it unless given
+    #[arg(long, value_name = "PATH")]
+    pub pvinpvh_xen: Option<PathBuf>,
     /// What is logged: error, warn, info, debug or trace, or per module
     #[arg(long, default_value = "info")]
     pub log_level: String,
@@ -237,6 +240,11 @@ impl Config {
             kernel_limit: self.pv_kernel_max_size,
             ramdisk_limit: self.pv_ramdisk_max_size,
         }
+    }
+
+    /// Files that guests start with and that the administrator has chosen.
+    pub fn firmware(&self) -> FirmwarePaths {
+        FirmwarePaths { pv_shim: self.pvinpvh_xen.clone() }
     }
 
     /// The time limits.

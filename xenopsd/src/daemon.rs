@@ -12,7 +12,7 @@ use xenstore::WatchStream;
 
 use crate::config::{Config, DEFAULT_HOOKS};
 use crate::core::Core;
-use crate::edge::{Events, real};
+use crate::edge::{Events, LinuxHost, real};
 use crate::rpc::codec::Codec;
 use crate::rpc::server::Server;
 use crate::rpc::socket::BoundSocket;
@@ -58,7 +58,8 @@ pub fn run(config: &Config) -> Result<(), DaemonError> {
         simulated.insert(simulated_machine(config)?).edges.clone()
     } else {
         let hooks = config.hooks_path.clone().unwrap_or_else(|| DEFAULT_HOOKS.into());
-        real(config.xenstore, hooks, config.boot_loader())
+        let host = LinuxHost { hooks, boot_loader: config.boot_loader(), firmware: config.firmware() };
+        real(config.xenstore, host)
     };
     let hypervisor = edges.hypervisor().map_err(|e| DaemonError::NoXen(e.to_string()))?;
     let version = hypervisor.version().map_err(|e| DaemonError::NoXen(e.to_string()))?;

@@ -9,7 +9,7 @@ use crate::api::{ChipsetInfo, CpuInfo, Error, GuestAgentFeature, Host, Hyperviso
 use crate::core::Core;
 use crate::edge::FeatureSet;
 
-pub use policy::{combine as combine_cpu_policies, is_compatible};
+pub use policy::{combine as combine_cpu_policies, is_compatible, words as policy_words};
 
 /// Pages per MiB.
 const PAGES_PER_MIB: u64 = 256;

@@ -145,15 +145,17 @@ impl<'a> DomImage<'a> {
         })
     }
 
-    /// Adds a ramdisk. At most `XG_MAX_MODULES` fit, which the library does not check.
-    pub(super) fn add_module(&mut self, module: &'a [u8]) -> Result<(), StepError> {
+    /// Adds a ramdisk or another file, with a command line of its own. At most `XG_MAX_MODULES` fit, which the library
+    /// does not check.
+    pub(super) fn add_module(&mut self, module: &'a [u8], cmdline: Option<&CStr>) -> Result<(), StepError> {
         if self.fields().num_modules >= sys::XG_MAX_MODULES {
             let error = Error::invalid("xc_dom_module_mem", "no more modules fit");
             return Err(StepError { error, code: sys::XC_INVALID_PARAM });
         }
         self.step("xc_dom_module_mem", |dom| {
-            // SAFETY: as in `set_kernel`; there is room in the array of modules.
-            unsafe { sys::xc_dom_module_mem(dom, module.as_ptr().cast(), module.len(), ptr::null()) }
+            let line = cmdline.map_or(ptr::null(), CStr::as_ptr);
+            // SAFETY: as in `set_kernel`; there is room in the array of modules; the command line is copied.
+            unsafe { sys::xc_dom_module_mem(dom, module.as_ptr().cast(), module.len(), line) }
         })
     }
 

@@ -17,7 +17,7 @@ use std::ffi::CString;
 
 pub use hvm::{HvmImage, MAX_FIRMWARE, build_hvm};
 pub use kernel::{ElfKernel, KernelKind, probe_kernel};
-pub use pvh::{ACPI_INFO_ADDRESS, ACPI_TABLES_ADDRESS, MAX_ACPI_PAGES, PvhAcpi, RSDP_SIZE};
+pub use pvh::{ACPI_TABLES_ADDRESS, MAX_ACPI_PAGES, PvhAcpi, RSDP_SIZE};
 
 use crate::domid::DomId;
 use crate::error::Error;
@@ -65,13 +65,22 @@ pub struct PvImage<'a> {
     pub claim: bool,
 }
 
+/// A file that is put into the guest's memory beside its kernel.
+#[derive(Debug, Clone, Copy)]
+pub struct Module<'a> {
+    /// Its bytes, at most [`MAX_RAMDISK`].
+    pub bytes: &'a [u8],
+    /// What the kernel is told with it, at most [`MAX_COMMAND_LINE`] bytes: for a kernel that starts another.
+    pub cmdline: Option<&'a str>,
+}
+
 /// What a PVH domain is built from.
 #[derive(Debug, Clone, Copy)]
 pub struct PvhImage<'a> {
     /// The kernel: ELF or bzImage with a PVH entry point, possibly compressed.
     pub kernel: &'a [u8],
-    /// The initial ramdisk.
-    pub ramdisk: Option<&'a [u8]>,
+    /// For Linux the initial ramdisk; for Xen's PV shim the PV kernel and its ramdisk. At most two.
+    pub modules: &'a [Module<'a>],
     /// The kernel's command line, at most [`MAX_COMMAND_LINE`] bytes.
     pub cmdline: &'a str,
     /// The ACPI tables.
@@ -200,7 +209,8 @@ fn check_kernel(xc: &Xenctrl, kernel: &[u8], kind: GuestKind) -> Result<ElfKerne
 /// # Errors
 /// See [`BuildError`].
 pub fn build_pv(xc: &Xenctrl, domid: DomId, wanted: &PvImage<'_>) -> Result<Built, BuildError> {
-    build(xc, domid, wanted, None)
+    let ramdisk = wanted.ramdisk.map(|bytes| Module { bytes, cmdline: None });
+    build(xc, domid, wanted, ramdisk.as_slice(), None)
 }
 
 /// Builds a PVH domain, as [`build_pv`] does a PV one. The memory limit must leave room for the ACPI tables and the
@@ -211,7 +221,7 @@ pub fn build_pv(xc: &Xenctrl, domid: DomId, wanted: &PvImage<'_>) -> Result<Buil
 pub fn build_pvh(xc: &Xenctrl, domid: DomId, wanted: &PvhImage<'_>) -> Result<Built, BuildError> {
     let common = PvImage {
         kernel: wanted.kernel,
-        ramdisk: wanted.ramdisk,
+        ramdisk: None,
         cmdline: wanted.cmdline,
         features: None,
         memory_mib: wanted.memory_mib,
@@ -227,7 +237,7 @@ pub fn build_pvh(xc: &Xenctrl, domid: DomId, wanted: &PvhImage<'_>) -> Result<Bu
         let what = format!("{pages} pages of tables, more than {MAX_ACPI_PAGES}");
         return Err(BuildError::Invalid { field: "acpi", what });
     }
-    build(xc, domid, &common, Some(&wanted.acpi))
+    build(xc, domid, &common, wanted.modules, Some(&wanted.acpi))
 }
 
 /// The sequence. With ACPI tables it is a PVH domain, else a PV one.
@@ -235,13 +245,16 @@ fn build(
     xc: &Xenctrl,
     domid: DomId,
     wanted: &PvImage<'_>,
+    modules: &[Module<'_>],
     acpi: Option<&PvhAcpi<'_>>,
 ) -> Result<Built, BuildError> {
     let kind = if acpi.is_some() { GuestKind::Pvh } else { GuestKind::Pv };
     let command_line = check_command_line(wanted.cmdline)?;
     let features = wanted.features.map(check_features).transpose()?;
     check_file("kernel", wanted.kernel, MAX_KERNEL)?;
-    check_file("ramdisk", wanted.ramdisk.unwrap_or_default(), MAX_RAMDISK)?;
+    for module in modules {
+        check_file("ramdisk", module.bytes, MAX_RAMDISK)?;
+    }
     let memory_mib = check_memory(wanted.memory_mib)?;
     xc.require_xen()?;
 
@@ -249,8 +262,9 @@ fn build(
     image.set_rings((wanted.console_evtchn, wanted.console_domid), (wanted.store_evtchn, wanted.store_domid));
     image.set_vcpus(wanted.max_vcpus);
     image.set_kernel(wanted.kernel).map_err(|e| not_a_kernel(wanted.kernel, &e))?;
-    if let Some(ramdisk) = wanted.ramdisk {
-        image.add_module(ramdisk)?;
+    for module in modules {
+        let cmdline = module.cmdline.map(check_command_line).transpose()?;
+        image.add_module(module.bytes, cmdline.as_deref())?;
     }
     image.ask_capabilities(domid)?;
     let kernel = parse(&mut image, wanted.kernel, kind)?;

@@ -4,7 +4,7 @@
 //!
 //! ```text
 //!   0            RAM ...                    (RSDP in the last 64 bytes below 1 MiB, for older Linux)
-//!   0xfc000000   end of low RAM at the latest; ACPI info page, then the tables, then the RSDP for others
+//!   0xfc000000   end of low RAM at the latest; a page free, then the ACPI tables, then the RSDP for others
 //!   0xfeff8000   eight special pages: console, xenstore, identity page table, ...
 //!   4 GiB        RAM that did not fit below
 //! ```
@@ -13,10 +13,11 @@ use super::image::AcpiTable;
 use super::kernel::ElfKernel;
 use crate::shared::PAGE_SIZE;
 
-/// Where the ACPI info page goes (`ACPI_INFO_PHYSICAL_ADDRESS`); low RAM ends here at the latest.
-pub const ACPI_INFO_ADDRESS: u64 = 0xfc00_0000;
+/// Low RAM ends here at the latest (`ACPI_INFO_PHYSICAL_ADDRESS`). libxl has a page here that its tables' own code
+/// reads; ours need none.
+const HOLE_START: u64 = 0xfc00_0000;
 /// Where the tables go: they are to be built for this address.
-pub const ACPI_TABLES_ADDRESS: u64 = ACPI_INFO_ADDRESS + PAGE;
+pub const ACPI_TABLES_ADDRESS: u64 = HOLE_START + PAGE;
 /// Bytes of the RSDP's area.
 pub const RSDP_SIZE: usize = 64;
 /// Most pages of tables, as libxl has it.
@@ -35,15 +36,13 @@ const SPECIAL_PAGES: u64 = 8;
 pub struct PvhAcpi<'a> {
     /// Root pointer, with the tables' addresses from [`ACPI_TABLES_ADDRESS`] on.
     pub rsdp: &'a [u8; RSDP_SIZE],
-    /// The page the DSDT's operation region lies over.
-    pub info: &'a [u8; PAGE_SIZE],
     /// All other tables, at most [`MAX_ACPI_PAGES`] pages.
     pub tables: &'a [u8],
 }
 
 impl<'a> PvhAcpi<'a> {
     /// The tables with their addresses. Linux that does not say otherwise looks for the RSDP below 1 MiB only.
-    pub(super) fn placed(&self, kernel: ElfKernel) -> [AcpiTable<'a>; 3] {
+    pub(super) fn placed(&self, kernel: ElfKernel) -> [AcpiTable<'a>; 2] {
         let rsdp_address = if kernel.rsdp_anywhere {
             ACPI_TABLES_ADDRESS + pages(self.tables.len()) * PAGE
         } else {
@@ -52,7 +51,6 @@ impl<'a> PvhAcpi<'a> {
         // libxenguest takes the first as the RSDP.
         [
             AcpiTable { bytes: self.rsdp, address: rsdp_address },
-            AcpiTable { bytes: self.info, address: ACPI_INFO_ADDRESS },
             AcpiTable { bytes: self.tables, address: ACPI_TABLES_ADDRESS },
         ]
     }
@@ -73,7 +71,7 @@ pub(super) struct RamLayout {
 
 impl RamLayout {
     pub(super) fn new(memory_mib: u32) -> Self {
-        Self::with_hole(memory_mib, ACPI_INFO_ADDRESS)
+        Self::with_hole(memory_mib, HOLE_START)
     }
 
     /// For a hole from this address to 4 GiB.
@@ -130,8 +128,8 @@ mod tests {
             (layout.low_end, layout.high_end)
         };
         assert_eq!(layout(512), (512 << 20, 0));
-        assert_eq!(layout(4032), (ACPI_INFO_ADDRESS, 0), "exactly up to the hole");
-        assert_eq!(layout(4096), (ACPI_INFO_ADDRESS, FOUR_GIB + (64 << 20)));
+        assert_eq!(layout(4032), (HOLE_START, 0), "exactly up to the hole");
+        assert_eq!(layout(4096), (HOLE_START, FOUR_GIB + (64 << 20)));
     }
 
     #[test]
@@ -145,7 +143,7 @@ mod tests {
             rsdp_anywhere,
         };
         let tables = [0; 5000];
-        let acpi = PvhAcpi { rsdp: &[0; 64], info: &[0; 4096], tables: &tables };
+        let acpi = PvhAcpi { rsdp: &[0; 64], tables: &tables };
         assert_eq!(acpi.placed(kernel(false))[0].address, 0xf_ffc0);
         assert_eq!(acpi.placed(kernel(true))[0].address, 0xfc00_3000);
     }
@@ -154,7 +152,6 @@ mod tests {
     fn the_map_has_ram_tables_and_special_pages() {
         let acpi = [
             AcpiTable { bytes: &[0; 64], address: 0xf_ffc0 },
-            AcpiTable { bytes: &[0; 4096], address: ACPI_INFO_ADDRESS },
             AcpiTable { bytes: &[0; 5000], address: ACPI_TABLES_ADDRESS },
         ];
         let range = |address, size, kind| Range { address, size, kind };
@@ -162,7 +159,6 @@ mod tests {
             range(0, 1 << 20, RangeKind::Ram),
             range(0xfeff_8000, 0x8000, RangeKind::Reserved),
             range(0xf_f000, 0x1000, RangeKind::Acpi),
-            range(0xfc00_0000, 0x1000, RangeKind::Acpi),
             range(0xfc00_1000, 0x2000, RangeKind::Acpi),
             range(FOUR_GIB, 4096, RangeKind::Ram),
         ];

@@ -144,9 +144,9 @@ fn too_many_acpi_tables_are_refused() {
     let pv = image(&kernel);
     let wanted = PvhImage {
         kernel: &kernel,
-        ramdisk: None,
+        modules: &[],
         cmdline: "",
-        acpi: PvhAcpi { rsdp: &[0; RSDP_SIZE], info: &[0; 4096], tables: &tables },
+        acpi: PvhAcpi { rsdp: &[0; RSDP_SIZE], tables: &tables },
         memory_mib: 64,
         max_vcpus: 1,
         console_evtchn: pv.console_evtchn,

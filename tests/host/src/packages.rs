@@ -36,6 +36,7 @@ pub const PACKAGES: &[Package] = &[
     package("util-linux", "setpriv, so that no QEMU outlives its test"),
     package("xz-utils", "unpacking the Linux kernel"),
     package("zstd", "unpacking kernels compressed with it"),
+    package("acpica-tools", "reading the ACPI tables of PVH guests back"),
     package("btrfs-progs", "disk images of the boot loader's tests"),
     package("dosfstools", "disk images of the boot loader's tests"),
     package("e2fsprogs", "disk images of the boot loader's tests"),

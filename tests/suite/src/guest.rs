@@ -1,4 +1,5 @@
-//! Guests as the contract's records: a PV Linux with 128 MiB unless a test wants something else.
+//! Guests as the contract's records: a PV Linux with 128 MiB unless a test wants something else, which may be another
+//! way to virtualise it.
 
 use uuid::Uuid;
 use xenopsd::api::{
@@ -86,11 +87,25 @@ impl Guest {
         self
     }
 
+    /// With another way to virtualise it: `BuilderInfo::Pvh` or `BuilderInfo::PvInPvh`.
+    #[must_use]
+    pub fn kind(self, kind: fn(PvInfo) -> BuilderInfo) -> Self {
+        self.with(|vm| {
+            if let BuilderInfo::Pv(info) = &vm.ty {
+                vm.ty = kind(info.clone());
+            }
+        })
+    }
+
     /// With something different about how it boots.
     #[must_use]
     pub fn boot(self, change: impl FnOnce(&mut DirectBoot)) -> Self {
         self.with(|vm| {
-            if let BuilderInfo::Pv(PvInfo { boot: Boot::Direct(boot), .. }) = &mut vm.ty {
+            let (BuilderInfo::Pv(info) | BuilderInfo::Pvh(info) | BuilderInfo::PvInPvh(info)) = &mut vm.ty
+            else {
+                return;
+            };
+            if let Boot::Direct(boot) = &mut info.boot {
                 change(boot);
             }
         })

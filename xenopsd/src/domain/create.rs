@@ -11,14 +11,18 @@ use xenstore::vmdata::VmData;
 
 use super::bootloader::{self, indirect_boot};
 use super::memory::{Wanted, bytes};
+use super::platform::{self, creation, platform};
 use super::{VmExecutor, domain_kind, guest_kind};
-use crate::api::{Boot, BuilderInfo, Dict, DirectBoot, Error, Int, Vm};
+use crate::api::{Boot, BuilderInfo, Dict, DirectBoot, Error, Int, PvInfo, Vm};
 use crate::device::{store_domid, vbd, vif};
 use crate::edge::{
-    Built, DomId, DomainImage, HypervisorError, Image, ImageError, ImageFile, KernelImage, MAX_KERNEL,
-    MAX_RAMDISK, NewDomain,
+    Built, DomId, DomainImage, Firmware, GuestKind, HypervisorError, Image, ImageError, ImageFile,
+    KernelImage, MAX_KERNEL, MAX_RAMDISK, NewDomain, ShimImage,
 };
 use crate::state::journal::Resource;
+
+/// What the PV shim is told: what it is, and that its guest's console is the domain's. (xapi's and libxl's words.)
+const SHIM_CMDLINE: &str = "pv-shim console=xen,pv";
 
 /// Kernel and ramdisk, open.
 #[derive(Debug)]
@@ -33,11 +37,15 @@ impl VmExecutor<'_> {
     pub(super) fn check_start(&self) -> Result<(), Error> {
         let vm = &self.records.vm;
         let wanted = Wanted::of(vm)?;
+        platform(vm)?;
+        let host = self.core.edges.hypervisor()?.host()?;
+        creation(vm, wanted.kind, &host)?;
+        self.shim()?;
         let files = match indirect_boot(vm) {
             Some(boot) => bootloader::check(vm, boot).map(|()| None)?,
             None => Some(BootFiles::open(vm)?),
         };
-        wanted.target_kib(&self.core.edges.hypervisor()?.host()?)?;
+        wanted.target_kib(&host)?;
         self.check_devices()?;
         if let Some(files) = files {
             self.keep_files(files);
@@ -71,16 +79,22 @@ impl VmExecutor<'_> {
         let uuid = self.uuid()?;
         let devices =
             u32::try_from(self.records.vifs.len() * 8 + self.records.vbds.len() + 9).unwrap_or(u32::MAX);
+        let hypervisor = self.core.edges.hypervisor()?;
+        let creation = creation(vm, wanted.kind, &hypervisor.host()?)?;
+        let plain = NewDomain::new(guest_kind(vm), *uuid.as_bytes(), wanted.vcpu_max);
         let new = NewDomain {
-            kind: guest_kind(vm),
-            uuid: *uuid.as_bytes(),
-            max_vcpus: wanted.vcpu_max,
+            hap: creation.hap,
+            nested_virt: creation.nested_virt,
+            vpmu: creation.vpmu,
+            msr_relaxed: creation.msr_relaxed,
             // Each interface needs frames for its queues; the hypervisor's own default is the least.
-            max_grant_frames: devices.max(64),
+            max_grant_frames: creation.max_grant_frames.unwrap_or(devices.max(plain.max_grant_frames)),
             ssidref: u32::try_from(vm.ssidref).unwrap_or(0),
+            ..plain
         };
         self.core.journal.take(self.vm(), Resource::Domain)?;
-        let domid = self.core.edges.hypervisor()?.create(&new)?;
+        let domid = hypervisor.create(&new)?;
+        drop(hypervisor);
         self.core.runtimes.with(self.vm(), |r| r.domid = Some(domid));
         let vm_data = VmData::new(vm.xsdata.iter().map(|(k, v)| (k, v.as_bytes())));
         for (key, why) in vm_data.ignored() {
@@ -96,7 +110,7 @@ impl VmExecutor<'_> {
             name: vm.name.clone(),
             kind: domain_kind(vm),
             unique_id: Uuid::new_v4(),
-            platform: pairs(&vm.platformdata, "platformdata")?,
+            platform: pairs(&platform::nodes(vm), "platformdata")?,
             bios_strings: pairs(&vm.bios_strings, "bios_strings")?,
             vendor_device: vm.has_vendor_device,
             vm_data,
@@ -115,22 +129,34 @@ impl VmExecutor<'_> {
             Some(files) => files,
             None => BootFiles::open(vm)?,
         };
-        let kernel = files.kernel.read().map_err(|e| image_error(vm, &e))?;
-        let ramdisk = files.ramdisk.map(ImageFile::read).transpose().map_err(|e| image_error(vm, &e))?;
+        let read = |file: ImageFile| file.read().map_err(|e| image_error(vm, &e));
+        let kernel = read(files.kernel)?;
+        let ramdisk = files.ramdisk.map(read).transpose()?;
+        let shim = self.shim()?.map(read).transpose()?;
         let domid = self.domid()?;
         let hypervisor = self.core.edges.hypervisor()?;
         let target_kib = wanted.target_kib(&hypervisor.host()?)?;
-        let image = DomainImage::Pv(KernelImage {
-            kernel: &kernel,
-            ramdisk: ramdisk.as_ref(),
-            cmdline: &files.cmdline,
-        });
+        let shim_cmdline = format!("{SHIM_CMDLINE} shim_mem={}K", wanted.shim_kib);
+        let loaded = KernelImage { kernel: &kernel, ramdisk: ramdisk.as_ref(), cmdline: &files.cmdline };
+        let image = match (&shim, wanted.kind) {
+            (Some(shim), _) => DomainImage::PvInPvh(ShimImage { shim, cmdline: &shim_cmdline }, loaded),
+            (None, GuestKind::Pv) => DomainImage::Pv(loaded),
+            (None, GuestKind::Pvh | GuestKind::Hvm) => DomainImage::Pvh(loaded),
+        };
         let built = hypervisor
-            .build(domid, &wanted.resources(target_kib), &image)
+            .build(domid, &wanted.resources(target_kib, platform(vm)?), &image)
             .map_err(|error| self.fill_error(&wanted, target_kib, error))?;
-        drop((kernel, ramdisk));
+        drop((kernel, ramdisk, shim));
         drop(hypervisor);
         self.introduce(domid, &wanted, target_kib, built)
+    }
+
+    /// The shim of a PV guest in a PVH domain, open.
+    fn shim(&self) -> Result<Option<ImageFile>, Error> {
+        match self.records.vm.ty {
+            BuilderInfo::PvInPvh(_) => Ok(Some(self.core.edges.host().open_firmware(Firmware::PvShim)?)),
+            _ => Ok(None),
+        }
     }
 
     /// What a failed build or restore is to the client.
@@ -165,7 +191,12 @@ impl VmExecutor<'_> {
             uuid: self.uuid()?,
             kind: domain_kind(vm),
             memory: Memory {
-                static_max: wanted.static_max_kib.max(target_kib),
+                // A guest in a hardware container is told how much it was built with: Linux takes what is missing from
+                // this for memory of its video card, and gives as much back.
+                static_max: match wanted.kind {
+                    GuestKind::Pv => wanted.static_max_kib.max(target_kib),
+                    GuestKind::Pvh | GuestKind::Hvm => target_kib,
+                },
                 dynamic_max: wanted.dynamic_max_kib,
                 dynamic_min: wanted.dynamic_min_kib,
                 target: target_kib,
@@ -222,12 +253,10 @@ fn image_error(vm: &Vm, error: &ImageError) -> Error {
 
 fn direct_boot(vm: &Vm) -> Result<&DirectBoot, Error> {
     match &vm.ty {
-        BuilderInfo::Pv(pv) => match &pv.boot {
-            Boot::Direct(direct) => Ok(direct),
-            Boot::Indirect(_) => Err(Error::internal("the kernel was not looked for")),
+        BuilderInfo::Pv(info) | BuilderInfo::Pvh(info) | BuilderInfo::PvInPvh(info) => match info {
+            PvInfo { boot: Boot::Direct(direct), .. } => Ok(direct),
+            PvInfo { boot: Boot::Indirect(_), .. } => Err(Error::internal("the kernel was not looked for")),
         },
-        BuilderInfo::Pvh(_) => Err(Error::Unimplemented("PVH guests".to_owned())),
-        BuilderInfo::PvInPvh(_) => Err(Error::Unimplemented("PV-in-PVH guests".to_owned())),
         BuilderInfo::Hvm(_) => Err(Error::Unimplemented("HVM guests".to_owned())),
     }
 }

@@ -7,8 +7,8 @@
 //!
 //! The figures are libxl's, so that a host shared with it is judged alike.
 
-use crate::api::{Error, Int, Vm};
-use crate::edge::{GuestKind, Physinfo, Resources};
+use crate::api::{BuilderInfo, Error, Int, Vm};
+use crate::edge::{GuestKind, Physinfo, Platform, Resources};
 
 /// Most vcpus of a VM: what an HVM domain's table can hold (`HVM_MAX_VCPUS`). PV could have more, but above 32 it has
 /// no security support (Xen's SUPPORT.md).
@@ -35,6 +35,10 @@ const PAGING_PAGES_PER_VCPU: u64 = 256;
 /// Pages of the paging pool for each MiB of a guest in a hardware container with hardware-assisted paging.
 const PAGING_PAGES_PER_MIB: u64 = 1;
 
+/// What the PV shim takes, in MiB: a fixed part and one for every so many MiB of the guest (xapi's figures).
+const SHIM_MIB: u64 = 23;
+const SHIM_SHARE: u64 = 90;
+
 /// Free memory is wanted in units of this, in KiB: the size of a superpage.
 const MEMORY_UNIT_KIB: u64 = 2048;
 
@@ -45,6 +49,8 @@ pub(super) struct Wanted {
     pub(super) static_max_kib: u64,
     pub(super) dynamic_max_kib: u64,
     pub(super) dynamic_min_kib: u64,
+    /// What the PV shim takes beside the guest's; 0 without one.
+    pub(super) shim_kib: u64,
     pub(super) vcpu_max: u32,
     pub(super) vcpus: u32,
 }
@@ -53,11 +59,14 @@ impl Wanted {
     /// Checks what the VM's record asks for.
     pub(super) fn of(vm: &Vm) -> Result<Self, Error> {
         let kib = |bytes: i64| u64::try_from(bytes).unwrap_or(0) / 1024;
+        let static_max_kib = kib(vm.memory_static_max);
+        let shimmed = matches!(vm.ty, BuilderInfo::PvInPvh(_));
         let wanted = Self {
             kind: super::guest_kind(vm),
-            static_max_kib: kib(vm.memory_static_max),
+            static_max_kib,
             dynamic_max_kib: kib(vm.memory_dynamic_max),
             dynamic_min_kib: kib(vm.memory_dynamic_min),
+            shim_kib: if shimmed { (SHIM_MIB + static_max_kib / 1024 / SHIM_SHARE) * 1024 } else { 0 },
             vcpu_max: u32::try_from(vm.vcpu_max).unwrap_or(0),
             vcpus: u32::try_from(vm.vcpus).unwrap_or(0),
         };
@@ -81,11 +90,15 @@ impl Wanted {
     }
 
     /// What the domain is given when it has `target_kib`.
-    pub(super) fn resources(&self, target_kib: u64) -> Resources {
+    pub(super) fn resources(&self, target_kib: u64, platform: Platform) -> Resources {
         Resources {
             max_vcpus: self.vcpu_max,
+            online_vcpus: self.vcpus,
             target_kib,
+            shim_kib: self.shim_kib,
+            video_kib: 0,
             static_max_kib: self.static_max_kib,
+            platform,
             paging_kib: if self.kind == GuestKind::Pv { 0 } else { self.paging_kib() },
         }
     }
@@ -116,7 +129,7 @@ impl Wanted {
 
     fn overhead_kib(&self) -> u64 {
         let own = if self.kind == GuestKind::Pv { PV_OVERHEAD_KIB } else { CONTAINER_OVERHEAD_KIB };
-        own + self.paging_kib()
+        own + self.shim_kib + self.paging_kib()
     }
 
     fn paging_kib(&self) -> u64 {
@@ -176,6 +189,7 @@ mod tests {
             static_max_kib: 1 << 20,
             dynamic_max_kib: 1 << 20,
             dynamic_min_kib: 128 << 10,
+            shim_kib: 0,
             vcpu_max: 1,
             vcpus: 1,
         };
@@ -193,12 +207,25 @@ mod tests {
             static_max_kib: 512 << 10,
             dynamic_max_kib: 512 << 10,
             dynamic_min_kib: 512 << 10,
+            shim_kib: 0,
             vcpu_max: 2,
             vcpus: 2,
         };
-        assert_eq!(wanted(GuestKind::Pv).resources(1024).paging_kib, 0);
-        assert_eq!(wanted(GuestKind::Pvh).resources(1024).paging_kib, 4096);
+        assert_eq!(wanted(GuestKind::Pv).resources(1024, Platform::default()).paging_kib, 0);
+        assert_eq!(wanted(GuestKind::Pvh).resources(1024, Platform::default()).paging_kib, 4096);
         assert_eq!(wanted(GuestKind::Pv).needed_kib(512 << 10), (512 << 10) + 4096);
         assert_eq!(wanted(GuestKind::Pvh).needed_kib(512 << 10), (512 << 10) + 6144);
+    }
+
+    #[test]
+    fn a_shim_needs_memory_of_its_own() {
+        let mut vm = test_vm(ID, "demo");
+        let BuilderInfo::Pv(pv) = vm.ty.clone() else { unreachable!() };
+        let pvh = Wanted::of(&Vm { ty: BuilderInfo::Pvh(pv.clone()), ..vm.clone() }).unwrap();
+        vm.ty = BuilderInfo::PvInPvh(pv);
+        let shimmed = Wanted::of(&vm).unwrap();
+        // 23 MiB and a ninetieth of 256 MiB.
+        assert_eq!((pvh.shim_kib, shimmed.shim_kib), (0, 25 << 10));
+        assert_eq!(shimmed.needed_kib(256 << 10), pvh.needed_kib(256 << 10) + (26 << 10));
     }
 }

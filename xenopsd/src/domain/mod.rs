@@ -9,6 +9,7 @@ mod hook;
 mod memory;
 pub mod metadata;
 pub mod observe;
+mod platform;
 mod shutdown;
 mod suspend;
 pub mod suspend_image;

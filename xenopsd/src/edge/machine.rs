@@ -16,8 +16,8 @@ use super::linux::suspend_file::{SuspendFile, SuspendFileError};
 use super::linux::{release, script, vif};
 use super::xen::XenHypervisor;
 use super::{
-    Access, AttachedDisk, DiskId, Edges, FoundKernel, Host, HostError, KernelSearch, KernelSearchError,
-    ScriptEnd, ScriptError, ScriptRun, VifSettings,
+    Access, AttachedDisk, DiskId, Edges, Firmware, FirmwarePaths, FoundKernel, Host, HostError, ImageFile,
+    KernelSearch, KernelSearchError, ScriptEnd, ScriptError, ScriptRun, VifSettings,
 };
 use crate::state::journal::Resource;
 
@@ -33,12 +33,12 @@ pub enum StoreAddress {
     Libxenstore,
 }
 
-/// The edges of the host this process runs on; `hooks` has a directory for each event with its scripts.
-pub fn real(store: StoreAddress, hooks: PathBuf, boot_loader: BootLoader) -> Edges {
+/// The edges of the host this process runs on.
+pub fn real(store: StoreAddress, host: LinuxHost) -> Edges {
     Edges::new(
         || Ok(Box::new(XenHypervisor::open()?) as Box<dyn super::Hypervisor>),
         move || open_store(store),
-        Arc::new(LinuxHost { hooks, boot_loader }),
+        Arc::new(host),
     )
 }
 
@@ -66,8 +66,12 @@ const INTERFACE_LIMIT: Duration = Duration::from_secs(30);
 /// Linux in dom0.
 #[derive(Debug, Clone)]
 pub struct LinuxHost {
-    hooks: PathBuf,
-    boot_loader: BootLoader,
+    /// A directory for each event with its scripts.
+    pub hooks: PathBuf,
+    /// How boot loaders run.
+    pub boot_loader: BootLoader,
+    /// Files that guests start with.
+    pub firmware: FirmwarePaths,
 }
 
 impl Host for LinuxHost {
@@ -117,6 +121,10 @@ impl Host for LinuxHost {
             Disk::File(disk) => disk.file,
         };
         self.boot_loader.search(&disk, search)
+    }
+
+    fn open_firmware(&self, firmware: Firmware) -> Result<ImageFile, HostError> {
+        self.firmware.open(firmware)
     }
 
     fn create_image(&self, path: &Path, needed: u64) -> Result<SuspendFile, HostError> {

@@ -9,7 +9,10 @@
 //! [`Edges`] bundles them and lends connections to worker threads: neither libxenctrl's handle nor a xenstore
 //! connection may be shared between threads, so each worker borrows its own and gives it back.
 
+mod acpi;
+mod build;
 mod events;
+mod firmware;
 mod image;
 mod kernel_search;
 pub mod linux;
@@ -29,7 +32,12 @@ pub use ffi::domid::DomId;
 pub use ffi::migrate::Stream;
 pub use ffi::xenctrl::{DomainInfo, FeatureSet, GuestKind, Physinfo, ShutdownReason, XenVersion};
 
+pub use build::{
+    Built, DomainImage, KernelImage, NO_DELAY_FOR_MISSED_TICKS, NewDomain, Platform, Resources, Ring,
+    ShimImage, TscMode,
+};
 pub use events::{Events, Subscription};
+pub use firmware::{Firmware, FirmwarePaths};
 pub use image::{Image, ImageError, ImageFile, MAX_KERNEL, MAX_RAMDISK};
 pub use kernel_search::{FoundKernel, KernelLimits, KernelSearch, KernelSearchError};
 pub use linux::blockdev::Access;
@@ -53,79 +61,6 @@ pub enum HypervisorError {
     /// The stream was stopped by another thread.
     #[error("the stream was stopped")]
     Stopped,
-}
-
-/// What a new domain is, as far as the hypervisor fixes it at creation.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NewDomain {
-    /// How it is virtualised.
-    pub kind: GuestKind,
-    /// The VM's UUID, kept by the hypervisor as the domain's handle.
-    pub uuid: [u8; 16],
-    /// Size of the vcpu table.
-    pub max_vcpus: u32,
-    /// Grant table frames the guest may grow to.
-    pub max_grant_frames: u32,
-    /// Security label; 0 lets the hypervisor choose.
-    pub ssidref: u32,
-}
-
-/// What a domain is given before its memory is filled, by a build or by a restore.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Resources {
-    /// As at creation.
-    pub max_vcpus: u32,
-    /// Memory it has now, in KiB.
-    pub target_kib: u64,
-    /// What the guest may balloon up to, in KiB.
-    pub static_max_kib: u64,
-    /// Memory for the page tables the hypervisor keeps for it, in KiB; 0 for PV, which has none.
-    pub paging_kib: u64,
-}
-
-/// A kernel with what belongs to it.
-#[derive(Debug, Clone, Copy)]
-pub struct KernelImage<'a> {
-    /// ELF or bzImage.
-    pub kernel: &'a Image,
-    /// Initial ramdisk.
-    pub ramdisk: Option<&'a Image>,
-    /// Kernel command line.
-    pub cmdline: &'a str,
-}
-
-/// What a domain is built from. The variant is the kind it was created as.
-#[derive(Debug, Clone, Copy)]
-pub enum DomainImage<'a> {
-    /// Entered at the kernel's PV entry point.
-    Pv(KernelImage<'a>),
-}
-
-impl DomainImage<'_> {
-    /// The kind of domain it makes.
-    pub const fn kind(&self) -> GuestKind {
-        match self {
-            Self::Pv(_) => GuestKind::Pv,
-        }
-    }
-}
-
-/// One of the two rings a domain is born with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Ring {
-    /// The guest's event channel port.
-    pub port: u32,
-    /// The shared page: a machine frame for PV.
-    pub gfn: u64,
-}
-
-/// What a build leaves for the store to announce.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Built {
-    /// The xenstore ring.
-    pub store: Ring,
-    /// The console ring.
-    pub console: Ring,
 }
 
 /// Domain-level calls. A handle belongs to one thread at a time.
@@ -370,6 +305,12 @@ pub trait Host: Send + Sync {
     /// # Errors
     /// [`KernelSearchError`].
     fn find_kernel(&self, search: &KernelSearch<'_>) -> Result<FoundKernel, KernelSearchError>;
+
+    /// Opens one of the files a guest starts with that is not its owner's.
+    ///
+    /// # Errors
+    /// [`HostError`].
+    fn open_firmware(&self, firmware: Firmware) -> Result<ImageFile, HostError>;
 
     /// Opens the place for a suspend image of up to `needed` bytes, empty.
     ///

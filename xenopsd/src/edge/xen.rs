@@ -1,15 +1,14 @@
 //! The hypervisor through libxenctrl and libxenguest.
 
-use ffi::builder::{self, BuildError, PvImage};
+use ffi::builder::{self, BuildError, Module, PvImage, PvhAcpi, PvhImage};
 use ffi::evtchn::Port;
 use ffi::migrate::{self, MigrateError, RingEnds, SaveCallbacks};
-use ffi::xenctrl::{
-    CpuidPolicy, CreateDomain, GrantVersion, HvmParam, SchedParams, Scheduler, TscMode, Xenctrl,
-};
+use ffi::xenctrl::{CpuidPolicy, CreateDomain, GrantVersion, HvmParam, SchedParams, Scheduler, Xenctrl};
 
+use super::acpi::Tables;
 use super::{
     Built, DomId, DomainImage, DomainInfo, FeatureSet, GuestKind, Hypervisor, HypervisorError, Image,
-    KernelImage, NewDomain, Physinfo, Resources, Ring, Stream, XenVersion,
+    KernelImage, NewDomain, Physinfo, Platform, Resources, Ring, ShimImage, Stream, XenVersion,
 };
 
 /// What libxl leaves above the target in the hard limit, in KiB: a guest's balloon is allowed this much slack
@@ -19,9 +18,9 @@ const MAXMEM_SLACK_KIB: u64 = 1024;
 /// Slack of the memory map limit a PV guest is told, in KiB, as libxl's default for PV.
 const MEMMAP_SLACK_KIB: u64 = 0;
 
-/// Missed timer ticks are not made up for (`HVMPTM_no_delay_for_missed_ticks`): libxl's default, which every guest with
-/// a clock of its own wants.
-const TIMER_MODE: u64 = 1;
+/// Where a feature set has the bit of non-executable pages (`XEN_CPUFEATURE(NX, 1*32+20)`).
+const NX_WORD: usize = 1;
+const NX_BIT: u32 = 1 << 20;
 
 /// A handle on the running hypervisor.
 pub(super) struct XenHypervisor {
@@ -43,19 +42,50 @@ impl XenHypervisor {
         resources: &Resources,
     ) -> Result<RingPorts, HypervisorError> {
         let xc = &self.xc;
+        let platform = &resources.platform;
         xc.set_max_vcpus(domid, resources.max_vcpus)?;
-        xc.set_max_mem_kib(domid, resources.target_kib + MAXMEM_SLACK_KIB)?;
+        xc.set_max_mem_kib(domid, resources.target_kib + resources.shim_kib + MAXMEM_SLACK_KIB)?;
         let store = xc.alloc_unbound_port(domid, DomId::DOM0)?;
         let console = xc.alloc_unbound_port(domid, DomId::DOM0)?;
         match kind {
             GuestKind::Pv => xc.set_memmap_limit_kib(domid, resources.static_max_kib + MEMMAP_SLACK_KIB)?,
-            GuestKind::Pvh | GuestKind::Hvm => xc.hvm_param_set(domid, HvmParam::TIMER_MODE, TIMER_MODE)?,
+            GuestKind::Pvh | GuestKind::Hvm => {
+                xc.hvm_param_set(domid, HvmParam::TIMER_MODE, platform.timer_mode.into())?;
+            }
         }
-        xc.set_tsc_info(domid, TscMode::Default)?;
+        xc.set_tsc_info(domid, platform.tsc)?;
         if kind != GuestKind::Pv {
             xc.set_paging_mempool_bytes(domid, resources.paging_kib * 1024)?;
         }
         Ok(RingPorts { store, console })
+    }
+
+    /// Before the domain first runs; a restored one has the policy it was saved with.
+    fn set_cpu_policy(
+        &self,
+        domid: DomId,
+        kind: GuestKind,
+        platform: &Platform,
+    ) -> Result<(), HypervisorError> {
+        let mut words = platform.featureset.clone();
+        if !platform.nx {
+            if words.is_empty() {
+                let of = if kind == GuestKind::Pv { FeatureSet::Pv } else { FeatureSet::Hvm };
+                words = self.xc.get_cpu_featureset(of)?;
+            }
+            if let Some(word) = words.get_mut(NX_WORD) {
+                *word &= !NX_BIT;
+            }
+        }
+        Ok(self.xc.apply_cpuid_policy(
+            domid,
+            &CpuidPolicy {
+                featureset: (!words.is_empty()).then_some(&words),
+                pae: platform.pae,
+                nested_virt: platform.nested_virt,
+                ..CpuidPolicy::default()
+            },
+        )?)
     }
 
     fn build_pv(
@@ -79,6 +109,39 @@ impl XenHypervisor {
             claim: true,
         };
         builder::build_pv(&self.xc, domid, &image)
+    }
+
+    /// A kernel, or the shim and its guest's kernel.
+    fn build_pvh(
+        &self,
+        domid: DomId,
+        resources: &Resources,
+        image: &KernelImage<'_>,
+        shim: Option<&ShimImage<'_>>,
+        ports: RingPorts,
+    ) -> Result<builder::Built, BuildError> {
+        let vcpus = u8::try_from(resources.max_vcpus).map_err(|_| BuildError::Invalid {
+            field: "vcpus",
+            what: format!("{} are more than the ACPI tables have room for", resources.max_vcpus),
+        })?;
+        let tables = Tables::new(vcpus);
+        let ramdisk = image.ramdisk.map(|ramdisk| Module { bytes: ramdisk.bytes(), cmdline: None });
+        let kernel = shim.map(|_| Module { bytes: image.kernel.bytes(), cmdline: Some(image.cmdline) });
+        let modules: Vec<_> = kernel.into_iter().chain(ramdisk).collect();
+        let image = PvhImage {
+            kernel: shim.map_or(image.kernel, |shim| shim.shim).bytes(),
+            modules: &modules,
+            cmdline: shim.map_or(image.cmdline, |shim| shim.cmdline),
+            acpi: PvhAcpi { rsdp: &tables.rsdp, tables: &tables.bytes },
+            memory_mib: (resources.target_kib + resources.shim_kib) / 1024,
+            max_vcpus: resources.max_vcpus,
+            console_evtchn: ports.console,
+            console_domid: DomId::DOM0,
+            store_evtchn: ports.store,
+            store_domid: DomId::DOM0,
+            claim: true,
+        };
+        builder::build_pvh(&self.xc, domid, &image)
     }
 }
 
@@ -129,6 +192,10 @@ impl Hypervisor for XenHypervisor {
         Ok(self.xc.create_domain(&CreateDomain {
             max_grant_frames: i32::try_from(new.max_grant_frames).unwrap_or(-1),
             grant_version,
+            hap: new.hap,
+            nested_virt: new.nested_virt,
+            vpmu: new.vpmu,
+            msr_relaxed: new.msr_relaxed,
             ssidref: new.ssidref,
             ..CreateDomain::new(new.kind, new.uuid, new.max_vcpus)
         })?)
@@ -141,9 +208,13 @@ impl Hypervisor for XenHypervisor {
         image: &DomainImage<'_>,
     ) -> Result<Built, HypervisorError> {
         let ports = self.equip(domid, image.kind(), resources)?;
-        self.xc.apply_cpuid_policy(domid, &CpuidPolicy::default())?;
+        self.set_cpu_policy(domid, image.kind(), &resources.platform)?;
         let built = match image {
             DomainImage::Pv(image) => self.build_pv(domid, resources, image, ports)?,
+            DomainImage::Pvh(image) => self.build_pvh(domid, resources, image, None, ports)?,
+            DomainImage::PvInPvh(shim, image) => {
+                self.build_pvh(domid, resources, image, Some(shim), ports)?
+            }
         };
         Ok(ports.with(built))
     }

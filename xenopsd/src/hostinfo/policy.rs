@@ -12,11 +12,19 @@ pub(super) fn print(words: &[u32]) -> CpuPolicy {
 }
 
 fn parse(policy: &CpuPolicy) -> Result<Vec<u32>, Error> {
-    if policy.0.is_empty() {
+    words(&policy.0)
+}
+
+/// The words of a text; none of an empty one.
+///
+/// # Errors
+/// `Internal_error` for a text that is no policy.
+pub fn words(text: &str) -> Result<Vec<u32>, Error> {
+    if text.is_empty() {
         return Ok(Vec::new());
     }
     let bad = || {
-        let shown: String = policy.0.chars().take(80).collect();
+        let shown: String = text.chars().take(80).collect();
         Error::internal(format!(
             "{shown:?} is no CPU policy: up to {MAX_WORDS} hexadecimal words joined by dashes"
         ))
@@ -25,10 +33,10 @@ fn parse(policy: &CpuPolicy) -> Result<Vec<u32>, Error> {
         let fine = (1..=8).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_hexdigit());
         if fine { u32::from_str_radix(text, 16).map_err(|_| bad()) } else { Err(bad()) }
     };
-    if policy.0.len() > MAX_WORDS * "01234567-".len() {
+    if text.len() > MAX_WORDS * "01234567-".len() {
         return Err(bad());
     }
-    policy.0.split('-').map(word).collect()
+    text.split('-').map(word).collect()
 }
 
 /// What both allow. An empty policy allows everything, so that policies can be combined one after the other; a word

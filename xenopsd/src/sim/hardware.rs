@@ -34,6 +34,8 @@ struct Domain {
     ssidref: u32,
     pages: u64,
     max_pages: u64,
+    /// Of `pages`, those of the PV shim, which no balloon moves.
+    shim_pages: u64,
     pauses: u8,
     built: bool,
     shutdown: Option<ShutdownReason>,
@@ -49,6 +51,8 @@ struct Domain {
 pub struct Hardware {
     total_pages: u64,
     cpus: u32,
+    /// Guests in hardware containers can run.
+    hvm: bool,
     domains: BTreeMap<DomId, Domain>,
     last: DomId,
     /// How often each VM has been started here.
@@ -59,10 +63,11 @@ pub struct Hardware {
 }
 
 impl Hardware {
-    pub(super) fn new(memory_mib: u64, cpus: u32) -> Self {
+    pub(super) fn new(memory_mib: u64, cpus: u32, hvm: bool) -> Self {
         Self {
             total_pages: memory_mib * PAGES_PER_MIB,
             cpus,
+            hvm,
             domains: BTreeMap::new(),
             last: DomId::DOM0,
             boots: HashMap::new(),
@@ -107,9 +112,9 @@ impl Hardware {
             cpu_khz: 2_000_000,
             total_pages: self.total_pages,
             free_pages: self.free_pages(),
-            hvm: true,
+            hvm: self.hvm,
             pv: true,
-            hap: true,
+            hap: self.hvm,
             gnttab_v1: true,
             gnttab_v2: true,
             ..Physinfo::default()
@@ -152,6 +157,10 @@ impl Hardware {
         if !(1..=most_vcpus).contains(&new.max_vcpus) {
             return Err(call(&format!("a domain cannot have {} vcpus", new.max_vcpus)));
         }
+        let contained = new.kind != GuestKind::Pv;
+        if contained && !self.hvm || !contained && new.hap || new.nested_virt && !new.hap {
+            return Err(call(&format!("this machine makes no such {:?} domain", new.kind)));
+        }
         if new.max_grant_frames > MAX_GRANT_FRAMES {
             return Err(call(&format!(
                 "{} grant table frames are more than the hypervisor's {MAX_GRANT_FRAMES}",
@@ -173,6 +182,14 @@ impl Hardware {
         self.domains.insert(domid, domain);
         self.last = domid;
         Ok(domid)
+    }
+
+    /// Checks that the domain was created as this kind.
+    pub(super) fn must_be(&mut self, domid: DomId, kind: GuestKind) -> Result<(), HypervisorError> {
+        match self.live(domid)?.kind {
+            created if created == kind => Ok(()),
+            created => Err(call(&format!("domain {domid} was created as {created:?}, not {kind:?}"))),
+        }
     }
 
     /// Gives a new domain its memory. Returns the frames of its two rings.
@@ -282,14 +299,21 @@ impl Hardware {
         }
     }
 
+    /// How many pages of a domain are its PV shim's.
+    pub(super) fn keep_for_shim(&mut self, domid: DomId, pages: u64) {
+        if let Some(domain) = self.domains.get_mut(&domid) {
+            domain.shim_pages = pages;
+        }
+    }
+
     /// The guest's balloon takes or gives back pages until it has `wanted`, its hard limit or all that is free. How many
     /// it has then; none when there is no such guest.
     pub(super) fn balloon(&mut self, domid: DomId, wanted: u64) -> Option<u64> {
         let free = self.free_pages();
         let domain = self.domains.get_mut(&domid).filter(|d| d.built && !d.dying)?;
         let most = (domain.pages + free).min(domain.max_pages).max(domain.pages);
-        domain.pages = wanted.clamp(1, most);
-        Some(domain.pages)
+        domain.pages = wanted.saturating_add(domain.shim_pages).clamp(domain.shim_pages + 1, most);
+        Some(domain.pages - domain.shim_pages)
     }
 
     /// A backend maps memory of the domain; false when it is too late for that.
@@ -323,6 +347,7 @@ impl Domain {
             ssidref: 0,
             pages: 0,
             max_pages: 0,
+            shim_pages: 0,
             pauses: 0,
             built: false,
             shutdown: None,
@@ -369,8 +394,7 @@ fn info(domid: DomId, domain: &Domain) -> DomainInfo {
 mod tests {
     use super::*;
 
-    const NEW: NewDomain =
-        NewDomain { kind: GuestKind::Pv, uuid: [7; 16], max_vcpus: 2, max_grant_frames: 64, ssidref: 0 };
+    const NEW: NewDomain = NewDomain::new(GuestKind::Pv, [7; 16], 2);
 
     fn domid(id: u16) -> DomId {
         DomId::new(id).unwrap()
@@ -378,7 +402,7 @@ mod tests {
 
     #[test]
     fn numbers_go_up_and_come_round() {
-        let mut hardware = Hardware::new(4096, 2);
+        let mut hardware = Hardware::new(4096, 2, true);
         assert_eq!(hardware.create(&NEW).unwrap(), domid(1));
         assert!(hardware.destroy(domid(1)));
         hardware.bury(domid(1));
@@ -389,8 +413,25 @@ mod tests {
     }
 
     #[test]
+    fn containers_need_the_hardware() {
+        let pvh = NewDomain { kind: GuestKind::Pvh, hap: true, ..NEW };
+        assert!(Hardware::new(2048, 2, false).create(&pvh).is_err());
+        let mut hardware = Hardware::new(2048, 2, true);
+        let id = hardware.create(&pvh).unwrap();
+        assert!(hardware.must_be(id, GuestKind::Pvh).is_ok());
+        assert!(hardware.must_be(id, GuestKind::Hvm).is_err());
+        for bad in [
+            NewDomain { nested_virt: true, ..NEW },
+            NewDomain { hap: true, ..NEW },
+            NewDomain { nested_virt: true, hap: false, ..pvh },
+        ] {
+            assert!(hardware.create(&bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
     fn memory_is_taken_and_given_back() {
-        let mut hardware = Hardware::new(2048, 2);
+        let mut hardware = Hardware::new(2048, 2, true);
         let free = hardware.free_pages();
         let id = hardware.create(&NEW).unwrap();
         assert!(matches!(hardware.build(id, free + 1, 0), Err(HypervisorError::Memory(_))));
@@ -403,7 +444,7 @@ mod tests {
 
     #[test]
     fn balloons_stay_within_the_limit_and_what_is_free() {
-        let mut hardware = Hardware::new(2048, 2);
+        let mut hardware = Hardware::new(2048, 2, true);
         let free = hardware.free_pages();
         let (id, other) = (hardware.create(&NEW).unwrap(), hardware.create(&NEW).unwrap());
         hardware.build(id, 1000, 100).unwrap();
@@ -420,7 +461,7 @@ mod tests {
 
     #[test]
     fn vcpus_are_counted_and_bounded() {
-        let mut hardware = Hardware::new(2048, 2);
+        let mut hardware = Hardware::new(2048, 2, true);
         for bad in [0, MAX_PV_VCPUS + 1] {
             assert!(hardware.create(&NewDomain { max_vcpus: bad, ..NEW }).is_err(), "{bad}");
         }
@@ -442,7 +483,7 @@ mod tests {
 
     #[test]
     fn pauses_are_counted() {
-        let mut hardware = Hardware::new(2048, 2);
+        let mut hardware = Hardware::new(2048, 2, true);
         let id = hardware.create(&NEW).unwrap();
         hardware.build(id, 1, 0).unwrap();
         hardware.pause(id).unwrap();
@@ -455,7 +496,7 @@ mod tests {
 
     #[test]
     fn a_held_domain_stays_dying() {
-        let mut hardware = Hardware::new(2048, 2);
+        let mut hardware = Hardware::new(2048, 2, true);
         let id = hardware.create(&NEW).unwrap();
         assert!(hardware.hold(id));
         assert!(hardware.destroy(id));

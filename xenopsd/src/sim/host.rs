@@ -14,7 +14,7 @@ use super::faults::Injected;
 use super::{Shared, SimOptions};
 use crate::edge::linux::{loopdev, script};
 use crate::edge::{
-    Access, AttachedDisk, DiskId, FoundKernel, Host, HostError, Image, ImageFile, KernelSearch,
+    Access, AttachedDisk, DiskId, Firmware, FoundKernel, Host, HostError, Image, ImageFile, KernelSearch,
     KernelSearchError, ScriptEnd, ScriptError, ScriptRun, SuspendFile, VifSettings,
 };
 use crate::state::journal::Resource;
@@ -141,6 +141,11 @@ impl Host for SimHost {
             ramdisk: Some(image("ramdisk", b"ramdisk of a simulated disk")?),
             args: search.request.args.clone().unwrap_or_else(|| "root=/dev/xvda ro".to_owned()),
         })
+    }
+
+    fn open_firmware(&self, firmware: Firmware) -> Result<ImageFile, HostError> {
+        self.shared.faults.check("host.open_firmware")?;
+        sealed(firmware.name(), b"\x7fELF of the simulator").map_err(|e| unusable(firmware.name(), &e))
     }
 
     /// Images are real files, so that a simulated VM can be resumed by the next simulator.

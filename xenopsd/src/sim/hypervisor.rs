@@ -58,8 +58,14 @@ fn is_kernel(image: &Image) -> bool {
 }
 
 /// Gives a new domain its memory.
-fn fill(hardware: &mut Hardware, domid: DomId, pages: u64) -> Result<Built, HypervisorError> {
+fn fill(
+    hardware: &mut Hardware,
+    domid: DomId,
+    pages: u64,
+    resources: &Resources,
+) -> Result<Built, HypervisorError> {
     let (store, console) = hardware.build(domid, pages, SLACK_KIB / PAGE_KIB)?;
+    hardware.keep_for_shim(domid, resources.shim_kib / PAGE_KIB);
     Ok(Built {
         store: Ring { port: STORE_PORT, gfn: store },
         console: Ring { port: CONSOLE_PORT, gfn: console },
@@ -95,13 +101,17 @@ impl Hypervisor for SimHypervisor {
         resources: &Resources,
         image: &DomainImage<'_>,
     ) -> Result<Built, HypervisorError> {
-        let DomainImage::Pv(loaded) = image;
+        let (DomainImage::Pv(loaded) | DomainImage::Pvh(loaded) | DomainImage::PvInPvh(_, loaded)) = image;
         if !is_kernel(loaded.kernel) {
             return Err(HypervisorError::Image(
                 "the kernel is no ELF file, no bzImage and not gzipped".to_owned(),
             ));
         }
-        self.call("hypervisor.build", |hardware| fill(hardware, domid, resources.target_kib / PAGE_KIB))
+        let pages = (resources.target_kib + resources.shim_kib) / PAGE_KIB;
+        self.call("hypervisor.build", |hardware| {
+            hardware.must_be(domid, image.kind())?;
+            fill(hardware, domid, pages, resources)
+        })
     }
 
     fn save(&self, domid: DomId, stream: &Stream) -> Result<(), HypervisorError> {
@@ -124,11 +134,11 @@ impl Hypervisor for SimHypervisor {
                 saved.kind, saved.vcpus
             )));
         }
-        let limit = resources.target_kib / PAGE_KIB + SLACK_KIB / PAGE_KIB;
+        let limit = (resources.target_kib + resources.shim_kib + SLACK_KIB) / PAGE_KIB;
         if saved.pages > limit {
             return Err(HypervisorError::Memory(format!("restore: {} pages, limit {limit}", saved.pages)));
         }
-        self.shared.change(|hardware| fill(hardware, domid, saved.pages))
+        self.shared.change(|hardware| fill(hardware, domid, saved.pages, resources))
     }
 
     fn resume(&self, domid: DomId) -> Result<(), HypervisorError> {

@@ -84,6 +84,8 @@ pub struct SimOptions {
     pub memory_mib: u64,
     /// Processors of the host.
     pub cpus: u32,
+    /// Whether they can run PVH and HVM guests.
+    pub hvm: bool,
     /// What guests do whose VM does not say: keys as in the table above, without `vm-data/sim/`.
     pub script: Vec<(String, String)>,
     /// Longest time a backend or a guest takes for one step.
@@ -108,6 +110,7 @@ impl Default for SimOptions {
             seed: 0,
             memory_mib: 64 * 1024,
             cpus: 8,
+            hvm: true,
             script: Vec::new(),
             delay: Duration::from_millis(20),
             copying: Duration::ZERO,
@@ -195,7 +198,7 @@ pub fn machine(options: &SimOptions) -> std::io::Result<Machine> {
     let (signals, incoming) = unbounded();
     let shared = Arc::new(Shared {
         store: store.clone(),
-        hardware: Mutex::new(Hardware::new(options.memory_mib, options.cpus)),
+        hardware: Mutex::new(Hardware::new(options.memory_mib, options.cpus, options.hvm)),
         changed: Condvar::new(),
         faults: Faults::default(),
         trace: Trace::default(),

@@ -21,6 +21,7 @@ impl XlConfig {
         let ty = match self.guest {
             Guest::Pv(kernel) => api::BuilderInfo::Pv(pv_info(kernel, &vbds)),
             Guest::Pvh(kernel) => api::BuilderInfo::Pvh(pv_info(kernel, &vbds)),
+            Guest::PvInPvh(kernel) => api::BuilderInfo::PvInPvh(pv_info(kernel, &vbds)),
             Guest::Hvm(hvm) => api::BuilderInfo::Hvm(hvm_info(hvm)),
         };
         let memory = i64::from(self.memory_mib) * MIB;
@@ -33,7 +34,7 @@ impl XlConfig {
             name: self.name,
             ssidref: 0,
             xsdata: api::Dict::new(),
-            platformdata: api::Dict::new(),
+            platformdata: api::Dict(self.platform),
             bios_strings: api::Dict::new(),
             ty,
             suppress_spurious_page_faults: false,
@@ -51,7 +52,7 @@ impl XlConfig {
             pci_msitranslate: true,
             pci_power_mgmt: false,
             has_vendor_device: false,
-            generation_id: None,
+            generation_id: self.generation_id,
         };
         (vm, vbds, vifs)
     }
@@ -101,7 +102,7 @@ fn pv_info(kernel: Kernel, vbds: &[api::Vbd]) -> api::PvInfo {
 fn hvm_info(hvm: HvmConfig) -> api::HvmInfo {
     let default = api::HvmInfo::default();
     api::HvmInfo {
-        hap: hvm.hap,
+        timeoffset: hvm.timeoffset,
         acpi: hvm.acpi,
         boot_order: hvm.boot_order,
         serial: hvm.serial,

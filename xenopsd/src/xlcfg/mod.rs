@@ -11,8 +11,10 @@
 
 mod disk;
 mod error;
+mod hvm;
 mod into_api;
 mod keys;
+mod platform;
 mod reader;
 pub mod syntax;
 mod vif;
@@ -48,6 +50,10 @@ pub struct XlConfig {
     pub vifs: Vec<VifConfig>,
     /// What happens when it stops.
     pub actions: StopActions,
+    /// Keys and values of `platformdata`.
+    pub platform: Vec<(String, String)>,
+    /// Changes with each state of the guest that is not the one before's continuation: two numbers with a colon between.
+    pub generation_id: Option<String>,
 }
 
 /// The kinds of guest.
@@ -57,6 +63,8 @@ pub enum Guest {
     Pv(Kernel),
     /// Hardware virtualised without a device model.
     Pvh(Kernel),
+    /// Paravirtualised, inside Xen's shim, which is a PVH guest.
+    PvInPvh(Kernel),
     /// Fully virtualised.
     Hvm(HvmConfig),
 }
@@ -97,8 +105,8 @@ pub struct HvmConfig {
     pub videoram_mib: Option<u16>,
     /// Whether the guest sees ACPI tables.
     pub acpi: bool,
-    /// Hardware assisted paging.
-    pub hap: bool,
+    /// Seconds that its clock is ahead of UTC, as text; empty for none.
+    pub timeoffset: String,
     /// Where the first serial port goes.
     pub serial: Option<String>,
     /// Keyboard layout of the graphical console.

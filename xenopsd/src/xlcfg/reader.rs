@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::error::{ConfigError, ConfigErrors, Fault, Remark, Warning};
 use super::keys;
 use super::syntax::{Setting, Value};
-use super::{DiskConfig, Guest, HvmConfig, Kernel, StopAction, StopActions, VifConfig, XlConfig, disk, vif};
+use super::{DiskConfig, Guest, Kernel, StopAction, StopActions, VifConfig, XlConfig, disk, hvm, vif};
 
 /// 1 MiB to 16 TiB, the most memory of an x86 host under Xen.
 const MEMORY_MIB: RangeInclusive<u64> = 1..=16 * 1024 * 1024;
@@ -20,8 +20,6 @@ const PV_VCPUS: RangeInclusive<u64> = 1..=8192;
 const CPU_WEIGHT: RangeInclusive<u64> = 1..=65535;
 /// 0 is no limit; the scheduler holds the percentage in 16 bits.
 const CAP: RangeInclusive<u64> = 0..=65535;
-/// What the emulated cards can have, MiB.
-const VIDEORAM_MIB: RangeInclusive<u64> = 1..=256;
 /// Longest name in bytes: it becomes part of file names (255 bytes) with something around it.
 const NAME_BYTES_MAX: usize = 200;
 /// More than any guest can see on one bus, and far below what would make `create` slow.
@@ -47,7 +45,7 @@ fn warning_line(warning: &Warning) -> usize {
     }
 }
 
-struct Reader {
+pub(super) struct Reader {
     settings: HashMap<String, (usize, Value)>,
     errors: Vec<ConfigError>,
     warnings: Vec<Warning>,
@@ -82,13 +80,20 @@ impl Reader {
         let disks = self.disks();
         let vifs = self.vifs();
         let actions = self.actions();
+        let platform = self.platform(kind);
+        let generation_id = self.generation_id();
+        let shim = self.flag("pvshim").unwrap_or(false);
         let guest = match kind {
             Kind::Pv => self.kernel().map(Guest::Pv),
+            Kind::Pvh if shim => self.kernel().map(Guest::PvInPvh),
             Kind::Pvh => self.kernel().map(Guest::Pvh),
             Kind::Hvm => Some(Guest::Hvm(self.hvm())),
         };
+        if shim && kind != Kind::Pvh {
+            self.misplaced("pvshim", "it is for guests of type pvh");
+        }
         if matches!(kind, Kind::Pv | Kind::Pvh) {
-            self.remark_hvm_keys();
+            self.only_hvm(&hvm::KEYS);
         }
         Some(XlConfig {
             name: name?,
@@ -103,6 +108,8 @@ impl Reader {
             disks,
             vifs,
             actions,
+            platform,
+            generation_id,
         })
     }
 
@@ -346,79 +353,28 @@ impl Reader {
         words.join(" ")
     }
 
-    fn hvm(&mut self) -> HvmConfig {
-        for key in ["kernel", "ramdisk", "root", "extra", "cmdline", "bootloader", "bootloader_args"] {
-            if let Some((line, value)) = self.settings.get(key).cloned() {
-                let found = if let Value::Text(text) = value { text } else { value.kind().to_owned() };
-                self.ignored(line, key, found, "hvm guests boot from their firmware");
-            }
+    /// Keys that mean nothing for this kind of guest.
+    pub(super) fn only_hvm(&mut self, keys: &[&'static str]) {
+        for key in keys {
+            self.misplaced(key, "only hvm guests have it");
         }
-        let stdvga = self.flag("stdvga").unwrap_or(false);
-        let vga = match self.text("vga") {
-            None => stdvga,
-            Some((_, card)) if card == "stdvga" => true,
-            Some((_, card)) if card == "cirrus" => false,
-            Some((line, card)) => {
-                self.fault(line, "vga", Fault::bad(card, "the card is stdvga or cirrus"));
-                false
-            }
+    }
+
+    fn misplaced(&mut self, key: &'static str, why: &str) {
+        let Some((line, value)) = self.setting(key) else { return };
+        let found = match value {
+            Value::Text(text) => text,
+            Value::Number(number) => number.to_string(),
+            Value::List(_) => value.kind().to_owned(),
         };
-        HvmConfig {
-            boot_order: self.boot_order(),
-            uefi: self.uefi(),
-            stdvga: vga,
-            videoram_mib: self.small("videoram", &VIDEORAM_MIB),
-            acpi: self.flag("acpi").unwrap_or(true),
-            hap: self.flag("hap").unwrap_or(true),
-            serial: self.text("serial").map(|(_, text)| text),
-            keymap: self.text("keymap").map(|(_, text)| text),
-            vnclisten: self.text("vnclisten").map(|(_, text)| text),
-        }
+        self.ignored(line, key, found, why);
     }
 
-    fn boot_order(&mut self) -> String {
-        match self.text("boot") {
-            None => String::new(),
-            Some((_, order)) if order.len() <= 3 && order.bytes().all(|byte| b"cdn".contains(&byte)) => order,
-            Some((line, order)) => {
-                let accepted = "up to three letters: c disk, d CD-ROM, n network, in the order to try";
-                self.fault(line, "boot", Fault::bad(order, accepted));
-                String::new()
-            }
-        }
+    pub(super) fn setting(&self, key: &str) -> Option<(usize, Value)> {
+        self.settings.get(key).cloned()
     }
 
-    fn uefi(&mut self) -> bool {
-        for (key, bios, uefi, accepted) in [
-            ("firmware", "bios", "uefi", "the firmware is bios or uefi"),
-            ("bios", "seabios", "ovmf", "the BIOS is seabios or ovmf"),
-        ] {
-            match self.text(key) {
-                None => {}
-                Some((_, word)) if word == bios => return false,
-                Some((_, word)) if word == uefi => return true,
-                Some((line, word)) => self.fault(line, key, Fault::bad(word, accepted)),
-            }
-        }
-        false
-    }
-
-    fn remark_hvm_keys(&mut self) {
-        for key in
-            ["acpi", "bios", "boot", "hap", "keymap", "serial", "stdvga", "vga", "videoram", "vnclisten"]
-        {
-            if let Some((line, value)) = self.settings.get(key).cloned() {
-                let found = match value {
-                    Value::Text(text) => text,
-                    Value::Number(number) => number.to_string(),
-                    Value::List(_) => value.kind().to_owned(),
-                };
-                self.ignored(line, key, found, "only hvm guests have it");
-            }
-        }
-    }
-
-    fn text(&mut self, key: &'static str) -> Option<(usize, String)> {
+    pub(super) fn text(&mut self, key: &'static str) -> Option<(usize, String)> {
         let (line, value) = self.settings.get(key)?.clone();
         match value {
             Value::Text(text) => Some((line, text)),
@@ -431,7 +387,7 @@ impl Reader {
         }
     }
 
-    fn number(&mut self, key: &'static str, range: &RangeInclusive<u64>) -> Option<(usize, u64)> {
+    pub(super) fn number(&mut self, key: &'static str, range: &RangeInclusive<u64>) -> Option<(usize, u64)> {
         let (line, value) = self.settings.get(key)?.clone();
         let accepted = format!("a number from {} to {}", range.start(), range.end());
         let number = match &value {
@@ -451,16 +407,16 @@ impl Reader {
         None
     }
 
-    fn small(&mut self, key: &'static str, range: &RangeInclusive<u64>) -> Option<u16> {
+    pub(super) fn small(&mut self, key: &'static str, range: &RangeInclusive<u64>) -> Option<u16> {
         self.number(key, range).and_then(|(_, number)| u16::try_from(number).ok())
     }
 
-    fn flag(&mut self, key: &'static str) -> Option<bool> {
+    pub(super) fn flag(&mut self, key: &'static str) -> Option<bool> {
         self.number(key, &(0..=1)).map(|(_, number)| number != 0)
     }
 
     /// The texts of a list, each with its line; a single text stands for a list of one.
-    fn devices(&mut self, key: &'static str) -> Vec<(usize, String)> {
+    pub(super) fn devices(&mut self, key: &'static str) -> Vec<(usize, String)> {
         let Some((line, value)) = self.settings.get(key).cloned() else { return Vec::new() };
         let items = match value {
             Value::List(items) => items,
@@ -481,11 +437,11 @@ impl Reader {
         texts
     }
 
-    fn ignored(&mut self, line: usize, key: &str, found: String, why: &str) {
+    pub(super) fn ignored(&mut self, line: usize, key: &str, found: String, why: &str) {
         self.warnings.push(Warning::Ignored { line, key: key.to_owned(), found, why: why.to_owned() });
     }
 
-    fn fault(&mut self, line: usize, key: &str, fault: Fault) {
+    pub(super) fn fault(&mut self, line: usize, key: &str, fault: Fault) {
         self.errors.push(fault.at(line, key));
     }
 
@@ -499,7 +455,7 @@ impl Reader {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
+pub(super) enum Kind {
     Pv,
     Pvh,
     Hvm,

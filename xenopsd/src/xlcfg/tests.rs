@@ -89,7 +89,6 @@ fn a_windows_guest_with_what_is_not_supported() {
     assert_eq!(
         lines,
         [
-            "line 8: `viridian` is not supported and is ignored",
             "line 12: `vif`: \"model=e1000\" is ignored: the emulated card is chosen by the device model's settings",
             "line 15: `vnc` is not supported and is ignored",
             "line 17: `usbdevice` is not supported and is ignored",
@@ -108,6 +107,48 @@ fn a_windows_guest_with_what_is_not_supported() {
     let kinds: Vec<api::VbdType> = vbds.iter().map(|vbd| vbd.ty).collect();
     assert_eq!(kinds, [api::VbdType::Disk, api::VbdType::Cdrom, api::VbdType::Cdrom]);
     assert_eq!(vbds[2].backend, None);
+}
+
+#[test]
+fn processors_clocks_and_chipset_become_platformdata() {
+    let platform = |file: &str| {
+        let (vm, _, _) = good(file).0.into_api();
+        let pairs: Vec<_> = vm.platformdata.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        (vm, pairs.join(" "))
+    };
+    let (vm, pairs) = platform(
+        "name='a'\ntype='hvm'\nmemory=64\npae=0\nhap=0\nnestedhvm=1\ntsc_mode='native'\ntimer_mode=2\nmmio_hole=512\n\
+         rtc_timeoffset='-60'\nms_vm_genid='generate'\nviridian=['defaults','!crash_ctl','stimer']\nacpi_s3=0",
+    );
+    assert_eq!(
+        pairs,
+        "hap=false nested-virt=true pae=false acpi_s3=false tsc_mode=2 timer_mode=2 mmio_hole_size=536870912 viridian=true \
+         viridian_time_ref_count=true viridian_apic_assist=true viridian_stimer=true"
+    );
+    let api::BuilderInfo::Hvm(info) = &vm.ty else { panic!("{:?}", vm.ty) };
+    assert_eq!(info.timeoffset, "-60");
+    let id = vm.generation_id.expect("made");
+    assert!(id.split(':').all(|half| half.parse::<u64>().is_ok()) && id.matches(':').count() == 1, "{id}");
+
+    let (vm, pairs) = platform(&with("type='pvh'\npvshim=1\nhap=1\nmax_grant_frames=128\ntsc_mode=1"));
+    assert_eq!(pairs, "hap=true tsc_mode=1 max_grant_frames=128");
+    assert!(matches!(vm.ty, api::BuilderInfo::PvInPvh(_)));
+    assert_eq!(platform(&with("viridian=1")).1, "");
+    let (_, warnings) = good(&with("pvshim=1\nhap=0\nviridian=1"));
+    let said: Vec<_> = warnings.iter().map(ToString::to_string).collect();
+    assert!(said.iter().any(|line| line.contains("`pvshim`") && line.contains("type pvh")), "{said:?}");
+    assert_eq!(said.iter().filter(|line| line.contains("only hvm")).count(), 2, "{said:?}");
+    for (key, value) in [
+        ("tsc_mode", "'native_paravirt'"),
+        ("timer_mode", "4"),
+        ("viridian", "['nonsense']"),
+        ("mmio_hole", "100"),
+        ("rtc_timeoffset", "'noon'"),
+        ("ms_vm_genid", "'often'"),
+    ] {
+        let errors = errors(&format!("name='a'\ntype='hvm'\nmemory=64\n{key}={value}"));
+        assert!(matches!(&errors[..], [error] if error.contains(&format!("line 4: `{key}`"))), "{errors:?}");
+    }
 }
 
 #[test]

@@ -4,8 +4,9 @@ use super::image_path;
 use crate::api::{Disk, Error};
 use crate::domain::VmExecutor;
 use crate::domain::memory::{Wanted, bytes};
+use crate::domain::platform::{creation, platform};
 use crate::domain::suspend_image::{ImageReader, RecordKind, SuspendImageError, XenopsRecord};
-use crate::edge::{HypervisorError, SuspendFile};
+use crate::edge::{GuestKind, HypervisorError, SuspendFile};
 
 impl VmExecutor<'_> {
     /// Finds all that can be found wrong before anything is taken.
@@ -18,7 +19,10 @@ impl VmExecutor<'_> {
             tracing::info!(vm = self.vm(), from = record.vm, "resuming from an image made of another VM");
         }
         let target_kib = self.suspended_kib(&wanted, &record)?;
-        wanted.check_room(target_kib, &self.core.edges.hypervisor()?.host()?)?;
+        let host = self.core.edges.hypervisor()?.host()?;
+        wanted.check_room(target_kib, &host)?;
+        platform(&self.records.vm)?;
+        creation(&self.records.vm, wanted.kind, &host)?;
         self.check_devices()?;
         self.hold_image(image);
         Ok(())
@@ -33,7 +37,7 @@ impl VmExecutor<'_> {
         let (mut reader, record) = ImageReader::open(image.file()).map_err(|e| unusable(&image, &e))?;
         let target_kib = self.suspended_kib(&wanted, &record)?;
         let domid = self.domid()?;
-        let resources = wanted.resources(target_kib);
+        let resources = wanted.resources(target_kib, platform(&self.records.vm)?);
         let hypervisor = self.core.edges.hypervisor()?;
         let restored =
             self.stream(&image, |stream| hypervisor.restore(domid, wanted.kind, &resources, stream));
@@ -60,7 +64,10 @@ impl VmExecutor<'_> {
     fn suspended_kib(&self, wanted: &Wanted, record: &XenopsRecord) -> Result<u64, Error> {
         let remembered = u64::try_from(self.core.records.extra(self.vm())?.suspend_memory_bytes).unwrap_or(0);
         let had = if remembered > 0 { Some(remembered) } else { record.memory_bytes };
-        let kib = had.map_or(wanted.dynamic_max_kib, |had| had.div_ceil(1024));
+        let kib =
+            had.map_or(wanted.dynamic_max_kib, |had| had.div_ceil(1024).saturating_sub(wanted.shim_kib));
+        // Beside its memory such a guest has a few pages for tables and rings, which its balloon is not to ask for.
+        let kib = if wanted.kind == GuestKind::Pv { kib } else { kib / 1024 * 1024 };
         if kib > wanted.static_max_kib.saturating_add(SLACK_KIB) {
             return Err(Error::internal(format!(
                 "VM {}: the image has {} bytes of memory, more than memory_static_max",

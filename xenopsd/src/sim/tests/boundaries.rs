@@ -264,8 +264,7 @@ fn kill_everywhere(case: &Case) {
     rig.start(&vm).unwrap();
     rig.run(&vm, Operation::Shutdown(None)).unwrap();
     // Somebody else's.
-    let foreign =
-        NewDomain { kind: GuestKind::Pv, uuid: [0xee; 16], max_vcpus: 1, max_grant_frames: 64, ssidref: 0 };
+    let foreign = NewDomain::new(GuestKind::Pv, [0xee; 16], 1);
     rig.core.edges.hypervisor().unwrap().create(&foreign).unwrap();
     let before = rig.remains(&vm);
     let (boundaries, outcome) = act(case, &rig, &vm, None);

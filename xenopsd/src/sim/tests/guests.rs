@@ -112,8 +112,7 @@ fn every_call_of_the_edges_can_fail() {
     let (hypervisor, mut store) = (edges.hypervisor().unwrap(), edges.store().unwrap());
     rig.machine.faults.arm(Fault::From { nth: 0 });
     let id = DomId::new(1).unwrap();
-    let new =
-        NewDomain { kind: GuestKind::Pv, uuid: [1; 16], max_vcpus: 1, max_grant_frames: 64, ssidref: 0 };
+    let new = NewDomain::new(GuestKind::Pv, [1; 16], 1);
     let h: &dyn Hypervisor = &**hypervisor;
     let failures: Vec<Result<(), HypervisorError>> = vec![
         h.version().map(drop),

@@ -7,6 +7,7 @@ mod faults;
 mod guests;
 mod hooks;
 mod hotplug;
+mod kinds;
 mod lifecycle;
 mod many;
 mod metadata;

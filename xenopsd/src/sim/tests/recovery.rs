@@ -105,8 +105,7 @@ fn a_domain_that_is_not_ours_is_left_alone() {
     let rig = Rig::new(&quick());
     let uuid = uuid::Uuid::new_v4();
     let uuid_bytes = *uuid.as_bytes();
-    let new =
-        NewDomain { kind: GuestKind::Pv, uuid: uuid_bytes, max_vcpus: 1, max_grant_frames: 64, ssidref: 0 };
+    let new = NewDomain::new(GuestKind::Pv, uuid_bytes, 1);
     let domid = rig.core.edges.hypervisor().unwrap().create(&new).unwrap();
     // As if its record had been lost.
     rig.core.journal.take(&uuid.hyphenated().to_string(), Resource::Domain).unwrap();

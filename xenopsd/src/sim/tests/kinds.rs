@@ -1,0 +1,79 @@
+//! Guests of every kind.
+
+use super::*;
+use crate::api::PvInfo;
+use crate::ops::plan::{Device, Unplugging};
+
+fn as_kind(kind: fn(PvInfo) -> BuilderInfo) -> impl FnOnce(&mut Vm) {
+    move |vm| {
+        let BuilderInfo::Pv(info) = &vm.ty else { unreachable!() };
+        vm.ty = kind(info.clone());
+    }
+}
+
+fn refused(rig: &Rig, vm: &str, part: &str) {
+    let error = rig.run(vm, Operation::Start).unwrap_err().to_string();
+    assert!(error.contains(part), "{error}");
+    assert_eq!(rig.state(vm), PowerState::Halted);
+}
+
+/// The whole life of a guest, in a suspend image included; a PVH guest's differs in nothing that a client sees.
+#[test]
+fn pvh_guests_and_pv_guests_in_the_shim_live_as_pv_guests_do() {
+    for (number, kind) in [(1, BuilderInfo::Pvh as fn(PvInfo) -> BuilderInfo), (2, BuilderInfo::PvInPvh)] {
+        let rig = Rig::new(&quick());
+        let vm = rig.add(number, &[], as_kind(kind));
+        rig.run(&vm, Operation::Start).unwrap();
+        rig.run(&vm, Operation::Shutdown(None)).unwrap();
+        let before = rig.remains(&vm);
+        rig.start(&vm).unwrap();
+        let domain = rig.core.domain_of(&vm).unwrap().unwrap();
+        assert!(domain.hvm);
+        // 64 MiB, and for the shim 23.
+        let mib = if number == 1 { 64 } else { 64 + 23 };
+        assert_eq!(domain.tot_pages, mib * 256);
+        let disk = Device::Vbd("xvda".to_owned());
+        rig.run(&vm, Operation::Unplug(disk.clone(), Unplugging::Clean)).unwrap();
+        rig.run(&vm, Operation::Plug(disk)).unwrap();
+        let image = Disk::Local(rig.directory.path().join("image").display().to_string());
+        rig.run(&vm, Operation::Suspend(image.clone())).unwrap();
+        assert_eq!(rig.state(&vm), PowerState::Suspended);
+        rig.run(&vm, Operation::Resume(image)).unwrap();
+        rig.run(&vm, Operation::Unpause).unwrap();
+        let again = rig.core.domain_of(&vm).unwrap().unwrap();
+        assert_eq!((again.hvm, again.tot_pages), (true, domain.tot_pages));
+        rig.run(&vm, Operation::Reboot(Some(LONG))).unwrap();
+        rig.run(&vm, Operation::Shutdown(Some(LONG))).unwrap();
+        rig.until_remains(&vm, &before, "the life of a guest");
+    }
+}
+
+#[test]
+fn a_host_without_hardware_virtualisation_says_so() {
+    let rig = Rig::new(&SimOptions { hvm: false, ..quick() });
+    let pv = rig.add(1, &[], |_| ());
+    rig.start(&pv).unwrap();
+    rig.run(&pv, Operation::Shutdown(None)).unwrap();
+    for (number, kind) in [(2, BuilderInfo::Pvh as fn(PvInfo) -> BuilderInfo), (3, BuilderInfo::PvInPvh)] {
+        let vm = rig.add(number, &[], as_kind(kind));
+        let before = rig.remains(&vm);
+        refused(&rig, &vm, "hardware virtualisation");
+        rig.until_remains(&vm, &before, "a refused start");
+    }
+}
+
+#[test]
+fn a_shim_that_cannot_be_opened_is_named_and_nothing_is_taken() {
+    let rig = Rig::new(&quick());
+    let vm = rig.add(1, &[], as_kind(BuilderInfo::PvInPvh));
+    let before = rig.remains(&vm);
+    rig.machine.faults.arm(Fault::Nth {
+        site: Some("host.open_firmware".to_owned()),
+        nth: 0,
+        when: crate::sim::When::Before,
+    });
+    refused(&rig, &vm, "host.open_firmware");
+    rig.until_remains(&vm, &before, "a refused start");
+    rig.machine.faults.disarm();
+    rig.start(&vm).unwrap();
+}
