@@ -184,6 +184,20 @@ impl Core {
         }
     }
 
+    /// Queues a look at a VM's domain that nobody waits for. One that is queued and has not begun stands for all that are
+    /// asked for meanwhile.
+    fn check_soon(self: &Arc<Self>, vm: &str, dbg: &'static str) {
+        let (core, id) = (Arc::clone(self), vm.to_owned());
+        let job = Box::new(move |slot: &Slot| {
+            let task = core.tasks.create_unowned(dbg);
+            let mut end = TaskEnd { tasks: core.tasks.clone(), task: Some(task.clone()), then: None };
+            end.end(core.carry_out(&id, &Operation::Check, &task, slot));
+        });
+        if let Err(error) = self.queues.push(vm, Some("check"), job) {
+            tracing::error!(%vm, %error, "a look at its domain could not be queued");
+        }
+    }
+
     fn enqueue(
         self: &Arc<Self>,
         vm: &str,
@@ -191,20 +205,27 @@ impl Core {
         task: TaskHandle,
         mut end: TaskEnd,
     ) -> Result<(), Error> {
-        let core = Arc::clone(self);
-        let id = vm.to_owned();
-        let coalesce = (operation == Operation::Check).then_some("check");
-        let job = Box::new(move |slot: &Slot| {
-            let (words, trace) = debug_info(task.dbg());
-            let span = tracing::info_span!("task", dbg = words, trace);
-            let outcome = span.in_scope(|| core.perform(&id, &operation, &task, slot));
-            if let Err(error) = &outcome {
-                tracing::warn!(vm = %id, task = task.id(), %error, "{operation} failed");
-            }
-            core.announce(&id);
-            end.end(outcome);
-        });
-        self.queues.push(vm, coalesce, job)
+        let (core, id) = (Arc::clone(self), vm.to_owned());
+        let job = Box::new(move |slot: &Slot| end.end(core.carry_out(&id, &operation, &task, slot)));
+        self.queues.push(vm, None, job)
+    }
+
+    /// Runs an operation on its VM's thread; clients are told to look at the VM when it is over.
+    fn carry_out(
+        &self,
+        vm: &str,
+        operation: &Operation,
+        task: &TaskHandle,
+        slot: &Slot,
+    ) -> Result<(), Error> {
+        let (words, trace) = debug_info(task.dbg());
+        let span = tracing::info_span!("task", dbg = words, trace);
+        let outcome = span.in_scope(|| self.perform(vm, operation, task, slot));
+        if let Err(error) = &outcome {
+            tracing::warn!(vm, task = task.id(), %error, "{operation} failed");
+        }
+        self.announce(vm);
+        outcome
     }
 
     /// Tells clients to look at a VM and its devices again.
@@ -295,7 +316,7 @@ impl Core {
         vms.sort();
         vms.dedup();
         for vm in vms.into_iter().filter(|vm| self.records.has_vm(vm)) {
-            self.submit_then(&vm, "domain event", Operation::Check, |_| ());
+            self.check_soon(&vm, "domain event");
         }
         Ok(())
     }

@@ -7,7 +7,7 @@ use super::{Core, Wish};
 use crate::api::{Action, Disk, Error, Metadata, PowerState, Vm};
 use crate::device;
 use crate::domain::{VmExecutor, metadata, observe};
-use crate::edge::ShutdownReason;
+use crate::edge::{DomainInfo, ShutdownReason};
 use crate::ops::explain::Trace;
 use crate::ops::plan::{self, Atom, Device, Step, Unplugging};
 use crate::ops::queue::Slot;
@@ -116,8 +116,9 @@ impl Core {
         task: &TaskHandle,
         slot: &Slot,
     ) -> Result<(), Error> {
-        let state = observe::power_state(self.domain_of(vm)?.as_ref(), &self.records.extra(vm)?);
-        let now = Request { core: self, vm, task, trace, slot, state };
+        let domain = self.domain_of(vm)?;
+        let state = observe::power_state(domain.as_ref(), &self.records.extra(vm)?);
+        let now = Request { core: self, vm, task, trace, slot, domain, state };
         match operation {
             Operation::Start => now.start(),
             Operation::Shutdown(timeout) => now.shutdown(*timeout),
@@ -162,6 +163,7 @@ pub(super) struct Request<'a> {
     task: &'a TaskHandle,
     trace: &'a Arc<Trace>,
     slot: &'a Slot,
+    domain: Option<DomainInfo>,
     pub(super) state: PowerState,
 }
 
@@ -246,7 +248,7 @@ impl Request<'_> {
     }
 
     fn fast_resume(&self) -> Result<(), Error> {
-        let stopped = self.core.domain_of(self.vm)?.and_then(|domain| domain.shutdown);
+        let stopped = self.domain.as_ref().and_then(|domain| domain.shutdown);
         if stopped != Some(ShutdownReason::Suspend) {
             return Err(Error::BadPowerState { found: self.state, expected: PowerState::Suspended });
         }
@@ -275,7 +277,16 @@ impl Request<'_> {
         Ok(())
     }
 
+    /// A domain that was made and not built has nothing to run.
+    fn need_built(&self) -> Result<(), Error> {
+        if self.domain.as_ref().is_some_and(|domain| !observe::is_built(domain)) {
+            return Err(Error::DomainNotBuilt);
+        }
+        Ok(())
+    }
+
     fn pause(&self) -> Result<(), Error> {
+        self.need_built()?;
         if self.state == PowerState::Paused {
             tracing::info!(vm = self.vm, "pause of a paused VM: nothing to do");
             return Ok(());
@@ -285,6 +296,7 @@ impl Request<'_> {
     }
 
     fn unpause(&self) -> Result<(), Error> {
+        self.need_built()?;
         if self.state == PowerState::Running {
             tracing::info!(vm = self.vm, "unpause of a running VM: nothing to do");
             return Ok(());
@@ -324,7 +336,7 @@ impl Request<'_> {
             return if self.state == PowerState::Halted { self.core.give_back(self.vm) } else { Ok(()) };
         }
         let vm = self.core.records.vm(self.vm)?;
-        let Some(domain) = self.core.domain_of(self.vm)? else {
+        let Some(domain) = &self.domain else {
             // Destroyed by somebody else: its devices are not, and nobody else knows of them.
             let known = self.core.runtimes.with(self.vm, |r| r.domid.is_some());
             let orphaned = known
@@ -340,19 +352,23 @@ impl Request<'_> {
             self.finish_devices()?;
         }
         let suspended = self.core.records.extra(self.vm)?.is_suspended();
-        if let Some(image) = self.core.suspending(domain.domid)? {
+        let suspending = self.core.suspending(domain.domid)?;
+        if let Some(image) = &suspending {
             if suspended {
                 tracing::warn!(vm = self.vm, "a suspended VM's domain was left; removing it");
                 return self.run(&plan::destroy());
             }
-            return self.run(&plan::abandon_suspend(&Disk::Local(image)));
+            self.run(&plan::abandon_suspend(&Disk::Local(image.clone())))?;
         }
         if suspended {
             tracing::warn!(vm = self.vm, "the VM was resumed before the last daemon ended");
             self.run(&[Step::Do(Atom::ForgetImage)])?;
         }
-        match domain.shutdown {
+        // Looked at anew: it may have been let run on, or have stopped otherwise than it was asked to.
+        match self.core.domain_of(self.vm)?.and_then(|domain| domain.shutdown) {
             None => Ok(()),
+            // It stopped after that. Its stop is an event, and the look that this asks for lets it run on.
+            Some(ShutdownReason::Suspend) if suspending.is_some() => Ok(()),
             Some(reason) => self.react(&vm, reason),
         }
     }

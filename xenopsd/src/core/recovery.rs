@@ -18,7 +18,7 @@ use std::sync::Arc;
 use xenstore::layout::{domain_path, libxl_path, vm_path};
 use xenstore::{Operations, Path};
 
-use super::{Core, Operation, PENDING, SUSPENDING, Seen};
+use super::{Core, PENDING, SUSPENDING, Seen};
 use crate::api::Error;
 use crate::device::{sharing, store_domid};
 use crate::edge::{DomId, DomainInfo};
@@ -69,7 +69,7 @@ impl Core {
             self.announce(id);
         }
         for vm in to_check {
-            self.submit_then(&vm, "recovery", Operation::Check, |_| ());
+            self.check_soon(&vm, "recovery");
         }
         Ok(())
     }

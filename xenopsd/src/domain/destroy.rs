@@ -38,18 +38,10 @@ impl VmExecutor<'_> {
         let Some(domid) = self.own_domid()? else { return Ok(()) };
         let mut store = self.core.edges.store()?;
         let devices = backends_of(&mut store, domid)?;
-        let states: Vec<Path> = devices.iter().map(DeviceAddress::backend_state).collect();
         let mut batch = Batch::new();
         // It may not have been noted before: then nothing answered, or the domain was gone.
         batch.write(Self::pending_marker(domid)?, DESTROYING);
-        for (device, state) in devices.iter().zip(store.read_all(&states)?) {
-            let closed = XenbusState::Closed.to_value();
-            if state.is_some_and(|s| s != closed) {
-                batch.append(device.request_close());
-            }
-            // Whatever the guest answers no longer matters.
-            batch.append(device.hide_frontend());
-        }
+        batch.append(closing(&mut store, &devices)?);
         Ok(store.commit(&batch)?)
     }
 
@@ -85,9 +77,20 @@ impl VmExecutor<'_> {
         let states: Vec<Path> = devices.iter().map(DeviceAddress::backend_state).collect();
         let deadline = Instant::now() + self.core.patience.hotplug;
         let closed = || {
-            let values = self.core.edges.store()?.read_all(&states)?;
-            let open = |v: &Vec<u8>| XenbusState::from_value(v) != XenbusState::Closed;
-            Ok(values.iter().flatten().all(|v| !open(v)).then_some(()))
+            let mut store = self.core.edges.store()?;
+            let values = store.read_all(&states)?;
+            let all = |fine: &[XenbusState]| {
+                values.iter().flatten().all(|value| fine.contains(&XenbusState::from_value(value)))
+            };
+            if all(&[XenbusState::Closed]) {
+                return Ok(Some(()));
+            }
+            if !all(&[XenbusState::Closing, XenbusState::Closed]) {
+                // It could not be told before, or has written its next state over the request.
+                let batch = closing(&mut store, &devices)?;
+                store.commit(&batch)?;
+            }
+            Ok(None)
         };
         // Not cancellable: what is half closed must be closed.
         self.core.waiting(None, self.slot).until(&states, deadline, closed).map_err(|ended| match ended {
@@ -174,6 +177,20 @@ impl VmExecutor<'_> {
         Uuid::try_parse(self.vm())
             .map_err(|_| Error::internal(format!("VM id {:?} is not a UUID", self.vm())))
     }
+}
+
+/// What tells backends that are there to close. Whatever their guest answers no longer matters.
+fn closing(store: &mut xenstore::Client, devices: &[DeviceAddress]) -> Result<Batch, xenstore::Error> {
+    let states: Vec<Path> = devices.iter().map(DeviceAddress::backend_state).collect();
+    let mut batch = Batch::new();
+    for (device, state) in devices.iter().zip(store.read_all(&states)?) {
+        let closed = XenbusState::Closed.to_value();
+        if state.is_some_and(|s| s != closed) {
+            batch.append(device.request_close());
+        }
+        batch.append(device.hide_frontend());
+    }
+    Ok(batch)
 }
 
 /// Devices with a backend that has a state. Console 0 has none: xenconsoled lets go with the domain.

@@ -27,6 +27,11 @@ pub fn power_state(domain: Option<&DomainInfo>, extra: &VmExtra) -> PowerState {
     }
 }
 
+/// Whether it has been given memory. One that was only made has none, and nothing to run (the model's criterion, too).
+pub fn is_built(domain: &DomainInfo) -> bool {
+    domain.tot_pages > 0
+}
+
 /// The whole state of one VM.
 ///
 /// # Errors

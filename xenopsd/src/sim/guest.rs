@@ -128,6 +128,21 @@ impl Script {
     }
 }
 
+impl Script {
+    /// What a word of dom0's makes of the guest, and how it takes it.
+    fn answer(&self, word: &[u8]) -> Option<(ShutdownReason, Manners)> {
+        let reason = match word {
+            b"poweroff" | b"halt" => ShutdownReason::PowerOff,
+            b"reboot" => ShutdownReason::Reboot,
+            b"suspend" => ShutdownReason::Suspend,
+            _ => return None,
+        };
+        let manners = if reason == ShutdownReason::Suspend { self.suspend } else { self.shutdown };
+        let reason = if manners == Manners::Crash { ShutdownReason::Crash } else { reason };
+        Some((reason, manners))
+    }
+}
+
 /// A running, or paused, guest.
 pub(super) struct Guest {
     domid: DomId,
@@ -270,18 +285,24 @@ impl Guest {
     fn requested(&mut self, now: Instant, shared: &Shared) {
         let Some(node) = path("control/shutdown") else { return };
         let Ok(Some(word)) = self.store.read(&node) else { return };
-        let reason = match &*word {
-            b"poweroff" | b"halt" => ShutdownReason::PowerOff,
-            b"reboot" => ShutdownReason::Reboot,
-            b"suspend" => ShutdownReason::Suspend,
-            _ => return,
-        };
+        if self.script.answer(&word).is_none() {
+            return;
+        }
+        let script = &self.script;
+        let taken = self.store.transaction::<_, xenstore::Error>(|t| {
+            let word = t.read(&node)?;
+            let request = word.and_then(|word| script.answer(&word));
+            if let Some((_, manners)) = &request
+                && matches!(manners, Manners::Obey | Manners::Acknowledge | Manners::Crash)
+            {
+                // As Linux, in one transaction: a request that is withdrawn is not half taken.
+                t.write(&node, "")?;
+            }
+            Ok(request)
+        });
+        let Ok(Some((reason, manners))) = taken else { return };
         let delay = self.delay("shutdown", self.asked);
-        let suspend = reason == ShutdownReason::Suspend;
-        let manners = if suspend { self.script.suspend } else { self.script.shutdown };
-        let reason = if manners == Manners::Crash { ShutdownReason::Crash } else { reason };
         if matches!(manners, Manners::Obey | Manners::Acknowledge | Manners::Crash) {
-            let _ = self.store.write(&node, "");
             shared.trace.note(&self.name, || format!("takes the request {reason:?}"));
             self.asked += 1;
         }

@@ -15,7 +15,7 @@ fn trace(seed: u64) -> BTreeMap<String, Vec<String>> {
             rig.core.submit_then(vm, "test", operation.clone(), move |result| done.send(result).unwrap());
         }
         for _ in &vms {
-            assert_eq!(outcomes.recv_timeout(LONG).expect("all end"), Ok(()), "{operation}");
+            assert_eq!(outcomes.recv_timeout(LIMIT).expect("all end"), Ok(()), "{operation}");
         }
     };
     rig.machine.trace.record();

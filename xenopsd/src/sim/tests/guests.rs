@@ -14,7 +14,7 @@ fn info(rig: &Rig, vm: &str) -> DomainInfo {
 
 fn until(rig: &Rig, vm: &str, what: &str, is_so: impl Fn(&DomainInfo) -> bool) {
     let domid = rig.domid(vm).unwrap();
-    let waited = rig.machine.wait(LONG, |hardware| hardware.info(domid).is_some_and(|info| is_so(&info)));
+    let waited = rig.machine.wait(LIMIT, |hardware| hardware.info(domid).is_some_and(|info| is_so(&info)));
     assert!(waited, "waited in vain until {what}");
 }
 
@@ -95,7 +95,7 @@ fn lost_watches_lose_nothing() {
             rig.machine.lose_watches();
         }
         for _ in 0..2 {
-            assert_eq!(outcome.recv_timeout(LONG).unwrap(), Ok(()));
+            assert_eq!(outcome.recv_timeout(LIMIT).unwrap(), Ok(()));
         }
         rig.machine.lose_watches();
         // Nobody asks for this one: it is noticed.

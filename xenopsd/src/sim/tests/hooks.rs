@@ -85,7 +85,7 @@ fn a_task_is_cancelled_while_a_script_runs() {
         let steps = rig.core.traces.explain(&vm).map(|e| e.steps).unwrap_or_default();
         steps.iter().any(|s| s.what.starts_with("hook") && s.state == crate::api::StepState::Running)
     };
-    patiently(|| running(&rig));
+    eventually("the script runs", || running(&rig));
     rig.core.tasks.cancel(&task).unwrap();
     rig.until("the task has ended", || {
         matches!(rig.core.tasks.stat(&task).unwrap().state, TaskState::Failed(_))

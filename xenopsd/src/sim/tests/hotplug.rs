@@ -107,7 +107,7 @@ fn a_guest_that_dies_while_it_is_asked_does_not_delay_the_unplug() {
     let domid = rig.domid(&vm).unwrap();
     rig.until("the guest is asked", || rig.disk(&vm).backend == Some(xenstore::layout::XenbusState::Closing));
     rig.machine.stop_guest(domid, crate::edge::ShutdownReason::Crash);
-    outcome.recv_timeout(LONG).unwrap().unwrap();
+    outcome.recv_timeout(LIMIT).unwrap().unwrap();
     assert!(!plugged(&rig, &vm, &disk_device()));
 }
 

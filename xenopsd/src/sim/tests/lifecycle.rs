@@ -50,6 +50,36 @@ fn start_leaves_it_paused_and_unpause_lets_it_connect() {
 }
 
 #[test]
+fn a_domain_that_is_not_built_can_be_neither_paused_nor_unpaused() {
+    let (rig, vm, before) = settled(&[]);
+    rig.run(&vm, Operation::CreateDomain).unwrap();
+    for operation in [Operation::Unpause, Operation::Pause] {
+        assert_eq!(rig.run(&vm, operation), Err(Error::DomainNotBuilt));
+    }
+    assert_eq!(rig.state(&vm), PowerState::Paused);
+    rig.run(&vm, Operation::BuildDomain).unwrap();
+    rig.run(&vm, Operation::Unpause).unwrap();
+    assert_eq!(rig.state(&vm), PowerState::Running);
+    rig.run(&vm, Operation::Shutdown(Some(LONG))).unwrap();
+    assert_eq!(rig.remains(&vm), before);
+}
+
+#[test]
+fn whoever_waits_for_a_look_gets_its_outcome_however_many_are_asked_for() {
+    let (rig, vm, _) = settled(&[]);
+    let delay = rig.core.submit(&vm, "test", Operation::Delay(LONG)).unwrap();
+    let (done, outcomes) = bounded(3);
+    for _ in 0..3 {
+        let done = done.clone();
+        rig.core.submit_then(&vm, "test", Operation::Check, move |outcome| done.send(outcome).unwrap());
+    }
+    rig.core.tasks.cancel(&delay).unwrap();
+    for _ in 0..3 {
+        assert_eq!(outcomes.recv_timeout(LIMIT).expect("it is told"), Ok(()));
+    }
+}
+
+#[test]
 fn a_clean_shutdown_asks_and_a_clean_reboot_comes_back() {
     let (rig, vm, before) = settled(&[]);
     rig.start(&vm).unwrap();

@@ -19,7 +19,7 @@ fn a_thousand_vms_start_and_stop_in_parallel() {
         }
         for ended in 0..vms.len() {
             let outcome =
-                outcomes.recv_timeout(LONG).unwrap_or_else(|_| panic!("{operation}: only {ended} end"));
+                outcomes.recv_timeout(LIMIT).unwrap_or_else(|_| panic!("{operation}: only {ended} end"));
             assert_eq!(outcome, Ok(()), "{operation}, {ended} before it");
         }
         eprintln!("{VMS} times {operation}: {:?}", started.elapsed());

@@ -33,8 +33,15 @@ use crate::edge::DomId;
 use crate::state::Records;
 use crate::{test_vbd, test_vif, test_vm};
 
-/// What no operation here takes, whatever the load of the machine.
+/// Patience that no guest or backend here uses up, whatever the load of the machine.
 const LONG: Duration = Duration::from_secs(60);
+
+/// How long a test waits for anything: well above [`LONG`], so that what the daemon waits for in vain ends with the
+/// daemon's own error.
+const LIMIT: Duration = Duration::from_secs(180);
+
+/// How often is looked for what nothing tells of.
+const UNTOLD: Duration = Duration::from_millis(50);
 
 /// How long dying domains are given in a restart.
 const ZOMBIE: Duration = Duration::from_millis(200);
@@ -51,10 +58,13 @@ fn daemon(machine: &Machine, directory: &std::path::Path, patience: Patience) ->
     Core::start(records, machine.edges.clone(), machine.events.clone(), 4, patience).unwrap()
 }
 
-/// Waits, not for long, for what nothing tells of.
-fn patiently(is_so: impl Fn() -> bool) {
-    let mut looks = (0..200).map(|_| crossbeam::channel::after(Duration::from_millis(1)));
-    while !is_so() && looks.next().is_some_and(|look| look.recv().is_ok()) {}
+/// Waits for what nothing tells of.
+fn eventually(what: &str, is_so: impl Fn() -> bool) {
+    let deadline = Instant::now() + LIMIT;
+    while !is_so() {
+        assert!(Instant::now() < deadline, "waited in vain until {what}");
+        let _ = crossbeam::channel::after(Duration::from_millis(1)).recv();
+    }
 }
 
 /// Quick steps, and patience enough for a busy machine.
@@ -65,7 +75,8 @@ fn quick() -> SimOptions {
 /// As the daemon's when it simulates, but longer than any wait here is.
 fn long() -> Patience {
     Patience {
-        hotplug: LONG,
+        // Failures are injected, and then a backend may be waited for in vain.
+        hotplug: Duration::from_secs(20),
         shutdown_ack: LONG,
         suspend_ack: LONG,
         suspend: LONG,
@@ -100,7 +111,8 @@ impl Rig {
         machine.faults.arm(Fault::From { nth: 0 });
         let old = Arc::downgrade(&core);
         drop(core);
-        patiently(|| old.strong_count() == 0);
+        // A thread of it that went on after its calls succeed again would be a second daemon.
+        eventually("the old daemon's threads have ended", || old.strong_count() == 0);
         // What dies is dead by the time of the restart; one whose devices nobody closes stays.
         machine.wait(ZOMBIE, |hardware| !hardware.infos().iter().any(|d| d.dying));
         machine.faults.disarm();
@@ -143,7 +155,7 @@ impl Rig {
     fn run(&self, vm: &str, operation: Operation) -> Result<(), Error> {
         let (done, outcome) = bounded(1);
         self.core.submit_then(vm, "test", operation, move |result| done.send(result).unwrap());
-        outcome.recv_timeout(LONG).expect("the operation ends")
+        outcome.recv_timeout(LIMIT).expect("the operation ends")
     }
 
     fn start(&self, vm: &str) -> Result<(), Error> {
@@ -182,7 +194,8 @@ impl Rig {
         address.status(&mut self.machine.store.client(xenstore::DomId::DOM0)).unwrap()
     }
 
-    /// Waits until something is so; looked at after each change that the daemon announces or the store sees.
+    /// Waits until something is so; looked at after each change that the daemon announces or the store sees, and now
+    /// and then: of the last page of a dying domain, or a file that is closed, nothing tells.
     fn until(&self, what: &str, is_so: impl FnMut() -> bool) {
         assert!(self.becomes(is_so), "waited in vain until {what}");
     }
@@ -201,7 +214,7 @@ impl Rig {
     }
 
     fn becomes(&self, mut is_so: impl FnMut() -> bool) -> bool {
-        let deadline = Instant::now() + LONG;
+        let deadline = Instant::now() + LIMIT;
         let everything = [xenstore::Path::root(), xenstore::Path::new("@releaseDomain").unwrap()];
         let changes = self.core.events.subscribe(&everything).unwrap();
         let (announce, announced) = bounded(1);
@@ -210,7 +223,7 @@ impl Rig {
             let tell = Box::new(move |_| {
                 let _ = announce.try_send(());
             });
-            self.core.updates.get(Some(self.core.updates.last_id()), Some(LONG), tell);
+            self.core.updates.get(Some(self.core.updates.last_id()), Some(LIMIT), tell);
         };
         listen();
         while !is_so() {
@@ -220,7 +233,7 @@ impl Rig {
             crossbeam::select! {
                 recv(changes.receiver()) -> _ => changes.take(),
                 recv(announced) -> _ => listen(),
-                recv(crossbeam::channel::at(deadline)) -> _ => {},
+                default(UNTOLD) => {},
             }
         }
         true

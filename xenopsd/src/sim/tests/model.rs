@@ -87,6 +87,9 @@ impl Model {
                     expected: PowerState::Suspended,
                 }));
             }
+            Operation::Pause | Operation::Unpause if self.state == Paused && !self.built => {
+                return Err(Some(Error::DomainNotBuilt));
+            }
             Operation::Pause => self.need(&[Running, Paused]).map(|()| self.is(Paused))?,
             Operation::Unpause => self.need(&[Paused, Running]).map(|()| self.is(Running))?,
             Operation::CreateDomain => {

@@ -109,7 +109,7 @@ impl Play {
         let (vm, _, model) = self.vms[n].clone();
         match event {
             Event::Ask(operation) => self.ask(n, operation),
-            Event::Cut(Operation::Remove | Operation::Check, _) => {}
+            Event::Cut(Operation::Remove, _) => {}
             Event::Cut(operation, cut) => self = self.cut(n, operation, *cut),
             Event::Stops(_) | Event::Vanishes if model.state == PowerState::Halted => {}
             Event::Stops(reason) => {
@@ -138,11 +138,6 @@ impl Play {
     fn ask(&mut self, n: usize, operation: &Operation) {
         let (vm, manners, model) = &mut self.vms[n];
         let operation = patient(operation, model, *manners);
-        if operation == Operation::Check {
-            // Dropped when one is queued already.
-            let _ = self.rig.run(vm, operation);
-            return;
-        }
         let outcome = self.rig.run(vm, operation.clone());
         match (model.after(&operation, *manners), outcome) {
             (Ok(after), Ok(())) => *model = after,
@@ -188,9 +183,7 @@ impl Play {
 
     /// Behind what the daemon does by itself.
     fn look(&self, vm: &str) -> Model {
-        // Dropped when one is queued already.
         let _ = self.rig.run(vm, Operation::Check);
-        self.rig.run(vm, Operation::Delay(Duration::ZERO)).unwrap();
         self.seen(vm)
     }
 
@@ -199,7 +192,7 @@ impl Play {
         let plugged = |device: &Device| crate::device::is_plugged(&self.rig.core, vm, device).unwrap();
         Model {
             state: observe::power_state(domain.as_ref(), &self.rig.core.records.extra(vm).unwrap()),
-            built: domain.is_some_and(|d| d.max_vcpu_id.is_some()),
+            built: domain.as_ref().is_some_and(observe::is_built),
             plugged: devices().iter().filter(|d| plugged(d)).map(Device::to_string).collect(),
         }
     }
@@ -215,7 +208,7 @@ impl Play {
         let (live, built) = (count(|m| m.state != PowerState::Halted), count(|m| m.built));
         let taken = u64::try_from(built).unwrap() * (64 << 20) / 4096;
         // The dying are waited for by the operation that ends them, and by nobody when it was somebody else.
-        let is_so = self.rig.machine.wait(LONG, |hardware| {
+        let is_so = self.rig.machine.wait(LIMIT, |hardware| {
             hardware.free_pages() + taken == self.before.free_pages
                 && hardware.domids().len() == live + self.before.domids.len()
         });
@@ -292,7 +285,7 @@ fn the_order_of_a_vm_is_the_order_of_asking() {
         }
     }
     for _ in 0..vms.len() * usize::try_from(ROUNDS).unwrap() * 2 {
-        assert_eq!(outcomes.recv_timeout(LONG).expect("no deadlock"), Ok(()));
+        assert_eq!(outcomes.recv_timeout(LIMIT).expect("no deadlock"), Ok(()));
     }
     let log = log.lock().unwrap();
     for vm in &vms {

@@ -127,8 +127,8 @@ fn every_object_is_announced_once_by_a_new_daemon() {
     assert_ne!(rig.core.instance_id, first);
     let (tell, told) = bounded(1);
     let tell = move |batch: Result<_, _>| tell.send(batch.unwrap()).unwrap();
-    rig.core.updates.get(None, Some(LONG), Box::new(tell));
-    let (barriers, mut objects, _) = told.recv_timeout(LONG).unwrap();
+    rig.core.updates.get(None, Some(LIMIT), Box::new(tell));
+    let (barriers, mut objects, _) = told.recv_timeout(LIMIT).unwrap();
     assert!(barriers.is_empty());
     objects.retain(|object| !matches!(object, crate::api::DynamicId::Task(_)));
     objects.sort();
