@@ -40,9 +40,7 @@ pub struct VmExecutor<'a> {
     files: Mutex<Option<BootFiles>>,
     /// A suspend image, open while it is written or read.
     image: Mutex<Option<SuspendFile>>,
-    /// The guest may have been asked to suspend: by this operation, or by one of a daemon that was killed.
-    asked: AtomicBool,
-    /// It was, and may still do it.
+    /// The guest was asked to suspend, and may still do it.
     late: AtomicBool,
 }
 
@@ -56,7 +54,6 @@ impl<'a> VmExecutor<'a> {
             slot,
             files: Mutex::default(),
             image: Mutex::default(),
-            asked: AtomicBool::new(true),
             late: AtomicBool::new(false),
         }
     }

@@ -6,10 +6,9 @@
 //!                                  └── not within the whole time: Failed_to_shutdown
 //! ```
 
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use xenstore::{Operations, Path};
+use xenstore::{Batch, Operations, Path};
 
 use super::VmExecutor;
 use crate::api::Error;
@@ -41,7 +40,9 @@ impl VmExecutor<'_> {
         };
         let ack = timeout.min(self.core.patience.shutdown_ack);
         let domid = self.domid()?;
-        self.ask(domid, word, ack, timeout).map_err(|refused| match refused {
+        let mut request = Batch::new();
+        request.write(control(domid)?, word);
+        self.ask(domid, &request, ack, timeout).map_err(|refused| match refused {
             Refused::NotAcknowledged => {
                 self.withdraw(domid);
                 Error::FailedToAcknowledgeShutdownRequest
@@ -53,16 +54,21 @@ impl VmExecutor<'_> {
         })
     }
 
-    /// Writes `word` to the guest's `control/shutdown`, and waits until it has stopped, for whatever reason. It has `ack`
-    /// to take the request, and `all` from the beginning to stop.
-    pub(super) fn ask(&self, domid: DomId, word: &str, ack: Duration, all: Duration) -> Result<(), Refused> {
+    /// Makes a `request`, which writes a word to the guest's `control/shutdown`, and waits until it has stopped, for
+    /// whatever reason. It has `ack` to take the request, and `all` from the beginning to stop.
+    pub(super) fn ask(
+        &self,
+        domid: DomId,
+        request: &Batch,
+        ack: Duration,
+        all: Duration,
+    ) -> Result<(), Refused> {
         let started = Instant::now();
         if self.stopped(domid)? {
             return Ok(());
         }
         let node = control(domid)?;
-        self.asked.store(true, Ordering::Relaxed);
-        self.core.edges.store()?.write(&node, word).map_err(Error::from)?;
+        self.core.edges.store()?.commit(request).map_err(Error::from)?;
         let waiting = self.core.waiting(Some(self.task), self.slot);
         let released = Path::new("@releaseDomain").map_err(|e| Error::from(xenstore::Error::from(e)))?;
         let watched = [node.clone(), released];

@@ -24,8 +24,8 @@ use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
 use crossbeam::channel::bounded;
-use xenstore::Operations;
 use xenstore::layout::libxl_path;
+use xenstore::{Batch, Operations};
 
 use super::VmExecutor;
 use super::shutdown::{Refused, control};
@@ -35,6 +35,9 @@ use crate::core::SUSPENDING;
 use crate::device::store_domid;
 use crate::edge::{DomId, DomainInfo, HypervisorError, ShutdownReason, Stream, SuspendFile};
 use crate::ops::SMALL_STACK;
+
+/// The request in `control/shutdown`.
+const SUSPEND: &str = "suspend";
 
 /// Bytes of a page.
 const PAGE: u64 = 4096;
@@ -57,13 +60,17 @@ fn marker(domid: DomId) -> Result<xenstore::Path, Error> {
     Ok(libxl_path(store_domid(domid)).join(SUSPENDING).map_err(xenstore::Error::from)?)
 }
 
+/// Beside the note, once the guest was asked: written together with the request, for a later daemon to see.
+fn asked(domid: DomId) -> Result<xenstore::Path, Error> {
+    Ok(marker(domid)?.join("asked").map_err(xenstore::Error::from)?)
+}
+
 fn suspended(domain: &DomainInfo) -> bool {
     domain.shutdown == Some(ShutdownReason::Suspend)
 }
 
 impl VmExecutor<'_> {
     pub(super) fn open_image(&self, disk: &Disk) -> Result<(), Error> {
-        self.asked.store(false, Ordering::Relaxed);
         let path = image_path(disk)?;
         if self.records.vbds.iter().any(|vbd| vbd.backend.as_ref() == Some(disk)) {
             return Err(Error::internal(format!(
@@ -82,7 +89,10 @@ impl VmExecutor<'_> {
         let domid = self.domid()?;
         let patience = &self.core.patience;
         let all = patience.suspend_ack + patience.suspend;
-        self.ask(domid, "suspend", patience.suspend_ack, all).map_err(|refused| match refused {
+        let mut request = Batch::new();
+        request.write(control(domid)?, SUSPEND);
+        request.write(asked(domid)?, "");
+        self.ask(domid, &request, patience.suspend_ack, all).map_err(|refused| match refused {
             Refused::NotAcknowledged => Error::FailedToAcknowledgeSuspendRequest,
             Refused::NotInTime => {
                 Error::FailedToSuspend { id: self.vm().to_owned(), timeout: all.as_secs_f64() }
@@ -142,13 +152,13 @@ impl VmExecutor<'_> {
     pub(super) fn resume_domain(&self) -> Result<(), Error> {
         let Some(domain) = self.core.domain_of(self.vm())? else { return Ok(()) };
         let domid = domain.domid;
-        let node = control(domid)?;
-        let withdrawn = self.core.edges.store()?.transaction::<bool, xenstore::Error>(|t| {
-            let asked = t.read(&node)?.is_some_and(|word| word == b"suspend");
-            if asked {
+        let (node, asked) = (control(domid)?, asked(domid)?);
+        let taken = self.core.edges.store()?.transaction::<bool, xenstore::Error>(|t| {
+            let waits = t.read(&node)?.is_some_and(|word| word == SUSPEND.as_bytes());
+            if waits {
                 t.write(&node, "")?;
             }
-            Ok(asked)
+            Ok(!waits && t.exists(&asked)?)
         })?;
         // Looked at after the request was withdrawn: a guest that had taken it may have stopped meanwhile.
         let hypervisor = self.core.edges.hypervisor()?;
@@ -160,7 +170,7 @@ impl VmExecutor<'_> {
             self.core.edges.store()?.resume(store_domid(domid))?;
             tracing::info!(vm = self.vm(), %domid, "the guest runs on where it was suspended");
         }
-        let late = self.asked.load(Ordering::Relaxed) && !withdrawn && stopped.is_none();
+        let late = taken && stopped.is_none();
         self.late.store(late, Ordering::Relaxed);
         if late {
             tracing::warn!(vm = self.vm(), %domid, "the guest may still suspend; it will run on when it does");

@@ -4,17 +4,17 @@
 //! A new operation is a line of [`CASES`].
 
 use super::*;
-use crate::api::IndirectBoot;
+use crate::api::{Action, DeviceId, IndirectBoot, Vbd};
 use crate::edge::{GuestKind, NewDomain, ShutdownReason};
 use crate::ops::plan::{Device, Unplugging};
-use PowerState::{Halted, Paused, Running};
+use PowerState::{Halted, Paused, Running, Suspended};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use xenstore::Operations;
 
 /// One operation, where it begins, and where its VM may be found after a kill.
 struct Case {
     name: &'static str,
-    operation: fn() -> Operation,
+    operation: fn(&Rig) -> Operation,
     /// Brings the VM, which is halted, to where the operation is wanted.
     prepare: fn(&Rig, &str),
     /// Happens just before the operation.
@@ -26,7 +26,7 @@ struct Case {
 
 const CASE: Case = Case {
     name: "",
-    operation: || Operation::Check,
+    operation: |_| Operation::Check,
     prepare: nothing,
     trigger: None,
     fails: false,
@@ -37,6 +37,33 @@ fn nothing(_: &Rig, _: &str) {}
 
 fn started(rig: &Rig, vm: &str) {
     rig.start(vm).unwrap();
+}
+
+fn connected(rig: &Rig, vm: &str) {
+    started(rig, vm);
+    rig.until("its disk is connected", || rig.connected(vm));
+}
+
+fn suspended(rig: &Rig, vm: &str) {
+    connected(rig, vm);
+    rig.suspend(vm).unwrap();
+}
+
+/// What it is to be resumed from is cut short: found when its memory is read.
+fn with_half_an_image(rig: &Rig, vm: &str) {
+    suspended(rig, vm);
+    let image = std::fs::read(rig.image_path()).unwrap();
+    std::fs::write(rig.image_path(), &image[..image.len() / 2]).unwrap();
+}
+
+/// Its guest crashes when it is asked, and is left for a look.
+fn unable_to_suspend(rig: &Rig, vm: &str) {
+    let mut record = rig.core.records.vm(vm).unwrap();
+    record.xsdata.0.retain(|(key, _)| key != "vm-data/sim/suspend");
+    record.xsdata.0.push(("vm-data/sim/suspend".to_owned(), "crash".to_owned()));
+    record.on_crash = vec![Action::Pause];
+    rig.core.records.put_vm(&record).unwrap();
+    connected(rig, vm);
 }
 
 fn paused(rig: &Rig, vm: &str) {
@@ -55,6 +82,16 @@ fn without_disk(rig: &Rig, vm: &str) {
 fn without_interface(rig: &Rig, vm: &str) {
     started(rig, vm);
     rig.run(vm, Operation::Unplug(interface(), Unplugging::Forced)).unwrap();
+}
+
+/// And it is on a storage service, which is found out when it is attached.
+fn without_usable_disk(rig: &Rig, vm: &str) {
+    let mut record: Vbd = rig.core.records.device(&DeviceId::new(vm, "xvda")).unwrap();
+    record.backend = Some(Disk::Local("/srv/1-xvda.img".to_owned()));
+    rig.core.records.put(&record).unwrap();
+    without_disk(rig, vm);
+    record.backend = Some(Disk::Vdi("sr/vdi".to_owned()));
+    rig.core.records.put(&record).unwrap();
 }
 
 /// What it is to boot is no kernel: found when the domain is built.
@@ -80,17 +117,17 @@ fn interface() -> Device {
 }
 
 const CASES: &[Case] = &[
-    Case { name: "start", operation: || Operation::Start, ends: &[Halted, Paused], ..CASE },
+    Case { name: "start", operation: |_| Operation::Start, ends: &[Halted, Paused], ..CASE },
     Case {
         name: "start from its own disk",
-        operation: || Operation::Start,
+        operation: |_| Operation::Start,
         prepare: indirect,
         ends: &[Halted, Paused],
         ..CASE
     },
     Case {
         name: "failing start",
-        operation: || Operation::Start,
+        operation: |_| Operation::Start,
         prepare: without_kernel,
         fails: true,
         ends: &[Halted],
@@ -98,93 +135,145 @@ const CASES: &[Case] = &[
     },
     Case {
         name: "hard shutdown",
-        operation: || Operation::Shutdown(None),
+        operation: |_| Operation::Shutdown(None),
         prepare: started,
         ends: &[Running, Halted],
         ..CASE
     },
     Case {
         name: "clean shutdown",
-        operation: || Operation::Shutdown(Some(LONG)),
+        operation: |_| Operation::Shutdown(Some(LONG)),
         prepare: started,
         ends: &[Running, Halted],
         ..CASE
     },
     Case {
         name: "hard reboot",
-        operation: || Operation::Reboot(None),
+        operation: |_| Operation::Reboot(None),
         prepare: started,
         ends: &[Running, Halted, Paused],
         ..CASE
     },
     Case {
         name: "clean reboot",
-        operation: || Operation::Reboot(Some(LONG)),
+        operation: |_| Operation::Reboot(Some(LONG)),
         prepare: started,
         ends: &[Running, Halted, Paused],
         ..CASE
     },
     Case {
         name: "pause",
-        operation: || Operation::Pause,
+        operation: |_| Operation::Pause,
         prepare: started,
         ends: &[Running, Paused],
         ..CASE
     },
     Case {
         name: "unpause",
-        operation: || Operation::Unpause,
+        operation: |_| Operation::Unpause,
         prepare: paused,
         ends: &[Paused, Running],
         ..CASE
     },
-    Case { name: "create", operation: || Operation::CreateDomain, ends: &[Halted, Paused], ..CASE },
-    Case { name: "build", operation: || Operation::BuildDomain, prepare: created, ends: &[Paused], ..CASE },
+    Case { name: "create", operation: |_| Operation::CreateDomain, ends: &[Halted, Paused], ..CASE },
+    Case { name: "build", operation: |_| Operation::BuildDomain, prepare: created, ends: &[Paused], ..CASE },
     Case {
         name: "destroy",
-        operation: || Operation::DestroyDomain,
+        operation: |_| Operation::DestroyDomain,
         prepare: started,
         ends: &[Running, Halted],
         ..CASE
     },
     Case {
         name: "plug of a disk",
-        operation: || Operation::Plug(disk()),
+        operation: |_| Operation::Plug(disk()),
         prepare: without_disk,
         ends: &[Running],
         ..CASE
     },
     Case {
         name: "plug of an interface",
-        operation: || Operation::Plug(interface()),
+        operation: |_| Operation::Plug(interface()),
         prepare: without_interface,
         ends: &[Running],
         ..CASE
     },
     Case {
+        name: "failing plug",
+        operation: |_| Operation::Plug(disk()),
+        prepare: without_usable_disk,
+        fails: true,
+        ends: &[Running],
+        ..CASE
+    },
+    Case {
         name: "unplug of a disk",
-        operation: || Operation::Unplug(disk(), Unplugging::Clean),
+        operation: |_| Operation::Unplug(disk(), Unplugging::Clean),
         prepare: started,
         ends: &[Running],
         ..CASE
     },
     Case {
         name: "unplug of an interface",
-        operation: || Operation::Unplug(interface(), Unplugging::Clean),
+        operation: |_| Operation::Unplug(interface(), Unplugging::Clean),
         prepare: started,
         ends: &[Running],
         ..CASE
     },
     Case {
         name: "unplug by force",
-        operation: || Operation::Unplug(disk(), Unplugging::Forced),
+        operation: |_| Operation::Unplug(disk(), Unplugging::Forced),
         prepare: started,
         ends: &[Running],
         ..CASE
     },
     Case {
+        name: "suspend",
+        operation: |rig| Operation::Suspend(rig.image()),
+        prepare: connected,
+        ends: &[Running, Suspended],
+        ..CASE
+    },
+    Case {
+        name: "failing suspend",
+        operation: |rig| Operation::Suspend(rig.image()),
+        prepare: unable_to_suspend,
+        fails: true,
+        ends: &[Running],
+        ..CASE
+    },
+    Case {
+        name: "resume",
+        operation: |rig| Operation::Resume(rig.image()),
+        prepare: suspended,
+        ends: &[Suspended, Paused],
+        ..CASE
+    },
+    Case {
+        name: "failing resume",
+        operation: |rig| Operation::Resume(rig.image()),
+        prepare: with_half_an_image,
+        fails: true,
+        ends: &[Suspended],
+        ..CASE
+    },
+    Case {
+        name: "checkpoint",
+        operation: |rig| Operation::Checkpoint(rig.image()),
+        prepare: connected,
+        ends: &[Running],
+        ..CASE
+    },
+    Case {
+        name: "hard shutdown of a suspended VM",
+        operation: |_| Operation::Shutdown(None),
+        prepare: suspended,
+        ends: &[Suspended, Halted],
+        ..CASE
+    },
+    Case {
         name: "delay",
-        operation: || Operation::Delay(Duration::from_millis(1)),
+        operation: |_| Operation::Delay(Duration::from_millis(1)),
         prepare: started,
         ends: &[Running],
         ..CASE
@@ -232,14 +321,16 @@ fn act(case: &Case, rig: &Rig, vm: &str, kill_at: Option<usize>) -> (usize, Resu
         rig.machine.stop_guest(rig.domid(vm).unwrap(), reason);
     }
     // Also behind the look that the daemon takes by itself after a trigger.
-    let outcome = rig.run(vm, (case.operation)());
+    let outcome = rig.run(vm, (case.operation)(rig));
     rig.core.traces.observe(None);
     (count.load(Ordering::SeqCst), outcome)
 }
 
-/// Devices are whole or not there.
+/// Devices are whole or not there, and no suspend is under way.
 fn assert_whole(rig: &Rig, vm: &str, after: &str) {
     let Some(domid) = rig.domid(vm) else { return };
+    // A guest that was asked to suspend and has not done so yet does, and then runs on.
+    rig.until(&format!("no suspend is under way after {after}"), || !rig.noted());
     let nodes = rig.remains(vm).nodes;
     let half = |node: &&String| {
         node.starts_with(&format!("/libxl/{domid}/xenopsd-p")) || node.ends_with("/xenopsd-pending")
@@ -277,7 +368,7 @@ fn kill_everywhere(case: &Case) {
         let after = format!("{} killed at {kill_at} of {boundaries}: {outcome:?}", case.name);
         let state = rig.state(&vm);
         assert!(case.ends.contains(&state), "{after}: {state:?}");
-        if state == Halted {
+        if matches!(state, Halted | Suspended) {
             rig.until_remains(&vm, &before, &after);
         } else {
             assert_whole(&rig, &vm, &after);

@@ -175,6 +175,27 @@ impl Rig {
         }
     }
 
+    fn image_path(&self) -> PathBuf {
+        self.directory.path().join("image")
+    }
+
+    fn image(&self) -> Disk {
+        Disk::Local(self.image_path().display().to_string())
+    }
+
+    fn suspend(&self, vm: &str) -> Result<(), Error> {
+        self.run(vm, Operation::Suspend(self.image()))
+    }
+
+    fn resume(&self, vm: &str) -> Result<(), Error> {
+        self.run(vm, Operation::Resume(self.image()))?;
+        self.run(vm, Operation::Unpause)
+    }
+
+    fn connected(&self, vm: &str) -> bool {
+        self.domid(vm).is_some() && self.disk(vm).frontend == Some(xenstore::layout::XenbusState::Connected)
+    }
+
     fn state(&self, vm: &str) -> PowerState {
         observe::power_state(self.core.domain_of(vm).unwrap().as_ref(), &self.core.records.extra(vm).unwrap())
     }

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::ops::plan::{Device, Unplugging};
-use PowerState::{Halted, Paused, Running};
+use PowerState::{Halted, Paused, Running, Suspended};
 use std::collections::BTreeSet;
 
 /// The devices that every VM here has.
@@ -26,15 +26,30 @@ pub(super) struct Model {
     /// Its domain has memory.
     pub(super) built: bool,
     pub(super) plugged: BTreeSet<String>,
+    /// There is a whole image of it.
+    pub(super) image: bool,
 }
 
 impl Model {
-    pub(super) fn halted() -> Self {
-        Self { state: Halted, built: false, plugged: BTreeSet::new() }
+    /// One that was never started.
+    pub(super) fn new() -> Self {
+        Self { state: Halted, built: false, plugged: BTreeSet::new(), image: false }
     }
 
-    pub(super) fn up(state: PowerState) -> Self {
-        Self { state, built: true, plugged: devices().iter().map(Device::to_string).collect() }
+    /// Without a domain.
+    pub(super) fn halted(&self) -> Self {
+        Self { image: self.image, ..Self::new() }
+    }
+
+    /// With all that it has.
+    pub(super) fn up(&self, state: PowerState) -> Self {
+        let plugged = devices().iter().map(Device::to_string).collect();
+        Self { state, built: true, plugged, image: self.image }
+    }
+
+    /// Whether it has a domain.
+    pub(super) fn has_domain(&self) -> bool {
+        matches!(self.state, Running | Paused)
     }
 
     fn is(&self, state: PowerState) -> Self {
@@ -58,34 +73,39 @@ impl Model {
         let up = || self.need(&[Running, Paused]);
         Ok(match operation {
             Operation::Start if self.state == Running => self.clone(),
-            Operation::Start => self.need(&[Halted]).map(|()| Self::up(Paused))?,
-            Operation::Shutdown(None) | Operation::DestroyDomain => Self::halted(),
+            Operation::Start => self.need(&[Halted]).map(|()| self.up(Paused))?,
+            // What it is resumed from stays.
+            Operation::DestroyDomain if self.state == Suspended => self.clone(),
+            Operation::Shutdown(None) | Operation::DestroyDomain => self.halted(),
             Operation::Shutdown(Some(_)) | Operation::Reboot(Some(_)) => {
                 up()?;
                 if !self.answers(manners) {
                     return Err(Some(Error::FailedToAcknowledgeShutdownRequest));
                 }
-                if matches!(operation, Operation::Reboot(_)) { Self::up(Running) } else { Self::halted() }
+                if matches!(operation, Operation::Reboot(_)) { self.up(Running) } else { self.halted() }
             }
-            Operation::Reboot(None) => up().map(|()| Self::up(Running))?,
+            Operation::Reboot(None) => up().map(|()| self.up(Running))?,
             Operation::Suspend(_) | Operation::Checkpoint(_) => {
                 self.need(&[Running])?;
                 if !self.answers(manners) {
                     return Err(None);
                 }
-                let suspended = Self { state: PowerState::Suspended, ..Self::halted() };
-                if matches!(operation, Operation::Suspend(_)) { suspended } else { self.clone() }
+                let before = Self { image: true, ..self.clone() };
+                if matches!(operation, Operation::Checkpoint(_)) {
+                    return Ok(before);
+                }
+                Self { state: Suspended, ..before.halted() }
             }
             Operation::Resume(_) => {
-                self.need(&[PowerState::Suspended, Halted])?;
-                Self::up(Paused)
+                self.need(&[Suspended, Halted])?;
+                if !self.image {
+                    return Err(None);
+                }
+                self.up(Paused)
             }
             // A guest suspends only when it is asked.
             Operation::FastResume => {
-                return Err(Some(Error::BadPowerState {
-                    found: self.state,
-                    expected: PowerState::Suspended,
-                }));
+                return Err(Some(Error::BadPowerState { found: self.state, expected: Suspended }));
             }
             Operation::Pause | Operation::Unpause if self.state == Paused && !self.built => {
                 return Err(Some(Error::DomainNotBuilt));
@@ -94,7 +114,7 @@ impl Model {
             Operation::Unpause => self.need(&[Paused, Running]).map(|()| self.is(Running))?,
             Operation::CreateDomain => {
                 self.need(&[Halted])?;
-                Self { state: Paused, ..Self::halted() }
+                Self { state: Paused, ..self.halted() }
             }
             Operation::BuildDomain => {
                 self.need(&[Paused])?;
@@ -111,7 +131,7 @@ impl Model {
             }
             Operation::Unplug(device, how) => {
                 let mut after = self.clone();
-                if self.state == Halted || !after.plugged.remove(&device.to_string()) {
+                if !self.has_domain() || !after.plugged.remove(&device.to_string()) {
                     return Err(Some(Error::DeviceNotConnected));
                 }
                 if *how == Unplugging::Clean && !self.answers(manners) {
@@ -123,8 +143,8 @@ impl Model {
                 self.clone()
             }
             Operation::Remove => {
-                self.need(&[Halted, PowerState::Suspended])?;
-                self.clone()
+                self.need(&[Halted, Suspended])?;
+                self.halted()
             }
         })
     }
@@ -139,6 +159,8 @@ impl Model {
             Operation::Shutdown(_) | Operation::DestroyDomain => all.extend([Paused, Halted]),
             Operation::Pause => all.push(Paused),
             Operation::Unpause => all.push(Running),
+            Operation::Suspend(_) => all.push(Suspended),
+            Operation::Resume(_) => all.push(Paused),
             _ => {}
         }
         all

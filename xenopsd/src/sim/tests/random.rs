@@ -4,6 +4,7 @@
 use super::model::{Manners, Model, devices};
 use super::*;
 use crate::edge::ShutdownReason;
+use crate::edge::linux::suspend_file::SIGNATURE;
 use crate::ops::plan::{Device, Unplugging};
 use crate::sim::When;
 use proptest::prelude::*;
@@ -50,6 +51,11 @@ fn operation() -> impl Strategy<Value = Operation> {
         1 => Just(Operation::DestroyDomain),
         3 => device.clone().prop_map(Operation::Plug),
         3 => (device, how).prop_map(|(device, how)| Operation::Unplug(device, how)),
+        // Where to is filled in when it happens.
+        3 => Just(Operation::Suspend(Disk::Local(String::new()))),
+        3 => Just(Operation::Resume(Disk::Local(String::new()))),
+        1 => Just(Operation::Checkpoint(Disk::Local(String::new()))),
+        1 => Just(Operation::FastResume),
         1 => Just(Operation::Delay(Duration::from_millis(1))),
         1 => Just(Operation::Check),
         1 => Just(Operation::Remove),
@@ -67,6 +73,7 @@ fn event() -> impl Strategy<Value = Event> {
         1 => Just(Event::Stops(ShutdownReason::PowerOff)),
         1 => Just(Event::Stops(ShutdownReason::Reboot)),
         1 => Just(Event::Stops(ShutdownReason::Crash)),
+        1 => Just(Event::Stops(ShutdownReason::Suspend)),
         1 => Just(Event::Vanishes),
         1 => Just(Event::Restart),
         1 => Just(Event::WatchesLost),
@@ -96,7 +103,7 @@ impl Play {
         let rig = Rig::with_patience(&options, patience);
         let vms: Vec<_> = (0..)
             .zip(SCRIPTS)
-            .map(|(n, (script, manners))| (rig.add(n, script, |_| ()), manners, Model::halted()))
+            .map(|(n, (script, manners))| (rig.add(n, script, |_| ()), manners, Model::new()))
             .collect();
         rig.start(&vms[0].0).unwrap();
         rig.run(&vms[0].0, Operation::Shutdown(None)).unwrap();
@@ -111,23 +118,24 @@ impl Play {
             Event::Ask(operation) => self.ask(n, operation),
             Event::Cut(Operation::Remove, _) => {}
             Event::Cut(operation, cut) => self = self.cut(n, operation, *cut),
-            Event::Stops(_) | Event::Vanishes if model.state == PowerState::Halted => {}
+            Event::Stops(_) | Event::Vanishes if !model.has_domain() => {}
             Event::Stops(reason) => {
                 self.rig.machine.stop_guest(self.rig.domid(&vm).unwrap(), *reason);
                 let seen = self.look(&vm);
                 self.vms[n].2 = match reason {
-                    ShutdownReason::PowerOff => Model::halted(),
-                    ShutdownReason::Reboot => Model::up(PowerState::Running),
+                    // Nobody asked it to suspend.
+                    ShutdownReason::PowerOff | ShutdownReason::Suspend => model.halted(),
+                    ShutdownReason::Reboot => model.up(PowerState::Running),
                     // One that has not been up for long is not started again, and for how long is not known of one that
                     // was never started as a whole.
-                    _ if seen.state == PowerState::Halted => Model::halted(),
-                    _ => Model::up(PowerState::Running),
+                    _ if seen.state == PowerState::Halted => model.halted(),
+                    _ => model.up(PowerState::Running),
                 };
             }
             Event::Vanishes => {
                 self.rig.core.edges.hypervisor().unwrap().destroy(self.rig.domid(&vm).unwrap()).unwrap();
                 self.look(&vm);
-                self.vms[n].2 = Model::halted();
+                self.vms[n].2 = model.halted();
             }
             Event::Restart => self.rig = self.rig.restart(),
             Event::WatchesLost => self.rig.machine.lose_watches(),
@@ -136,8 +144,9 @@ impl Play {
     }
 
     fn ask(&mut self, n: usize, operation: &Operation) {
+        let image = self.image(&self.vms[n].0);
         let (vm, manners, model) = &mut self.vms[n];
-        let operation = patient(operation, model, *manners);
+        let operation = patient(operation, model, *manners, &image);
         let outcome = self.rig.run(vm, operation.clone());
         match (model.after(&operation, *manners), outcome) {
             (Ok(after), Ok(())) => *model = after,
@@ -145,14 +154,14 @@ impl Play {
             (Err(None), Err(_)) => {}
             (expected, outcome) => panic!("{operation} of {model:?}: {outcome:?} and not {expected:?}"),
         }
-        if operation == Operation::Remove && model.state == PowerState::Halted {
+        if operation == Operation::Remove && !self.rig.core.records.has_vm(vm) {
             self.rig.add(u32::try_from(n).unwrap(), SCRIPTS[n].0, |_| ());
         }
     }
 
     fn cut(mut self, n: usize, operation: &Operation, cut: Cut) -> Self {
         let (vm, manners, model) = self.vms[n].clone();
-        let operation = patient(operation, &model, manners);
+        let operation = patient(operation, &model, manners, &self.image(&vm));
         self.rig.machine.faults.arm(match cut {
             Cut::Failure(nth) => Fault::Nth { site: None, nth, when: When::Before },
             Cut::Kill(nth) => Fault::From { nth },
@@ -176,7 +185,7 @@ impl Play {
         if outcome.is_err() {
             // What is half done can be ended; and then the model knows again what is there.
             self.rig.run(&vm, Operation::Shutdown(None)).unwrap();
-            self.vms[n].2 = Model::halted();
+            self.vms[n].2 = self.vms[n].2.halted();
         }
         self
     }
@@ -187,12 +196,18 @@ impl Play {
         self.seen(vm)
     }
 
+    /// Where it is suspended to.
+    fn image(&self, vm: &str) -> PathBuf {
+        self.rig.directory.path().join(vm)
+    }
+
     fn seen(&self, vm: &str) -> Model {
         let domain = self.rig.core.domain_of(vm).unwrap();
         let plugged = |device: &Device| crate::device::is_plugged(&self.rig.core, vm, device).unwrap();
         Model {
             state: observe::power_state(domain.as_ref(), &self.rig.core.records.extra(vm).unwrap()),
             built: domain.as_ref().is_some_and(observe::is_built),
+            image: std::fs::read(self.image(vm)).is_ok_and(|bytes| bytes.starts_with(SIGNATURE)),
             plugged: devices().iter().filter(|d| plugged(d)).map(Device::to_string).collect(),
         }
     }
@@ -205,7 +220,7 @@ impl Play {
             assert!(kept <= disks, "{vm} after {after:?}: {kept} files for {disks} disks");
         }
         let count = |is: fn(&Model) -> bool| self.vms.iter().filter(|(.., model)| is(model)).count();
-        let (live, built) = (count(|m| m.state != PowerState::Halted), count(|m| m.built));
+        let (live, built) = (count(Model::has_domain), count(|m| m.built));
         let taken = u64::try_from(built).unwrap() * (64 << 20) / 4096;
         // The dying are waited for by the operation that ends them, and by nobody when it was somebody else.
         let is_so = self.rig.machine.wait(LIMIT, |hardware| {
@@ -217,9 +232,16 @@ impl Play {
     }
 }
 
-/// The operation, with no more patience than is needed.
-fn patient(operation: &Operation, model: &Model, manners: Manners) -> Operation {
+/// The operation, with no more patience than is needed, and its image.
+fn patient(operation: &Operation, model: &Model, manners: Manners, image: &std::path::Path) -> Operation {
+    let image = || Disk::Local(image.display().to_string());
+    let in_vain = model.state == PowerState::Running && !model.answers(manners);
     match operation {
+        // Acknowledgement is waited for longer than a test should take.
+        Operation::Suspend(_) | Operation::Checkpoint(_) if in_vain => Operation::FastResume,
+        Operation::Suspend(_) => Operation::Suspend(image()),
+        Operation::Checkpoint(_) => Operation::Checkpoint(image()),
+        Operation::Resume(_) => Operation::Resume(image()),
         Operation::Shutdown(Some(_)) if !model.answers(manners) => Operation::Shutdown(Some(SHORT)),
         Operation::Reboot(Some(_)) if !model.answers(manners) => Operation::Reboot(Some(SHORT)),
         Operation::Unplug(device, Unplugging::Clean) if !model.answers(manners) => {
