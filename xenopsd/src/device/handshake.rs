@@ -64,8 +64,10 @@ const SETTLE: Duration = Duration::from_secs(10);
 /// `Device_detach_rejected` when the guest does not let go, `Internal_error` when the backend does not.
 pub fn unplug(plug: &Plug<'_>, address: DeviceAddress, id: &str, how: Unplugging) -> Result<(), Error> {
     let how = if how == Unplugging::Clean && !taken_up(plug, address)? { Unplugging::Forced } else { how };
+    // Read before it is asked: a quick guest's answer is news.
+    let said_before = frontend_error(plug, address)?;
     request_close(plug, address, how)?;
-    let closed = Closing { plug, address, how, said_before: frontend_error(plug, address)? }.wait();
+    let closed = Closing { plug, address, how, said_before }.wait();
     if let Err(gone @ Gone::Domain) = closed {
         tracing::info!(vm = plug.vm, %address, "{gone}");
         return unplug(plug, address, id, Unplugging::Forced);

@@ -144,7 +144,11 @@ impl World {
 
     fn hear(&mut self, signal: Signal) {
         match signal {
-            Signal::Born(domid) => drop(self.unserved.insert(domid)),
+            Signal::Born(domid) => {
+                self.unserved.insert(domid);
+                // It may have been introduced before this was heard.
+                self.soon(Task::Consoles);
+            }
             Signal::Runs(domid) => self.begin(domid),
             Signal::Died(domid) => {
                 self.guests.remove(&domid);

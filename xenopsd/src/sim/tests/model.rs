@@ -157,10 +157,9 @@ impl Model {
             Operation::Reboot(_) => all.extend([Halted, Paused, Running]),
             // It is paused before it goes.
             Operation::Shutdown(_) | Operation::DestroyDomain => all.extend([Paused, Halted]),
-            Operation::Pause => all.push(Paused),
+            Operation::Pause | Operation::Resume(_) => all.push(Paused),
             Operation::Unpause => all.push(Running),
             Operation::Suspend(_) => all.push(Suspended),
-            Operation::Resume(_) => all.push(Paused),
             _ => {}
         }
         all
