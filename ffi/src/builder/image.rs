@@ -3,6 +3,7 @@
 use std::ffi::{CStr, c_int};
 use std::marker::PhantomData;
 use std::ptr::{self, NonNull};
+use std::time::Instant;
 
 use super::pvh::{RamLayout, Range, memory_map};
 use super::{BuildError, Built, MAX_RAMDISK, MAX_UNPACKED_KERNEL};
@@ -110,8 +111,10 @@ impl<'a> DomImage<'a> {
         // SAFETY: an open handle; the function only resets its last error.
         unsafe { sys::xc_clear_last_error(handle) };
         clear_errno();
+        let begin = Instant::now();
         let result = function(self.raw.as_ptr());
         let errno = last_errno();
+        tracing::debug!(call, took_us = begin.elapsed().as_micros(), result, "a step of a build");
         if result == 0 {
             return Ok(());
         }
