@@ -66,6 +66,16 @@ impl MappedFile {
     }
 }
 
+impl MappedFile {
+    /// Whether the lease holds still and nobody waits for it to end: only then may the mapping be given to one more
+    /// user. Never so for a sealed file, which has none.
+    pub fn is_leased(&self) -> bool {
+        // SAFETY: takes no argument and touches no memory of ours. While the lease is being broken this is what it is to
+        // become (fcntl(2)).
+        unsafe { libc::fcntl(self.file.as_raw_fd(), libc::F_GETLEASE) == libc::F_RDLCK }
+    }
+}
+
 impl Deref for MappedFile {
     type Target = [u8];
     fn deref(&self) -> &[u8] {

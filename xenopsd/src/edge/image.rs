@@ -1,11 +1,13 @@
 //! Kernels and ramdisks as memory: mapped under a lease that keeps others from changing the file meanwhile, or, where
 //! the file system has no leases or somebody is writing to it, copied. Either way the memory goes back when the build
-//! ends.
+//! ends. Builds that go on at once from one file share its mapping: to map it is a good part of a small guest's start, as
+//! a dom0 that is a PV guest itself asks the hypervisor for every page.
 
 use std::fs::File;
 use std::io::Read;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use ffi::builder;
 use ffi::linux::mapped::MappedFile;
@@ -47,15 +49,22 @@ pub struct ImageFile {
     path: PathBuf,
     file: File,
     length: usize,
-    /// Nobody can change it any more.
-    sealed: bool,
+    /// Which file it is; none when it is in memory and sealed, so that nobody can change it any more.
+    id: Option<FileId>,
 }
+
+/// Device and inode.
+type FileId = (u64, u64);
+
+/// Files that are mapped now. A lease belongs to the process, and so does this. As long as there are builds that use
+/// them; each entry is removed when the next file is mapped after its last use.
+static MAPPED: Mutex<Vec<(FileId, Weak<MappedFile>)>> = Mutex::new(Vec::new());
 
 /// The bytes of a kernel or ramdisk.
 #[derive(Debug)]
 pub enum Image {
     /// The file itself.
-    Mapped(MappedFile),
+    Mapped(Arc<MappedFile>),
     /// A copy of it.
     Copied(MmapMut),
 }
@@ -89,7 +98,7 @@ impl Image {
             return Err(unusable(format!("{} bytes is above the limit of {limit}", meta.len())));
         }
         let length = usize::try_from(meta.len()).map_err(|_| unusable("too large".to_owned()))?;
-        Ok(ImageFile { what, path: path.to_owned(), file, length, sealed: false })
+        Ok(ImageFile { what, path: path.to_owned(), file, length, id: Some((meta.dev(), meta.ino())) })
     }
 
     /// A file in memory that is sealed against every change; `path` says for people where it comes from.
@@ -100,7 +109,7 @@ impl Image {
         let length = file.metadata().map(|meta| usize::try_from(meta.len()).unwrap_or(usize::MAX));
         match length {
             Ok(0) => Err(ImageError::Unusable { what, path, why: "the file is empty".to_owned() }),
-            Ok(length) => Ok(ImageFile { what, path, file, length, sealed: true }),
+            Ok(length) => Ok(ImageFile { what, path, file, length, id: None }),
             Err(error) => Err(ImageError::Unusable { what, path, why: error.to_string() }),
         }
     }
@@ -120,8 +129,7 @@ impl ImageFile {
     /// # Errors
     /// [`ImageError::Unusable`] when it cannot be read, or its size has changed.
     pub fn read(self) -> Result<Image, ImageError> {
-        let map = if self.sealed { MappedFile::sealed } else { MappedFile::new };
-        match self.file.try_clone().and_then(map) {
+        match self.map() {
             Ok(map) if map.len() == self.length => Ok(Image::Mapped(map)),
             Ok(_) => Err(self.changed()),
             Err(error) => {
@@ -129,6 +137,21 @@ impl ImageFile {
                 self.copy()
             }
         }
+    }
+
+    /// One mapping at a time: who comes while a file is being mapped waits for it and shares it.
+    fn map(&self) -> std::io::Result<Arc<MappedFile>> {
+        let Some(id) = self.id else { return Ok(Arc::new(MappedFile::sealed(self.file.try_clone()?)?)) };
+        let mut mapped = MAPPED.lock().unwrap_or_else(PoisonError::into_inner);
+        mapped.retain(|(_, map)| map.strong_count() > 0);
+        let known = mapped.iter().filter(|(of, _)| *of == id).find_map(|(_, map)| map.upgrade());
+        // Somebody who waits to write to it is not kept waiting by one build after the other.
+        if let Some(map) = known.filter(|map| map.is_leased()) {
+            return Ok(map);
+        }
+        let map = Arc::new(MappedFile::new(self.file.try_clone()?)?);
+        mapped.push((id, Arc::downgrade(&map)));
+        Ok(map)
     }
 
     fn changed(self) -> ImageError {
@@ -196,6 +219,29 @@ mod tests {
         fcntl(&file, FcntlArg::F_ADD_SEALS(SealFlag::F_SEAL_WRITE | SealFlag::F_SEAL_SHRINK)).unwrap();
         let image = Image::sealed("kernel", "k".into(), file).unwrap().read().unwrap();
         assert!(matches!(&image, Image::Mapped(map) if **map == *b"kernel"), "{image:?}");
+    }
+
+    #[test]
+    fn builds_at_once_share_a_mapping_until_somebody_wants_to_write() {
+        ffi::sig::ignore_sigio().unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("k");
+        std::fs::write(&file, "kernel").unwrap();
+        let read = || Image::open("kernel", &file, 10).unwrap().read().unwrap();
+        let mapping = |image: &Image| match image {
+            Image::Mapped(map) => Arc::as_ptr(map),
+            Image::Copied(_) => panic!("copied"),
+        };
+        let (one, two) = (read(), read());
+        assert_eq!(mapping(&one), mapping(&two));
+        let writer = File::options().write(true).custom_flags(nix::libc::O_NONBLOCK).open(&file);
+        assert_eq!(writer.unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
+        assert!(matches!(read(), Image::Copied(_)));
+        drop((one, two));
+        std::fs::write(&file, "linux").unwrap();
+        let newer = read();
+        mapping(&newer);
+        assert_eq!(newer.bytes(), b"linux");
     }
 
     #[test]
