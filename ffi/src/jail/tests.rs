@@ -457,18 +457,12 @@ fn without_a_protection_there_is_less_of_it() {
     assert!(told.contains(&"bounding: 0".to_owned()), "the rest holds: {told:#?}");
 }
 
+/// Nothing hostile is tried here: it would be done with the rights of whoever runs the tests.
 #[test]
 fn a_caller_without_privileges_has_a_smaller_one() {
-    // SAFETY: no argument.
-    let uid = unsafe { libc::geteuid() };
-    let told = attack("root", Jail::of_caller(), vec![]);
-    assert!(told.contains(&"no_new_privs: 1".to_owned()), "{told:#?}");
-    assert!(told.iter().any(|line| line.starts_with(&format!("uid: ({uid}, "))), "{told:#?}");
     let limits = Limits { open_files: Some(32), ..Limits::default() };
-    assert_eq!(
-        attack("descriptors", Jail::of_caller().limits(limits), vec![]),
-        ["open: [0, 1, 2, 3]", "more: 28"]
-    );
+    let told = attack("descriptors", Jail::of_caller().limits(limits), vec![]);
+    assert_eq!(told, ["open: [0, 1, 2, 3]", "more: 28"]);
 }
 
 #[test]
