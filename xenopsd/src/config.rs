@@ -108,6 +108,15 @@ pub struct Config {
     /// Xen's PV shim, for PV kernels in PVH domains; looked for where distributions have it unless given
     #[arg(long, value_name = "PATH")]
     pub pvinpvh_xen: Option<PathBuf>,
+    /// Loader of HVM guests; looked for as the shim is
+    #[arg(long, value_name = "PATH")]
+    pub hvmloader: Option<PathBuf>,
+    /// BIOS of HVM guests; looked for as the shim is
+    #[arg(long, value_name = "PATH")]
+    pub seabios: Option<PathBuf>,
+    /// UEFI firmware of HVM guests; looked for as the shim is
+    #[arg(long, value_name = "PATH")]
+    pub ovmf: Option<PathBuf>,
     /// What is logged: error, warn, info, debug or trace, or per module
     #[arg(long, default_value = "info")]
     pub log_level: String,
@@ -244,7 +253,12 @@ impl Config {
 
     /// Files that guests start with and that the administrator has chosen.
     pub fn firmware(&self) -> FirmwarePaths {
-        FirmwarePaths { pv_shim: self.pvinpvh_xen.clone() }
+        FirmwarePaths {
+            pv_shim: self.pvinpvh_xen.clone(),
+            hvmloader: self.hvmloader.clone(),
+            seabios: self.seabios.clone(),
+            ovmf: self.ovmf.clone(),
+        }
     }
 
     /// The time limits.

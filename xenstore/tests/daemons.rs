@@ -40,6 +40,7 @@ fn domain() -> Domain {
             ("name", "forged"),
             ("vm-data/../name", "forged"),
         ]),
+        bios: None,
         keep_vm: false,
     }
 }

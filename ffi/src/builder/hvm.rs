@@ -3,7 +3,7 @@
 //! ```text
 //!   0            RAM ... hole for the emulated VGA card's window at 0xa0000 ... RAM
 //!   0x9f800      hvm_info_table: what hvmloader is told about vCPUs and memory
-//!   0xf0000000   end of low RAM at the latest; PCI devices from here on
+//!   0xf0000000   end of low RAM at the latest, or below for a larger hole; PCI devices from here on
 //!   0xfeff0000   pages of the device model's rings, then the special pages
 //!   4 GiB        RAM that did not fit below
 //! ```
@@ -11,6 +11,7 @@
 //! hvmloader makes the guest's memory map and ACPI tables itself.
 
 use std::mem::{offset_of, size_of};
+use std::ops::RangeInclusive;
 
 use super::image::DomImage;
 use super::pvh::{FOUR_GIB, Range, RangeKind};
@@ -28,8 +29,8 @@ use crate::xenctrl::{GuestKind, Xenctrl};
 
 /// Largest firmware accepted. SeaBIOS has 256 KiB, OVMF up to 4 MiB; below 4 GiB there is room for 16.
 pub const MAX_FIRMWARE: usize = 16 << 20;
-/// Where PCI devices begin when nothing else is asked for (libxl's default: a hole of 256 MiB).
-const HOLE_START: u64 = 0xf000_0000;
+/// Least and most room for PCI devices below 4 GiB (xl's range). The least is libxl's default.
+pub const HOLE_SIZES: RangeInclusive<u64> = 0x1000_0000..=0xf000_0000;
 /// RAM that Xen's map of the guest tells of begins here; below is the BIOS area.
 const ABOVE_BIOS: u64 = 0x10_0000;
 /// Pages of the window of the emulated VGA card, 0xa0000 to 0xbffff, which is no RAM.
@@ -44,6 +45,8 @@ pub struct HvmImage<'a> {
     pub firmware: &'a [u8],
     /// Memory the domain gets now, MiB, without that of its video card, which the device model takes.
     pub memory_mib: u64,
+    /// Room for PCI devices below 4 GiB, bytes, whole MiB within [`HOLE_SIZES`]. RAM that does not fit below goes above.
+    pub hole_size: u64,
     /// vCPUs it was created with.
     pub max_vcpus: u32,
     /// How many of them are there when it starts.
@@ -74,6 +77,10 @@ pub fn build_hvm(xc: &Xenctrl, domid: DomId, wanted: &HvmImage<'_>) -> Result<Bu
         let what = format!("{} of {} vCPUs online", wanted.online_vcpus, wanted.max_vcpus);
         return Err(BuildError::Invalid { field: "vcpus", what });
     }
+    if !HOLE_SIZES.contains(&wanted.hole_size) || !wanted.hole_size.is_multiple_of(1 << 20) {
+        let what = format!("{} bytes are not whole MiB between 256 MiB and 3.75 GiB", wanted.hole_size);
+        return Err(BuildError::Invalid { field: "hole for PCI devices", what });
+    }
     check_file("kernel", wanted.loader, MAX_KERNEL)?;
     xc.require_xen()?;
 
@@ -84,7 +91,7 @@ pub fn build_hvm(xc: &Xenctrl, domid: DomId, wanted: &HvmImage<'_>) -> Result<Bu
     image.set_firmware(wanted.firmware)?;
     image.ask_capabilities(domid)?;
     parse(&mut image, wanted.loader, GuestKind::Hvm)?;
-    let layout = RamLayout::with_hole(memory_mib, HOLE_START);
+    let layout = RamLayout::with_hole(memory_mib, FOUR_GIB - wanted.hole_size);
     image.set_layout(layout, VGA_HOLE_PAGES, true);
     image.set_memory(memory_mib)?;
     image.target_all();
@@ -170,6 +177,7 @@ mod tests {
             loader: b"\x7fELF",
             firmware: b"bios",
             memory_mib: 256,
+            hole_size: *HOLE_SIZES.start(),
             max_vcpus: 10,
             online_vcpus: 9,
             apic: true,
@@ -211,9 +219,9 @@ mod tests {
 
     #[test]
     fn the_map_is_of_ram_above_the_bios() {
-        let map = memory_map(RamLayout::with_hole(256, HOLE_START));
+        let map = memory_map(RamLayout::with_hole(256, 0xf000_0000));
         assert_eq!(map, [Range { address: 0x10_0000, size: 255 << 20, kind: RangeKind::Ram }]);
-        let map = memory_map(RamLayout::with_hole(4096, HOLE_START));
+        let map = memory_map(RamLayout::with_hole(4096, 0xf000_0000));
         assert_eq!(map[1], Range { address: FOUR_GIB, size: 256 << 20, kind: RangeKind::Ram });
     }
 
@@ -230,6 +238,11 @@ mod tests {
         assert!(matches!(refused(|i| i.loader = b"text"), BuildError::NotAKernel { .. }));
         assert!(matches!(refused(|i| i.firmware = b""), BuildError::Invalid { field: "firmware", .. }));
         assert!(matches!(refused(|i| i.memory_mib = 0), BuildError::Invalid { field: "memory", .. }));
+        for size in [0, 0x0ff0_0000, 0xf010_0000, 0x1000_1000] {
+            let error =
+                build_hvm(&xc, DomId::new(7).unwrap(), &HvmImage { hole_size: size, ..image() }).unwrap_err();
+            assert!(error.to_string().contains("hole for PCI"), "{error}");
+        }
         for (max, online) in [(10, 0), (10, 11), (200, 129)] {
             let mut image = image();
             (image.max_vcpus, image.online_vcpus) = (max, online);

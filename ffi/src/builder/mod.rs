@@ -15,7 +15,7 @@ mod pvh;
 
 use std::ffi::CString;
 
-pub use hvm::{HvmImage, MAX_FIRMWARE, build_hvm};
+pub use hvm::{HOLE_SIZES, HvmImage, MAX_FIRMWARE, build_hvm};
 pub use kernel::{ElfKernel, KernelKind, probe_kernel};
 pub use pvh::{ACPI_TABLES_ADDRESS, MAX_ACPI_PAGES, PvhAcpi, RSDP_SIZE};
 

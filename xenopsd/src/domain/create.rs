@@ -13,10 +13,10 @@ use super::bootloader::{self, indirect_boot};
 use super::memory::{Wanted, bytes};
 use super::platform::{self, creation, platform};
 use super::{VmExecutor, domain_kind, guest_kind};
-use crate::api::{Boot, BuilderInfo, Dict, DirectBoot, Error, Int, PvInfo, Vm};
+use crate::api::{Boot, BuilderInfo, Dict, DirectBoot, Error, FirmwareType, Int, PvInfo, Vm};
 use crate::device::{store_domid, vbd, vif};
 use crate::edge::{
-    Built, DomId, DomainImage, Firmware, GuestKind, HypervisorError, Image, ImageError, ImageFile,
+    Built, DomId, DomainImage, Firmware, GuestKind, HvmImage, HypervisorError, Image, ImageError, ImageFile,
     KernelImage, MAX_KERNEL, MAX_RAMDISK, NewDomain, ShimImage,
 };
 use crate::state::journal::Resource;
@@ -37,14 +37,22 @@ impl VmExecutor<'_> {
     pub(super) fn check_start(&self) -> Result<(), Error> {
         let vm = &self.records.vm;
         let wanted = Wanted::of(vm)?;
+        if wanted.kind == GuestKind::Hvm {
+            return Err(Error::Unimplemented("HVM guests: no device model is started yet".to_owned()));
+        }
         platform(vm)?;
+        platform::nodes(vm)?;
+        platform::check_generation_id(vm)?;
         let host = self.core.edges.hypervisor()?.host()?;
         creation(vm, wanted.kind, &host)?;
-        self.shim()?;
-        let files = match indirect_boot(vm) {
-            Some(boot) => bootloader::check(vm, boot).map(|()| None)?,
-            None => Some(BootFiles::open(vm)?),
+        let files = match (&vm.ty, indirect_boot(vm)) {
+            (BuilderInfo::Hvm(_), _) => None,
+            (_, Some(boot)) => bootloader::check(vm, boot).map(|()| None)?,
+            (_, None) => Some(BootFiles::open(vm)?),
         };
+        for firmware in firmware(vm) {
+            self.core.edges.host().open_firmware(*firmware)?;
+        }
         wanted.target_kib(&host)?;
         self.check_devices()?;
         if let Some(files) = files {
@@ -110,8 +118,9 @@ impl VmExecutor<'_> {
             name: vm.name.clone(),
             kind: domain_kind(vm),
             unique_id: Uuid::new_v4(),
-            platform: pairs(&platform::nodes(vm), "platformdata")?,
+            platform: pairs(&platform::nodes(vm)?, "platformdata")?,
             bios_strings: pairs(&vm.bios_strings, "bios_strings")?,
+            bios: bios(vm),
             vendor_device: vm.has_vendor_device,
             vm_data,
             keep_vm: false,
@@ -125,38 +134,46 @@ impl VmExecutor<'_> {
     pub(super) fn build_domain(&self) -> Result<(), Error> {
         let vm = &self.records.vm;
         let wanted = Wanted::of(vm)?;
-        let files = match self.files() {
-            Some(files) => files,
-            None => BootFiles::open(vm)?,
+        let files = match (self.files(), &vm.ty) {
+            (_, BuilderInfo::Hvm(_)) => None,
+            (Some(files), _) => Some(files),
+            (None, _) => Some(BootFiles::open(vm)?),
         };
         let read = |file: ImageFile| file.read().map_err(|e| image_error(vm, &e));
-        let kernel = read(files.kernel)?;
-        let ramdisk = files.ramdisk.map(read).transpose()?;
-        let shim = self.shim()?.map(read).transpose()?;
+        let firmware = firmware(vm).iter().map(|wanted| read(self.core.edges.host().open_firmware(*wanted)?));
+        let firmware = firmware.collect::<Result<Vec<_>, _>>()?;
+        let (kernel, ramdisk, cmdline) = match files {
+            None => (None, None, String::new()),
+            Some(BootFiles { kernel, ramdisk, cmdline }) => {
+                (Some(read(kernel)?), ramdisk.map(read).transpose()?, cmdline)
+            }
+        };
         let domid = self.domid()?;
         let hypervisor = self.core.edges.hypervisor()?;
         let target_kib = wanted.target_kib(&hypervisor.host()?)?;
         let shim_cmdline = format!("{SHIM_CMDLINE} shim_mem={}K", wanted.shim_kib);
-        let loaded = KernelImage { kernel: &kernel, ramdisk: ramdisk.as_ref(), cmdline: &files.cmdline };
-        let image = match (&shim, wanted.kind) {
-            (Some(shim), _) => DomainImage::PvInPvh(ShimImage { shim, cmdline: &shim_cmdline }, loaded),
-            (None, GuestKind::Pv) => DomainImage::Pv(loaded),
-            (None, GuestKind::Pvh | GuestKind::Hvm) => DomainImage::Pvh(loaded),
+        let loaded = kernel.as_ref().map(|kernel| KernelImage {
+            kernel,
+            ramdisk: ramdisk.as_ref(),
+            cmdline: &cmdline,
+        });
+        let image = match (loaded, &firmware[..], wanted.kind) {
+            (Some(loaded), [], GuestKind::Pv) => DomainImage::Pv(loaded),
+            (Some(loaded), [], GuestKind::Pvh) => DomainImage::Pvh(loaded),
+            (Some(loaded), [shim], GuestKind::Pvh) => {
+                DomainImage::PvInPvh(ShimImage { shim, cmdline: &shim_cmdline }, loaded)
+            }
+            (None, [loader, firmware], GuestKind::Hvm) => {
+                DomainImage::Hvm(HvmImage { loader, firmware, hole_size: platform::hole_size(vm)? })
+            }
+            _ => return Err(Error::internal(format!("VM {}: its kind and its files do not fit", vm.id))),
         };
         let built = hypervisor
             .build(domid, &wanted.resources(target_kib, platform(vm)?), &image)
             .map_err(|error| self.fill_error(&wanted, target_kib, error))?;
-        drop((kernel, ramdisk, shim));
+        drop((kernel, ramdisk, firmware));
         drop(hypervisor);
         self.introduce(domid, &wanted, target_kib, built)
-    }
-
-    /// The shim of a PV guest in a PVH domain, open.
-    fn shim(&self) -> Result<Option<ImageFile>, Error> {
-        match self.records.vm.ty {
-            BuilderInfo::PvInPvh(_) => Ok(Some(self.core.edges.host().open_firmware(Firmware::PvShim)?)),
-            _ => Ok(None),
-        }
     }
 
     /// What a failed build or restore is to the client.
@@ -199,8 +216,9 @@ impl VmExecutor<'_> {
                 },
                 dynamic_max: wanted.dynamic_max_kib,
                 dynamic_min: wanted.dynamic_min_kib,
-                target: target_kib,
-                video: 0,
+                // As `xl` has it: the balloon is not to ask for what the video card has.
+                target: target_kib.saturating_sub(wanted.video_kib),
+                video: wanted.video_kib,
             },
             max_vcpus: wanted.vcpu_max,
             online_vcpus: wanted.vcpus,
@@ -257,7 +275,30 @@ fn direct_boot(vm: &Vm) -> Result<&DirectBoot, Error> {
             PvInfo { boot: Boot::Direct(direct), .. } => Ok(direct),
             PvInfo { boot: Boot::Indirect(_), .. } => Err(Error::internal("the kernel was not looked for")),
         },
-        BuilderInfo::Hvm(_) => Err(Error::Unimplemented("HVM guests".to_owned())),
+        BuilderInfo::Hvm(_) => Err(Error::internal("an HVM guest has no kernel of its own")),
+    }
+}
+
+/// The files of this host's that a VM starts with, in the order in which each starts the next.
+fn firmware(vm: &Vm) -> &'static [Firmware] {
+    match &vm.ty {
+        BuilderInfo::Pv(_) | BuilderInfo::Pvh(_) => &[],
+        BuilderInfo::PvInPvh(_) => &[Firmware::PvShim],
+        BuilderInfo::Hvm(hvm) => match hvm.firmware {
+            FirmwareType::Bios => &[Firmware::Hvmloader, Firmware::SeaBios],
+            FirmwareType::Uefi(_) => &[Firmware::Hvmloader, Firmware::Ovmf],
+        },
+    }
+}
+
+/// What hvmloader calls the firmware.
+fn bios(vm: &Vm) -> Option<&'static str> {
+    match &vm.ty {
+        BuilderInfo::Hvm(hvm) => Some(match hvm.firmware {
+            FirmwareType::Bios => "seabios",
+            FirmwareType::Uefi(_) => "ovmf",
+        }),
+        _ => None,
     }
 }
 

@@ -51,6 +51,8 @@ pub(super) struct Wanted {
     pub(super) dynamic_min_kib: u64,
     /// What the PV shim takes beside the guest's; 0 without one.
     pub(super) shim_kib: u64,
+    /// What its video card has of its memory; HVM only.
+    pub(super) video_kib: u64,
     pub(super) vcpu_max: u32,
     pub(super) vcpus: u32,
 }
@@ -61,12 +63,17 @@ impl Wanted {
         let kib = |bytes: i64| u64::try_from(bytes).unwrap_or(0) / 1024;
         let static_max_kib = kib(vm.memory_static_max);
         let shimmed = matches!(vm.ty, BuilderInfo::PvInPvh(_));
+        let video_kib = match &vm.ty {
+            BuilderInfo::Hvm(hvm) => u64::try_from(hvm.video_mib).unwrap_or(u64::MAX).saturating_mul(1024),
+            _ => 0,
+        };
         let wanted = Self {
             kind: super::guest_kind(vm),
             static_max_kib,
             dynamic_max_kib: kib(vm.memory_dynamic_max),
             dynamic_min_kib: kib(vm.memory_dynamic_min),
             shim_kib: if shimmed { (SHIM_MIB + static_max_kib / 1024 / SHIM_SHARE) * 1024 } else { 0 },
+            video_kib,
             vcpu_max: u32::try_from(vm.vcpu_max).unwrap_or(0),
             vcpus: u32::try_from(vm.vcpus).unwrap_or(0),
         };
@@ -86,6 +93,12 @@ impl Wanted {
                 vm.id, wanted.dynamic_min_kib, wanted.dynamic_max_kib, wanted.static_max_kib
             )));
         }
+        if wanted.dynamic_min_kib < MIN_MEMORY_KIB.saturating_add(video_kib) {
+            return Err(Error::internal(format!(
+                "VM {}: {} KiB of memory hold no guest beside the {video_kib} KiB of its video card",
+                vm.id, wanted.dynamic_min_kib
+            )));
+        }
         Ok(wanted)
     }
 
@@ -96,7 +109,7 @@ impl Wanted {
             online_vcpus: self.vcpus,
             target_kib,
             shim_kib: self.shim_kib,
-            video_kib: 0,
+            video_kib: self.video_kib,
             static_max_kib: self.static_max_kib,
             platform,
             paging_kib: if self.kind == GuestKind::Pv { 0 } else { self.paging_kib() },
@@ -190,6 +203,7 @@ mod tests {
             dynamic_max_kib: 1 << 20,
             dynamic_min_kib: 128 << 10,
             shim_kib: 0,
+            video_kib: 0,
             vcpu_max: 1,
             vcpus: 1,
         };
@@ -208,6 +222,7 @@ mod tests {
             dynamic_max_kib: 512 << 10,
             dynamic_min_kib: 512 << 10,
             shim_kib: 0,
+            video_kib: 0,
             vcpu_max: 2,
             vcpus: 2,
         };
@@ -227,5 +242,18 @@ mod tests {
         // 23 MiB and a ninetieth of 256 MiB.
         assert_eq!((pvh.shim_kib, shimmed.shim_kib), (0, 25 << 10));
         assert_eq!(shimmed.needed_kib(256 << 10), pvh.needed_kib(256 << 10) + (26 << 10));
+    }
+
+    #[test]
+    fn a_video_card_has_its_memory_from_the_guests() {
+        let hvm = |video_mib| Vm {
+            ty: BuilderInfo::Hvm(crate::api::HvmInfo { video_mib, ..crate::api::HvmInfo::default() }),
+            ..test_vm(ID, "demo")
+        };
+        let wanted = Wanted::of(&hvm(16)).unwrap();
+        assert_eq!(wanted.resources(256 << 10, Platform::default()).video_kib, 16 << 10);
+        for bad in [256, 253, -1] {
+            assert!(matches!(Wanted::of(&hvm(bad)), Err(Error::InternalError(_))), "{bad}");
+        }
     }
 }

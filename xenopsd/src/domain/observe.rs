@@ -116,12 +116,14 @@ fn read_store(core: &Core, domid: DomId, state: &mut VmState) -> Result<(), Erro
     let mut store = core.edges.store()?;
     let at =
         |below: &str| Path::new(&format!("/local/domain/{domid}/{below}")).map_err(xenstore::Error::from);
-    let wanted = [at("memory/target")?, at("memory/uncooperative")?, at("console/tty")?];
+    let wanted =
+        [at("memory/target")?, at("memory/uncooperative")?, at("console/tty")?, at("memory/videoram")?];
     let values = store.read_all(&wanted)?;
     let text = |n: usize| values[n].as_deref().map(text_of);
     // `memory/target` is the toolstack's own, the guest may only read it.
     let target_kib: i64 = text(0).and_then(|t| t.parse().ok()).unwrap_or(0);
-    state.memory_target = target_kib.saturating_mul(1024);
+    let video_kib: i64 = text(3).and_then(|t| t.parse().ok()).unwrap_or(0);
+    state.memory_target = target_kib.saturating_add(video_kib).saturating_mul(1024);
     state.uncooperative_balloon_driver = values[1].is_some();
     if let Some(path) = text(2).filter(|tty| !tty.is_empty()) {
         state.consoles.push(Console { protocol: ConsoleProtocol::Vt100, port: 0, path });

@@ -3,7 +3,7 @@
 //! key that makes no sense is an error that names it.
 
 use crate::api::{BuilderInfo, Dict, Error, HvmInfo, Vm};
-use crate::edge::{GuestKind, Physinfo, Platform, TscMode};
+use crate::edge::{GuestKind, HOLE_SIZES, Physinfo, Platform, TscMode};
 use crate::hostinfo::policy_words;
 
 /// Enlightenments by the key that asks for each, with its bit of `HVM_PARAM_VIRIDIAN` (xen/hvm/params.h). The first is the
@@ -167,8 +167,34 @@ fn time_offset(keys: &Keys<'_>) -> Result<i32, Error> {
     })
 }
 
+/// Room for PCI devices below 4 GiB of an HVM guest, in bytes.
+pub(super) fn hole_size(vm: &Vm) -> Result<u64, Error> {
+    let keys = Keys(vm);
+    let accepted = "whole MiB in bytes, from 268435456 (256 MiB) to 4026531840 (3.75 GiB)";
+    let size = keys.number("mmio_hole_size", HOLE_SIZES, accepted)?.unwrap_or(*HOLE_SIZES.start());
+    if size.is_multiple_of(1 << 20) { Ok(size) } else { Err(keys.bad("mmio_hole_size", accepted)) }
+}
+
+/// A generation id is two numbers of 64 bits with a colon between, as hvmloader reads them.
+pub(super) fn check_generation_id(vm: &Vm) -> Result<(), Error> {
+    let Some(id) = &vm.generation_id else { return Ok(()) };
+    let number = |text: &str| text.parse::<u64>().is_ok() || text.parse::<i64>().is_ok();
+    if id.is_empty() || id.split_once(':').is_some_and(|(high, low)| number(high) && number(low)) {
+        return Ok(());
+    }
+    Err(Error::internal(format!(
+        "VM {}: generation id {id:?} is not two numbers with a colon between",
+        vm.id
+    )))
+}
+
+/// Whether the guest sees ACPI tables: both places must want it.
+pub(super) fn acpi(vm: &Vm) -> Result<bool, Error> {
+    Ok(hvm(vm).is_none_or(|hvm| hvm.acpi) && Keys(vm).flag("acpi", true)?)
+}
+
 /// What the guest finds below `platform/`: what the VM's owner put there, and what the daemon knows better.
-pub(super) fn nodes(vm: &Vm) -> Dict<String> {
+pub(super) fn nodes(vm: &Vm) -> Result<Dict<String>, Error> {
     let mut nodes = vm.platformdata.clone();
     let mut set = |key: &str, value: String| {
         nodes.0.retain(|(k, _)| k != key);
@@ -176,18 +202,26 @@ pub(super) fn nodes(vm: &Vm) -> Dict<String> {
     };
     set("vcpu/number", vm.vcpu_max.to_string());
     set("vcpu/current", vm.vcpus.to_string());
-    if let Some(id) = &vm.generation_id {
+    if let Some(id) = vm.generation_id.as_ref().filter(|id| !id.is_empty()) {
         set("generation-id", id.clone());
     }
     if hvm(vm).is_some() {
-        // A guest that sleeps would have to be woken by somebody.
-        for key in ["acpi_s3", "acpi_s4"] {
-            if vm.platformdata.get(key).is_none() {
-                set(key, "0".to_owned());
-            }
+        let keys = Keys(vm);
+        // hvmloader reads numbers. A guest that sleeps would have to be woken by somebody.
+        let flags = [
+            ("acpi", acpi(vm)?),
+            ("acpi_s3", keys.flag("acpi_s3", false)?),
+            ("acpi_s4", keys.flag("acpi_s4", false)?),
+            ("acpi_laptop_slate", keys.flag("acpi_laptop_slate", false)?),
+        ];
+        for (key, on) in flags {
+            set(key, u8::from(on).to_string());
         }
+        // hvmloader: which hotplug controllers the tables are to describe.
+        set("device-model", "qemu_xen".to_owned());
+        set("mmio_hole_size", hole_size(vm)?.to_string());
     }
-    nodes
+    Ok(nodes)
 }
 
 #[cfg(test)]
@@ -302,18 +336,40 @@ mod tests {
 
     #[test]
     fn the_guest_finds_all_keys_and_the_daemons() {
-        let mut vm = hvm_vm(&[("nx", "true"), ("vcpu/number", "99"), ("acpi_s4", "1")], "");
+        let mut vm = hvm_vm(&[("nx", "true"), ("vcpu/number", "99"), ("acpi_s4", "true")], "");
         vm.generation_id = Some("1:2".to_owned());
-        let nodes = nodes(&vm);
+        let nodes = nodes(&vm).unwrap();
         for (key, value) in [
             ("nx", "true"),
             ("vcpu/number", "1"),
             ("generation-id", "1:2"),
+            ("acpi", "1"),
             ("acpi_s3", "0"),
             ("acpi_s4", "1"),
+            ("device-model", "qemu_xen"),
+            ("mmio_hole_size", "268435456"),
         ] {
             assert_eq!(nodes.get(key).map(String::as_str), Some(value), "{key}");
         }
         assert_eq!(nodes.iter().filter(|(key, _)| *key == "vcpu/number").count(), 1);
+    }
+
+    #[test]
+    fn holes_and_generation_ids_are_checked() {
+        assert_eq!(hole_size(&vm(&[("mmio_hole_size", "536870912")])).unwrap(), 512 << 20);
+        for bad in ["1048576", "536870913", "4294967296", "x"] {
+            let error = hole_size(&vm(&[("mmio_hole_size", bad)])).unwrap_err().to_string();
+            assert!(error.contains("mmio_hole_size") && error.contains(bad), "{error}");
+        }
+        let with = |id: &str| check_generation_id(&Vm { generation_id: Some(id.to_owned()), ..vm(&[]) });
+        for good in ["", "0:0", "18446744073709551615:1", "-5:7"] {
+            assert!(with(good).is_ok(), "{good}");
+        }
+        for bad in ["1", "1:", "a:b", "1:2:3", "18446744073709551616:0"] {
+            assert!(with(bad).is_err(), "{bad}");
+        }
+        let off = HvmInfo { acpi: false, ..HvmInfo::default() };
+        assert!(!acpi(&Vm { ty: BuilderInfo::Hvm(off), ..vm(&[]) }).unwrap());
+        assert!(acpi(&hvm_vm(&[], "")).unwrap() && !acpi(&hvm_vm(&[("acpi", "0")], "")).unwrap());
     }
 }

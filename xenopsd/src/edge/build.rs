@@ -133,6 +133,17 @@ pub struct ShimImage<'a> {
     pub cmdline: &'a str,
 }
 
+/// An emulated PC: Xen's loader starts the firmware, which finds the guest's own boot loader.
+#[derive(Debug, Clone, Copy)]
+pub struct HvmImage<'a> {
+    /// hvmloader.
+    pub loader: &'a Image,
+    /// SeaBIOS or OVMF.
+    pub firmware: &'a Image,
+    /// Room for PCI devices below 4 GiB, in bytes, whole MiB.
+    pub hole_size: u64,
+}
+
 /// What a domain is built from. The variant is the kind it was created as.
 #[derive(Debug, Clone, Copy)]
 pub enum DomainImage<'a> {
@@ -142,6 +153,8 @@ pub enum DomainImage<'a> {
     Pvh(KernelImage<'a>),
     /// A PV kernel started by the shim, in a PVH domain.
     PvInPvh(ShimImage<'a>, KernelImage<'a>),
+    /// hvmloader and a firmware.
+    Hvm(HvmImage<'a>),
 }
 
 impl DomainImage<'_> {
@@ -150,6 +163,7 @@ impl DomainImage<'_> {
         match self {
             Self::Pv(_) => GuestKind::Pv,
             Self::Pvh(_) | Self::PvInPvh(..) => GuestKind::Pvh,
+            Self::Hvm(_) => GuestKind::Hvm,
         }
     }
 }

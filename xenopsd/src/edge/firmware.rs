@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use ffi::builder::MAX_FIRMWARE;
 use ffi::xenctrl::linked_version;
 
 use super::{HostError, Image, ImageError, ImageFile, MAX_KERNEL};
@@ -11,6 +12,12 @@ use super::{HostError, Image, ImageError, ImageFile, MAX_KERNEL};
 pub enum Firmware {
     /// Xen's shim, which runs a PV kernel in a PVH domain.
     PvShim,
+    /// What an HVM domain starts with: it sets the emulated PC up and starts the firmware.
+    Hvmloader,
+    /// A BIOS.
+    SeaBios,
+    /// A UEFI firmware.
+    Ovmf,
 }
 
 impl Firmware {
@@ -18,6 +25,9 @@ impl Firmware {
     pub const fn name(self) -> &'static str {
         match self {
             Self::PvShim => "PV shim",
+            Self::Hvmloader => "hvmloader",
+            Self::SeaBios => "SeaBIOS",
+            Self::Ovmf => "OVMF",
         }
     }
 
@@ -25,6 +35,9 @@ impl Firmware {
     const fn setting(self) -> &'static str {
         match self {
             Self::PvShim => "pvinpvh-xen",
+            Self::Hvmloader => "hvmloader",
+            Self::SeaBios => "seabios",
+            Self::Ovmf => "ovmf",
         }
     }
 
@@ -32,19 +45,40 @@ impl Firmware {
     fn package(self) -> String {
         let (major, minor) = linked_version();
         match self {
-            Self::PvShim => format!("xen-utils-{major}.{minor}"),
+            Self::PvShim | Self::Hvmloader => format!("xen-utils-{major}.{minor}"),
+            Self::SeaBios => "seabios".to_owned(),
+            Self::Ovmf => "ovmf".to_owned(),
         }
     }
 
     /// Where distributions have it, the likeliest first.
     fn places(self) -> Vec<PathBuf> {
-        let (major, minor) = linked_version();
+        let paths = |all: &[&str]| all.iter().map(PathBuf::from).collect();
         match self {
-            Self::PvShim => [&*format!("/usr/lib/xen-{major}.{minor}"), "/usr/lib/xen", "/usr/libexec/xen"]
-                .map(|directory| Path::new(directory).join("boot/xen-shim"))
-                .to_vec(),
+            Self::PvShim => beside_xen("xen-shim"),
+            Self::Hvmloader => beside_xen("hvmloader"),
+            Self::SeaBios => paths(&["/usr/share/seabios/bios-256k.bin", "/usr/share/qemu/bios-256k.bin"]),
+            Self::Ovmf => {
+                paths(&["/usr/share/ovmf/OVMF.fd", "/usr/share/OVMF/OVMF.fd", "/usr/share/qemu/OVMF.fd"])
+            }
         }
     }
+
+    /// Largest file that can be one, in bytes.
+    const fn limit(self) -> u64 {
+        match self {
+            Self::PvShim | Self::Hvmloader => MAX_KERNEL,
+            Self::SeaBios | Self::Ovmf => MAX_FIRMWARE as u64,
+        }
+    }
+}
+
+/// Where Xen's own programs for guests are.
+fn beside_xen(name: &str) -> Vec<PathBuf> {
+    let (major, minor) = linked_version();
+    [&*format!("/usr/lib/xen-{major}.{minor}"), "/usr/lib/xen", "/usr/libexec/xen"]
+        .map(|directory| Path::new(directory).join("boot").join(name))
+        .to_vec()
 }
 
 /// Paths that the administrator has chosen; others are looked for where distributions have them.
@@ -52,12 +86,21 @@ impl Firmware {
 pub struct FirmwarePaths {
     /// Of [`Firmware::PvShim`].
     pub pv_shim: Option<PathBuf>,
+    /// Of [`Firmware::Hvmloader`].
+    pub hvmloader: Option<PathBuf>,
+    /// Of [`Firmware::SeaBios`].
+    pub seabios: Option<PathBuf>,
+    /// Of [`Firmware::Ovmf`].
+    pub ovmf: Option<PathBuf>,
 }
 
 impl FirmwarePaths {
     const fn chosen(&self, firmware: Firmware) -> Option<&PathBuf> {
         match firmware {
             Firmware::PvShim => self.pv_shim.as_ref(),
+            Firmware::Hvmloader => self.hvmloader.as_ref(),
+            Firmware::SeaBios => self.seabios.as_ref(),
+            Firmware::Ovmf => self.ovmf.as_ref(),
         }
     }
 
@@ -75,7 +118,7 @@ impl FirmwarePaths {
 
 fn open_first(firmware: Firmware, places: &[PathBuf]) -> Result<ImageFile, HostError> {
     for path in places {
-        match Image::open(firmware.name(), path, MAX_KERNEL) {
+        match Image::open(firmware.name(), path, firmware.limit()) {
             Err(ImageError::Missing { .. }) => {}
             Err(error) => {
                 return Err(HostError::Unusable { class: firmware.name(), text: error.to_string() });
@@ -105,7 +148,7 @@ mod tests {
     fn a_chosen_path_is_the_only_one() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("shim");
-        let paths = FirmwarePaths { pv_shim: Some(path.clone()) };
+        let paths = FirmwarePaths { pv_shim: Some(path.clone()), ..FirmwarePaths::default() };
         let missing = paths.open(Firmware::PvShim).unwrap_err();
         let HostError::Missing { id, text, .. } = &missing else { panic!("{missing}") };
         assert_eq!(*id, path.display().to_string());

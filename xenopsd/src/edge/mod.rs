@@ -28,13 +28,14 @@ use crossbeam::channel::Receiver;
 
 use crate::state::journal::Resource;
 
+pub use ffi::builder::HOLE_SIZES;
 pub use ffi::domid::DomId;
 pub use ffi::migrate::Stream;
 pub use ffi::xenctrl::{DomainInfo, FeatureSet, GuestKind, Physinfo, ShutdownReason, XenVersion};
 
 pub use build::{
-    Built, DomainImage, KernelImage, NO_DELAY_FOR_MISSED_TICKS, NewDomain, Platform, Resources, Ring,
-    ShimImage, TscMode,
+    Built, DomainImage, HvmImage, KernelImage, NO_DELAY_FOR_MISSED_TICKS, NewDomain, Platform, Resources,
+    Ring, ShimImage, TscMode,
 };
 pub use events::{Events, Subscription};
 pub use firmware::{Firmware, FirmwarePaths};

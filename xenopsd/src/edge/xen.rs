@@ -7,8 +7,8 @@ use ffi::xenctrl::{CpuidPolicy, CreateDomain, GrantVersion, HvmParam, SchedParam
 
 use super::acpi::Tables;
 use super::{
-    Built, DomId, DomainImage, DomainInfo, FeatureSet, GuestKind, Hypervisor, HypervisorError, Image,
-    KernelImage, NewDomain, Physinfo, Platform, Resources, Ring, ShimImage, Stream, XenVersion,
+    Built, DomId, DomainImage, DomainInfo, FeatureSet, GuestKind, HvmImage, Hypervisor, HypervisorError,
+    Image, KernelImage, NewDomain, Physinfo, Platform, Resources, Ring, ShimImage, Stream, XenVersion,
 };
 
 /// What libxl leaves above the target in the hard limit, in KiB: a guest's balloon is allowed this much slack
@@ -53,7 +53,14 @@ impl XenHypervisor {
                 xc.hvm_param_set(domid, HvmParam::TIMER_MODE, platform.timer_mode.into())?;
             }
         }
+        if kind == GuestKind::Hvm {
+            xc.hvm_param_set(domid, HvmParam::HPET_ENABLED, platform.hpet.into())?;
+            xc.hvm_param_set(domid, HvmParam::VPT_ALIGN, 1)?;
+        }
         xc.set_tsc_info(domid, platform.tsc)?;
+        if platform.time_offset != 0 {
+            xc.set_time_offset(domid, platform.time_offset)?;
+        }
         if kind != GuestKind::Pv {
             xc.set_paging_mempool_bytes(domid, resources.paging_kib * 1024)?;
         }
@@ -143,6 +150,34 @@ impl XenHypervisor {
         };
         builder::build_pvh(&self.xc, domid, &image)
     }
+
+    fn build_hvm(
+        &self,
+        domid: DomId,
+        resources: &Resources,
+        image: &HvmImage<'_>,
+        ports: RingPorts,
+    ) -> Result<builder::Built, BuildError> {
+        let platform = &resources.platform;
+        if platform.viridian != 0 {
+            self.xc.hvm_param_set(domid, HvmParam::VIRIDIAN, platform.viridian)?;
+        }
+        let image = builder::HvmImage {
+            loader: image.loader.bytes(),
+            firmware: image.firmware.bytes(),
+            memory_mib: resources.target_kib.saturating_sub(resources.video_kib) / 1024,
+            hole_size: image.hole_size,
+            max_vcpus: resources.max_vcpus,
+            online_vcpus: resources.online_vcpus,
+            apic: platform.apic,
+            console_evtchn: ports.console,
+            console_domid: DomId::DOM0,
+            store_evtchn: ports.store,
+            store_domid: DomId::DOM0,
+            claim: true,
+        };
+        builder::build_hvm(&self.xc, domid, &image)
+    }
 }
 
 /// The guest was suspended before the save began.
@@ -215,6 +250,7 @@ impl Hypervisor for XenHypervisor {
             DomainImage::PvInPvh(shim, image) => {
                 self.build_pvh(domid, resources, image, Some(shim), ports)?
             }
+            DomainImage::Hvm(image) => self.build_hvm(domid, resources, image, ports)?,
         };
         Ok(ports.with(built))
     }

@@ -101,8 +101,13 @@ impl Hypervisor for SimHypervisor {
         resources: &Resources,
         image: &DomainImage<'_>,
     ) -> Result<Built, HypervisorError> {
-        let (DomainImage::Pv(loaded) | DomainImage::Pvh(loaded) | DomainImage::PvInPvh(_, loaded)) = image;
-        if !is_kernel(loaded.kernel) {
+        let loaded = match image {
+            DomainImage::Pv(loaded) | DomainImage::Pvh(loaded) | DomainImage::PvInPvh(_, loaded) => {
+                loaded.kernel
+            }
+            DomainImage::Hvm(hvm) => hvm.loader,
+        };
+        if !is_kernel(loaded) {
             return Err(HypervisorError::Image(
                 "the kernel is no ELF file, no bzImage and not gzipped".to_owned(),
             ));

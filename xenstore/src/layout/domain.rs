@@ -62,6 +62,8 @@ pub struct Domain {
     pub platform: Pairs,
     /// Nodes below `bios-strings/`, named without it.
     pub bios_strings: Pairs,
+    /// The firmware that hvmloader starts, `seabios` or `ovmf`; HVM only.
+    pub bios: Option<&'static str>,
     /// Whether Windows may find its vendor's drivers by itself.
     pub vendor_device: bool,
     /// What the VM's owner has for the guest.
@@ -235,6 +237,20 @@ impl Layout for Domain {
             },
             about: "hvmloader: which firmware",
         },
+        Node::value(
+            Side::Domain,
+            "hvmloader/bios",
+            "seabios | ovmf",
+            |d| d.bios.and_then(text),
+            "hvmloader: without it the firmware is taken for one of Xen's old ones",
+        ),
+        Node::value(
+            Side::Domain,
+            "hvmloader/allow-memory-relocate",
+            "0",
+            |d| d.bios.and(flag(false)),
+            "hvmloader: this device model does not follow memory that is moved for large PCI devices",
+        ),
         Node::dir(Side::Vm, "", Rule::Ro, "what belongs to the VM rather than to this domain"),
         Node::value(Side::Vm, "uuid", "U", |d| text(d.uuid), "agents"),
         Node::value(Side::Vm, "name", "text", |d| text(&d.name), "xl rename"),
