@@ -76,6 +76,8 @@ impl Template {
         let launch = Launch { options, shared_memory: true, restore: false };
         let mut key = Key::new("base");
         key.field(image.key().as_bytes());
+        // An image that was removed and built again has other keys, which a host of before does not let in.
+        key.file(&image.ssh_key())?;
         key.field(qemu_version()?.as_bytes());
         key.field(machine::arguments(launch).join("\n").as_bytes());
         Self::get(&key.to_string(), &image, options, |dir| {

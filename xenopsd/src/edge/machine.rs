@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use xenstore::Client;
 use xenstore::transport::{DEFAULT_XENBUS, Endpoint, LibTransport};
 
@@ -120,6 +121,10 @@ impl Host for LinuxHost {
             Disk::Block(disk) => disk.file,
             Disk::File(disk) => disk.file,
         };
+        // What was read of a block device before is not what its guest has written since: backends go past the cache.
+        posix_fadvise(&disk, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED).map_err(|errno| {
+            KernelSearchError::Unable(format!("cache of {}: {errno}", search.disk.display()))
+        })?;
         self.boot_loader.search(&disk, search)
     }
 
