@@ -209,6 +209,10 @@ fn answer(core: &Arc<Core>, call: &Call) -> Result<Value, Error> {
         Call::VifSetCarrier(m) => {
             returns(m, devices::change(core, &m.id, &m.debug_info, VifWish::Carrier(m.carrier)))
         }
+        Call::VifSetLockingMode(m) => returns(
+            m,
+            devices::change(core, &m.id, &m.debug_info, VifWish::LockingMode(m.locking_mode.clone())),
+        ),
         Call::VbdAdd(m) => returns(m, devices::add(core, &m.vbd)),
         Call::VbdRemove(m) => returns(m, devices::remove::<Vbd>(core, &m.id)),
         Call::VbdStat(m) => returns(m, devices::stat(core, &m.id)),

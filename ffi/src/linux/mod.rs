@@ -5,6 +5,7 @@
 //! are made in which order, and what an error means for a disk or an interface, is decided by the (safe) callers.
 
 pub mod block;
+pub mod ethtool;
 mod ioctl;
 pub mod loopdev;
 pub mod mapped;

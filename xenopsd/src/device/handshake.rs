@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use xenstore::layout::{DeviceAddress, DeviceKind, DeviceStatus, XenbusState, printable};
 use xenstore::{Operations, Path};
 
-use super::Plug;
+use super::{Plug, vif};
 use crate::api::Error;
 use crate::ops::plan::Unplugging;
 use crate::ops::wait::Ended;
@@ -74,12 +74,12 @@ pub fn unplug(plug: &Plug<'_>, address: DeviceAddress, id: &str, how: Unplugging
     }
     closed.map_err(|gone| gone.into_error(plug, address, id, how))?;
     plug.core.edges.store()?.commit(&address.remove())?;
-    if address.kind == DeviceKind::Vif {
-        super::vif::forget_interface(plug.core, plug.domid, address.id)?;
-    }
     // Only now: a loop device must not be freed while its backend could still be asked to write.
     plug.core.runtimes.with(plug.vm, |r| r.kept.retain(|(kept, _)| *kept != address));
     plug.core.disks.release(address);
+    if address.kind == DeviceKind::Vif {
+        vif::forget_interface(plug.core, plug.vm, plug.domid, address.id)?;
+    }
     Ok(())
 }
 

@@ -7,10 +7,12 @@ use uuid::Uuid;
 use xenstore::layout::{self, DeviceAddress, DeviceKind, Mac};
 
 use super::{Plug, handshake, plugged, store_domid};
-use crate::api::{Error, Network, Vif, VifState};
+use crate::api::{Error, LockedAddresses, LockingMode, Network, Vif, VifState};
 use crate::core::Core;
-use crate::edge::{DomId, VifSettings};
+use crate::edge::linux::nftables::MAX_ADDRESSES;
+use crate::edge::{DomId, Locked, MacAddr, Offload, VifSettings};
 use crate::state::Interface;
+use crate::state::journal::{EntryId, Resource};
 
 /// The MTU that a record has when nobody chose one; the bridge's own is then kept.
 const DEFAULT_MTU: isize = 1500;
@@ -84,7 +86,64 @@ fn settings(vif: &Vif) -> Result<VifSettings, Error> {
             Error::internal(format!("VIF {}: MTU {} is not between {MTU_RANGE:?}", vif.id, vif.mtu))
         })?)
     };
-    Ok(VifSettings { bridge, mtu, carrier: vif.carrier })
+    let locked = match &vif.locking_mode {
+        LockingMode::Locked(addresses) => Some(locked(vif, addresses)?),
+        LockingMode::Unlocked | LockingMode::Disabled => None,
+    };
+    // Nothing passes an interface that is down.
+    let carrier = vif.carrier && vif.locking_mode != LockingMode::Disabled;
+    Ok(VifSettings { bridge, mtu, carrier, locked, offloads: offloads(vif)? })
+}
+
+fn locked(vif: &Vif, addresses: &LockedAddresses) -> Result<Locked, Error> {
+    let found = addresses.ipv4.len().max(addresses.ipv6.len());
+    if found > MAX_ADDRESSES {
+        return Err(Error::internal(format!(
+            "VIF {}: locked to {found} addresses of a kind; at most {MAX_ADDRESSES} are possible",
+            vif.id
+        )));
+    }
+    let mac = mac(&vif.mac).map_err(|e| Error::internal(format!("VIF {}: {e}", vif.id)))?;
+    Ok(Locked {
+        mac: MacAddr(mac.0),
+        ipv4: parsed(vif, "IPv4", &addresses.ipv4)?,
+        ipv6: parsed(vif, "IPv6", &addresses.ipv6)?,
+    })
+}
+
+fn parsed<A: FromStr>(vif: &Vif, kind: &str, texts: &[String]) -> Result<Vec<A>, Error> {
+    let bad =
+        |text| Error::internal(format!("VIF {}: {text:?} is not an {kind} address to be locked to", vif.id));
+    texts.iter().map(|text| text.parse().map_err(|_| bad(text))).collect()
+}
+
+/// Offloads by their keys in `other_config`.
+const OFFLOADS: [(&str, Offload); 6] = [
+    ("ethtool-rx", Offload::Rx),
+    ("ethtool-tx", Offload::Tx),
+    ("ethtool-sg", Offload::Sg),
+    ("ethtool-tso", Offload::Tso),
+    ("ethtool-ufo", Offload::Ufo),
+    ("ethtool-gso", Offload::Gso),
+];
+
+fn offloads(vif: &Vif) -> Result<Vec<(Offload, bool)>, Error> {
+    let mut wanted = Vec::new();
+    for (key, offload) in OFFLOADS {
+        let Some((_, value)) = vif.other_config.iter().find(|(k, _)| *k == key) else { continue };
+        let on = match value.as_str() {
+            "on" | "true" => true,
+            "off" | "false" => false,
+            other => {
+                return Err(Error::internal(format!(
+                    "VIF {}: other_config:{key} is {other:?}; it can be on, true, off or false",
+                    vif.id
+                )));
+            }
+        };
+        wanted.push((offload, on));
+    }
+    Ok(wanted)
 }
 
 /// Finds what would make a plug fail, taking nothing.
@@ -125,8 +184,28 @@ pub fn plug(plug: &Plug<'_>, vif: &Vif) -> Result<(), Error> {
     handshake::backend_ready(plug, address)?;
     let name = interface(plug.domid, handle);
     plug.core.records.put_interface(&Interface { name: name.clone(), vif: vif.id.clone() })?;
-    plug.core.edges.host().connect_vif(&name, &settings)?;
+    connect(plug.core, plug.vm, &name, &settings)?;
     Ok(plug.core.edges.store()?.commit(&layout::Vif::connect(address))?)
+}
+
+/// Sets up the host's side. Rules are in the journal for as long as they may be there: they do not go with the interface.
+fn connect(core: &Core, vm: &str, name: &str, settings: &VifSettings) -> Result<(), Error> {
+    if settings.locked.is_some() && rules_of(core, vm, name).is_none() {
+        core.journal.take(vm, Resource::Rules(name.to_owned()))?;
+    }
+    core.edges.host().connect_vif(name, settings)?;
+    if settings.locked.is_none() { release_rules(core, vm, name) } else { Ok(()) }
+}
+
+fn rules_of(core: &Core, vm: &str, name: &str) -> Option<EntryId> {
+    let of_it = |resource: &Resource| matches!(resource, Resource::Rules(of) if of == name);
+    core.journal.of(vm).into_iter().find(|(_, resource)| of_it(resource)).map(|(id, _)| id)
+}
+
+fn release_rules(core: &Core, vm: &str, name: &str) -> Result<(), Error> {
+    let Some(id) = rules_of(core, vm, name) else { return Ok(()) };
+    core.edges.host().release(&Resource::Rules(name.to_owned()))?;
+    core.journal.strike(vm, id)
 }
 
 /// Brings a plugged interface in line with its record.
@@ -136,7 +215,7 @@ pub fn plug(plug: &Plug<'_>, vif: &Vif) -> Result<(), Error> {
 pub fn apply(core: &Core, domid: DomId, vif: &Vif) -> Result<(), Error> {
     let settings = settings(vif)?;
     let address = address(domid, vif)?;
-    core.edges.host().connect_vif(&interface(domid, handle(vif)?), &settings)?;
+    connect(core, &vif.id.vm, &interface(domid, handle(vif)?), &settings)?;
     Ok(core.edges.store()?.commit(&layout::Vif::change(address, &settings.bridge, vif.carrier))?)
 }
 
@@ -145,15 +224,16 @@ fn interface(domid: DomId, handle: u32) -> String {
     format!("vif{domid}.{handle}")
 }
 
-/// Forgets whose the host's side was.
+/// Forgets whose the host's side was, and what it was allowed.
 ///
 /// # Errors
-/// When the state directory refuses.
-pub fn forget_interface(core: &Core, domid: DomId, handle: u32) -> Result<(), Error> {
-    core.records.remove_interface(&interface(domid, handle))
+/// When the state directory or the kernel refuses.
+pub fn forget_interface(core: &Core, vm: &str, domid: DomId, handle: u32) -> Result<(), Error> {
+    let name = interface(domid, handle);
+    release_rules(core, vm, &name).and(core.records.remove_interface(&name))
 }
 
-/// Forgets whose the host's sides of a domain's interfaces were: those given, and those of the VM's records, which are
+/// Forgets whose the host's sides of a domain's interfaces were, and what they were allowed: those given, and those of the VM's records, which are
 /// all that is left to name them when somebody else has removed the domain's nodes.
 ///
 /// # Errors
@@ -166,7 +246,7 @@ pub fn forget_interfaces(
 ) -> Result<(), Error> {
     let recorded = core.records.devices::<Vif>(vm).unwrap_or_default();
     let handles: BTreeSet<u32> = seen.chain(recorded.iter().filter_map(|vif| handle(vif).ok())).collect();
-    handles.into_iter().map(|handle| forget_interface(core, domid, handle)).fold(Ok(()), Result::and)
+    handles.into_iter().map(|handle| forget_interface(core, vm, domid, handle)).fold(Ok(()), Result::and)
 }
 
 /// Kilobytes per second and a time slice in µs become bytes per slice.
@@ -233,6 +313,32 @@ mod tests {
         assert_eq!((rate.bytes, rate.interval_us), (52_428, 50_000));
         assert!(super::rate((0, 1)).is_err());
         assert!(super::rate((1, -1)).is_err());
+    }
+
+    #[test]
+    fn locked_addresses_and_offloads_are_read_strictly() {
+        let lock = |v4: &[&str], v6: &[&str]| {
+            let [ipv4, ipv6] = [v4, v6].map(|texts| texts.iter().map(|&t| t.to_owned()).collect());
+            let locking_mode = LockingMode::Locked(LockedAddresses { ipv4, ipv6 });
+            settings(&Vif { locking_mode, mac: "00:16:3e:00:00:01".to_owned(), ..test_vif(ID, "0") })
+        };
+        let locked = lock(&["10.0.0.1"], &["2001:db8::1"]).unwrap().locked.unwrap();
+        assert_eq!((locked.ipv4.len(), locked.ipv6.len()), (1, 1));
+        for bad in [lock(&["10.0.0.1/24"], &[]), lock(&["x"], &[]), lock(&[], &["10.0.0.1"])] {
+            assert!(bad.unwrap_err().to_string().contains("address"));
+        }
+        assert!(lock(&["10.0.0.1"; MAX_ADDRESSES + 1], &[]).is_err());
+        let disabled = Vif { locking_mode: LockingMode::Disabled, ..test_vif(ID, "0") };
+        assert!(!settings(&disabled).unwrap().carrier);
+
+        let with = |key: &str, value: &str| {
+            let other_config = [(key.to_owned(), value.to_owned())].into_iter().collect();
+            settings(&Vif { other_config, ..test_vif(ID, "0") }).map(|s| s.offloads)
+        };
+        assert_eq!(with("ethtool-tso", "false").unwrap(), [(Offload::Tso, false)]);
+        assert_eq!(with("ethtool-rx", "on").unwrap(), [(Offload::Rx, true)]);
+        assert_eq!(with("ethtool-lro", "on").unwrap(), []);
+        assert!(with("ethtool-sg", "yes").is_err());
     }
 
     #[test]

@@ -14,7 +14,7 @@ use super::linux::loopdev::{self, AttachOptions};
 use super::linux::mac::MacAddr;
 use super::linux::netlink::{IfName, Netlink};
 use super::linux::suspend_file::{SuspendFile, SuspendFileError};
-use super::linux::{release, script, vif};
+use super::linux::{nftables, release, script, vif};
 use super::xen::XenHypervisor;
 use super::{
     Access, AttachedDisk, DiskId, Edges, Firmware, FirmwarePaths, FoundKernel, Host, HostError, ImageFile,
@@ -169,6 +169,11 @@ impl Host for LinuxHost {
         let mut netlink = Netlink::open().map_err(unusable_network)?;
         // That it did not appear is found, and said, by the next step.
         netlink.await_link(&interface, INTERFACE_LIMIT).map_err(unusable_network)?;
+        // Before anything of the guest's can get through.
+        if let Some(locked) = &settings.locked {
+            nftables::lock(&interface, locked).map_err(unusable_network)?;
+        }
+        vif::set_offloads(&interface, &settings.offloads).map_err(unusable_network)?;
         let wanted =
             vif::Wanted { bridge: &bridge, mtu: settings.mtu, mac: MacAddr::BACKEND, up: settings.carrier };
         vif::connect_vif(&mut netlink, &interface, &wanted).map(drop).map_err(unusable_network)

@@ -30,6 +30,7 @@ use crate::state::journal::Resource;
 
 pub use ffi::builder::HOLE_SIZES;
 pub use ffi::domid::DomId;
+pub use ffi::linux::ethtool::Offload;
 pub use ffi::migrate::Stream;
 pub use ffi::xenctrl::{DomainInfo, FeatureSet, GuestKind, Physinfo, ShutdownReason, XenVersion};
 
@@ -43,6 +44,8 @@ pub use image::{Image, ImageError, ImageFile, MAX_KERNEL, MAX_RAMDISK};
 pub use kernel_search::{FoundKernel, KernelLimits, KernelSearch, KernelSearchError};
 pub use linux::blockdev::Access;
 pub use linux::boot::BootLoader;
+pub use linux::mac::MacAddr;
+pub use linux::nftables::Locked;
 pub use linux::suspend_file::SuspendFile;
 pub use machine::{LinuxHost, StoreAddress, real};
 pub use pool::{Edges, Lent};
@@ -220,6 +223,11 @@ pub struct VifSettings {
     pub mtu: Option<u32>,
     /// Whether the link is up.
     pub carrier: bool,
+    /// What the guest may send; none for anything. Rules that there are already are left by none: they are released
+    /// as a [`Resource`].
+    pub locked: Option<Locked>,
+    /// Offloads that are not to be as they happen to be.
+    pub offloads: Vec<(Offload, bool)>,
 }
 
 /// Why Linux refused: what, on which object, and what to do is in the text.

@@ -84,6 +84,7 @@ pub(super) const DOM0_MODULES: &[&str] = &[
     "isofs",
     "loop",
     "nbd",
+    "nf_tables",
     "nls_ascii",
     "nls_cp437",
     "null_blk",

@@ -3,7 +3,7 @@
 //! ```text
 //!  disk path ─► blockdev::open_disk ─┬─ Disk::Block ───────────────────────► major:minor ─► blkback
 //!                                    └─ Disk::File ──► loopdev::attach ────► major:minor ─► blkback
-//!  vifD.N ────► vif::connect_vif ────► netlink (address, MTU, bridge, up) ─► netback
+//!  vifD.N ────► nftables (what it may send) ─► vif::connect_vif ─► netlink (address, MTU, bridge, up) ─► netback
 //! ```
 //!
 //! Everything here names kernel objects by numbers that cannot be taken over while they are held (descriptors,
@@ -14,6 +14,7 @@ pub mod boot;
 pub mod loopdev;
 pub mod mac;
 pub mod netlink;
+pub mod nftables;
 pub mod process;
 pub mod release;
 pub mod script;

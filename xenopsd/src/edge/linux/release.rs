@@ -8,6 +8,7 @@ use std::path::{Component, Path};
 use super::blockdev::FileId;
 use super::loopdev::{self, Detached, LoopError};
 use super::netlink::{IfName, Netlink};
+use super::nftables;
 use super::process;
 use crate::edge::HostError;
 use crate::state::journal::{LoopId, Resource};
@@ -32,6 +33,7 @@ pub fn release(resource: &Resource) -> Result<bool, HostError> {
         Resource::Loop(device) => detach(device).map_err(|e| refused(&e)),
         Resource::Process(meant) => process::kill(meant).map_err(|e| refused(&e)),
         Resource::NetworkDevice(name) => remove_tap(name).map_err(|e| refused(&e)),
+        Resource::Rules(name) => remove_rules(name).map_err(|e| refused(&e)),
         Resource::Socket(path) => remove_socket(Path::new(path)).map_err(|e| refused(&e)),
         Resource::Directory(path) => remove_directory(Path::new(path)).map_err(|e| refused(&e)),
     }
@@ -56,6 +58,10 @@ fn remove_tap(name: &str) -> Result<bool, Box<dyn std::error::Error>> {
         Some(_) => Err("it is not a tap".into()),
         None => Ok(false),
     }
+}
+
+fn remove_rules(interface: &str) -> Result<bool, Box<dyn std::error::Error>> {
+    Ok(nftables::unlock(&interface.parse()?)?)
 }
 
 /// Only a path that the daemon can have written: absolute, without steps up, not near the root.

@@ -11,10 +11,16 @@
 //! This is the sequence of Xen's `vif-bridge` hotplug script, without the script. The address must be changed while
 //! the interface is down; it joins the bridge before it comes up so that no packet of the guest is handled by dom0.
 
+use std::io;
+use std::os::fd::AsFd;
+
+use ffi::linux::ethtool;
 use nix::errno::Errno;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 
 use super::mac::MacAddr;
 use super::netlink::{IfName, Link, LinkChange, Master, Netlink, NetlinkError};
+use crate::edge::Offload;
 
 /// How an interface ended up connected.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -134,6 +140,27 @@ pub fn connect_vif(
             Err(error)
         }
     }
+}
+
+/// Turns offloads on and off. One that the interface or the kernel does not have is left alone, with a word in the log.
+///
+/// # Errors
+///
+/// The kernel's errno.
+pub fn set_offloads(interface: &IfName, offloads: &[(Offload, bool)]) -> io::Result<()> {
+    if offloads.is_empty() {
+        return Ok(());
+    }
+    let socket = socket(AddressFamily::Unix, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
+    for (offload, on) in offloads {
+        match ethtool::set(socket.as_fd(), interface.as_str(), *offload, *on) {
+            Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {
+                tracing::info!(%interface, ?offload, "this kernel cannot switch the offload");
+            }
+            other => other?,
+        }
+    }
+    Ok(())
 }
 
 /// Takes an interface out of its bridge and brings it down. An interface that is gone is a success.

@@ -1,7 +1,7 @@
 //! Changes of running VMs and of their devices.
 
 use super::*;
-use crate::api::{DeviceId, Vbd, VbdMode, VbdType};
+use crate::api::{DeviceId, LockedAddresses, LockingMode, Vbd, VbdMode, VbdType};
 use crate::core::{VifWish, Wish};
 use crate::sim::When;
 
@@ -222,4 +222,46 @@ fn a_move_that_a_daemon_is_killed_in_is_made_or_not_made() {
         assert!(bridge == "br0" || bridge == "br1");
         rig.run(&vm, to_bridge("br0")).unwrap();
     }
+}
+
+fn lock(addresses: &[&str]) -> Operation {
+    let ipv4 = addresses.iter().map(|&a| a.to_owned()).collect();
+    interface(VifWish::LockingMode(LockingMode::Locked(LockedAddresses { ipv4, ipv6: Vec::new() })))
+}
+
+/// Addresses that the host's side is locked to.
+fn locked(rig: &Rig, vm: &str) -> Option<Vec<String>> {
+    let settings = rig.machine.interface(&format!("vif{}.0", rig.domid(vm).unwrap())).unwrap();
+    settings.locked.map(|locked| locked.ipv4.iter().map(ToString::to_string).collect())
+}
+
+#[test]
+fn an_interface_is_locked_and_unlocked_and_its_rules_go_with_it() {
+    let mut rig = Rig::new(&quick());
+    let vm = rig.add(1, &[], |_| ());
+    rig.start_connected(&vm);
+    let (before, entries) = (locked(&rig, &vm), |rig: &Rig| rig.core.journal.of(&vm).len());
+    let unlocked = entries(&rig);
+    assert_eq!(before, None);
+    for addresses in [&["10.0.0.1"][..], &["10.0.0.1", "10.0.0.2"], &[]] {
+        rig.run(&vm, lock(addresses)).unwrap();
+        assert_eq!(locked(&rig, &vm).unwrap(), addresses);
+        assert_eq!(entries(&rig), unlocked + 1);
+    }
+    let bad = rig.run(&vm, lock(&["10.0.0.1/24"])).unwrap_err().to_string();
+    assert!(bad.contains("10.0.0.1/24"), "{bad}");
+    // The next daemon knows of the rules as well.
+    rig = rig.restart();
+    rig.run(&vm, interface(VifWish::LockingMode(LockingMode::Unlocked))).unwrap();
+    assert_eq!((locked(&rig, &vm), entries(&rig)), (None, unlocked));
+    rig.run(&vm, interface(VifWish::LockingMode(LockingMode::Disabled))).unwrap();
+    assert!(!rig.machine.interface(&format!("vif{}.0", rig.domid(&vm).unwrap())).unwrap().carrier);
+    rig.run(&vm, lock(&["10.0.0.1"])).unwrap();
+    let interface = crate::ops::plan::Device::Vif("0".to_owned());
+    rig.run(&vm, Operation::Unplug(interface.clone(), crate::ops::plan::Unplugging::Clean)).unwrap();
+    assert_eq!(entries(&rig), unlocked);
+    rig.run(&vm, Operation::Plug(interface)).unwrap();
+    assert_eq!(entries(&rig), unlocked + 1);
+    rig.run(&vm, Operation::Shutdown(None)).unwrap();
+    assert_eq!(rig.core.journal.of(&vm).len(), 0);
 }

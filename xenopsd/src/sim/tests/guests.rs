@@ -134,7 +134,13 @@ fn every_call_of_the_edges_can_fail() {
     }
     assert!(store.read(&xenstore::Path::root()).is_err());
     let disk = std::path::Path::new("/srv/1.img");
-    let settings = VifSettings { bridge: "br0".to_owned(), mtu: None, carrier: true };
+    let settings = VifSettings {
+        bridge: "br0".to_owned(),
+        mtu: None,
+        carrier: true,
+        locked: None,
+        offloads: Vec::new(),
+    };
     let host = edges.host();
     for failure in [
         host.check_disk(disk, Access::ReadOnly),

@@ -43,6 +43,8 @@ variant! {
         Process as "Process" (ProcessId),
         /// A network device that was made for the VM and does not go with its domain: a tap.
         NetworkDevice as "NetworkDevice" (String),
+        /// Rules for what a network interface may send.
+        Rules as "Rules" (String),
         /// A Unix socket in the file system.
         Socket as "Socket" (String),
         /// A directory with everything in it: an empty root for a process.
@@ -55,7 +57,9 @@ impl Resource {
     pub(super) fn lasting(&self) -> Lasting {
         match self {
             Self::Directory(_) | Self::Socket(_) => Lasting::Host,
-            Self::Domain | Self::Loop(_) | Self::Process(_) | Self::NetworkDevice(_) => Lasting::Process,
+            Self::Domain | Self::Loop(_) | Self::Process(_) | Self::NetworkDevice(_) | Self::Rules(_) => {
+                Lasting::Process
+            }
         }
     }
 }
@@ -67,6 +71,7 @@ impl fmt::Display for Resource {
             Self::Loop(device) => write!(f, "/dev/loop{}", device.number),
             Self::Process(process) => write!(f, "{} process {}", process.role, process.pid),
             Self::NetworkDevice(name) => write!(f, "network device {name}"),
+            Self::Rules(name) => write!(f, "rules of interface {name}"),
             Self::Socket(path) => write!(f, "socket {path}"),
             Self::Directory(path) => write!(f, "directory {path}"),
         }

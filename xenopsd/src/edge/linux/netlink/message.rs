@@ -148,15 +148,15 @@ impl Request {
 
 /// One message of an answer.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Message<'a> {
-    pub(super) kind: u16,
-    pub(super) flags: u16,
-    pub(super) sequence: u32,
-    pub(super) payload: &'a [u8],
+pub(in super::super) struct Message<'a> {
+    pub(in super::super) kind: u16,
+    pub(in super::super) flags: u16,
+    pub(in super::super) sequence: u32,
+    pub(in super::super) payload: &'a [u8],
 }
 
 /// Splits a datagram into its messages.
-pub(super) fn messages(datagram: &[u8]) -> Result<Vec<Message<'_>>, Malformed> {
+pub(in super::super) fn messages(datagram: &[u8]) -> Result<Vec<Message<'_>>, Malformed> {
     let mut found = Vec::new();
     let mut at = 0;
     while at < datagram.len() {
@@ -177,7 +177,7 @@ pub(super) fn messages(datagram: &[u8]) -> Result<Vec<Message<'_>>, Malformed> {
 }
 
 /// What an `NLMSG_ERROR` or `NLMSG_DONE` says: the errno (0 is success) and the kernel's own sentence if it sent one.
-pub(super) fn outcome(message: &Message<'_>) -> Result<(i32, Option<String>), Malformed> {
+pub(in super::super) fn outcome(message: &Message<'_>) -> Result<(i32, Option<String>), Malformed> {
     let code = message.payload.get(..4).ok_or(Malformed {
         what: "result without a number",
         offset: 0,

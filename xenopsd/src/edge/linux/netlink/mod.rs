@@ -20,12 +20,12 @@ use nix::sys::socket::{
 use nix::sys::time::TimeVal;
 
 pub use message::{Link, Malformed};
+pub(super) use message::{messages, outcome};
 
 use super::mac::MacAddr;
 use message::{
     IFF_UP, IFLA_ADDRESS, IFLA_IFNAME, IFLA_MASTER, IFLA_MTU, NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR,
-    NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, RTM_DELLINK, RTM_GETLINK, RTM_NEWLINK, Request, messages,
-    outcome,
+    NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, RTM_DELLINK, RTM_GETLINK, RTM_NEWLINK, Request,
 };
 
 /// Receive buffer. The kernel builds dump datagrams of at most 32 KiB (netlink(7)) and one link needs a few KiB.
