@@ -77,7 +77,7 @@ fn interface_moves_under_ping(dom0: &Dom0) {
         dom0.task(&VifMove { debug_info: dbg(), id: id.clone(), network })
     };
     // What the guest sends all the time does not keep it from moving.
-    dom0.type_into(&guest, "ping 10.99.0.1 >/dev/null 2>&1 &");
+    dom0.type_into(&guest, "(ping 10.99.0.1 >/dev/null 2>&1 &)");
     dom0.sh("ping -c 2 -i 0.2 -W 20 10.9.0.61");
     for _ in 0..3 {
         go("xenbr9").expect("moves");
