@@ -21,6 +21,9 @@ pub const DEFAULT_FILE: &str = "/etc/xenopsd.conf";
 /// Where the scripts for events are, as xapi has them.
 pub const DEFAULT_HOOKS: &str = "/etc/xapi.d";
 
+/// Where the terminal server is looked for when it is neither named nor beside the daemon.
+const DEFAULT_VNCTERM: &str = "/usr/lib/xen/bin/vncterm";
+
 /// The Xen toolstack daemon: builds domains, plugs their devices, and answers a management layer.
 #[derive(Debug, Clone, Parser)]
 #[command(
@@ -117,6 +120,12 @@ pub struct Config {
     /// UEFI firmware of HVM guests; looked for as the shim is
     #[arg(long, value_name = "PATH")]
     pub ovmf: Option<PathBuf>,
+    /// Terminal server of text consoles; the one beside this program unless given, else /usr/lib/xen/bin/vncterm
+    #[arg(long)]
+    pub vncterm: Option<PathBuf>,
+    /// User number of domain 0's terminal server; those of others follow it
+    #[arg(long, default_value_t = 131_072, value_parser = uid_base)]
+    pub vncterm_uid_base: u32,
     /// What is logged: error, warn, info, debug or trace, or per module
     #[arg(long, default_value = "info")]
     pub log_level: String,
@@ -261,6 +270,13 @@ impl Config {
         }
     }
 
+    /// Where the terminal server is.
+    pub fn vncterm(&self) -> PathBuf {
+        let beside =
+            || Some(std::env::current_exe().ok()?.with_file_name("vncterm")).filter(|path| path.is_file());
+        self.vncterm.clone().or_else(beside).unwrap_or_else(|| DEFAULT_VNCTERM.into())
+    }
+
     /// The time limits.
     pub fn patience(&self) -> Patience {
         Patience {
@@ -356,6 +372,16 @@ mod tests {
         for bad in ["0", "999", "4294967295", "x"] {
             assert!(load(&format!("boot-loader-uid-base = {bad}"), &[]).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn user_numbers_of_terminals_leave_room_for_every_domain() {
+        assert_eq!(load("vncterm-uid-base = 200000", &[]).unwrap().config.vncterm_uid_base, 200_000);
+        for bad in ["0", "4294967295", "x"] {
+            assert!(load(&format!("vncterm-uid-base = {bad}"), &[]).is_err(), "{bad}");
+        }
+        let named = load("", &["--vncterm=/opt/vncterm"]).unwrap().config;
+        assert_eq!(named.vncterm(), Path::new("/opt/vncterm"));
     }
 
     #[test]

@@ -13,15 +13,15 @@ mod recovery;
 mod runtime;
 
 use std::collections::HashSet;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::{Duration, Instant};
 
 use xenstore::Path;
 
 use crate::api::value::Value;
-use crate::api::{Error, NumaAffinityPolicy};
+use crate::api::{Error, Int, NumaAffinityPolicy};
 use crate::device::sharing::DisksInUse;
-use crate::edge::{DomId, DomainInfo, Edges, Events};
+use crate::edge::{DomId, DomainInfo, Edges, Events, Tell};
 use crate::ops::explain::Traces;
 use crate::ops::queue::{Queues, Slot};
 use crate::ops::task::{TaskHandle, Tasks};
@@ -34,7 +34,7 @@ use crate::state::journal::Journal;
 pub use change::{VifWish, Wish};
 pub use observers::{Observer, Observers, debug_info};
 pub use operation::Operation;
-pub use runtime::{Runtime, Runtimes};
+pub use runtime::{Runtime, Runtimes, Terminal, TerminalServer};
 
 /// Node of a domain's private tree that is there while its creation or destruction is under way.
 pub const PENDING: &str = "xenopsd-pending";
@@ -90,6 +90,8 @@ pub struct Core {
     pub updates: Updates,
     /// Tasks.
     pub tasks: Tasks,
+    /// What is to be done later.
+    pub timer: Timer,
     /// Per-VM queues.
     pub queues: Queues,
     /// What is known of VMs only while this process runs.
@@ -106,6 +108,8 @@ pub struct Core {
     pub observers: Observers,
     /// How clients want memory to be placed.
     numa_policy: Mutex<Option<NumaAffinityPolicy>>,
+    /// This.
+    me: Weak<Self>,
     /// Domains as last seen, to tell which began or ended.
     seen: Mutex<Vec<Seen>>,
 }
@@ -131,15 +135,18 @@ impl Core {
         workers: usize,
         patience: Patience,
     ) -> Result<Arc<Self>, Error> {
-        let updates = Updates::new(Timer::start());
+        let timer = Timer::start();
+        let updates = Updates::new(timer.clone());
         let journal = Journal::open(records.root())?;
-        let core = Arc::new(Self {
+        let core = Arc::new_cyclic(|me| Self {
+            me: Weak::clone(me),
             records,
             journal,
             edges,
             events,
             tasks: Tasks::new(updates.clone()),
             updates,
+            timer,
             queues: Queues::new(workers),
             runtimes: Runtimes::default(),
             disks: DisksInUse::default(),
@@ -295,6 +302,30 @@ impl Core {
             .spawn(follow)
             .map_err(|e| Error::internal(format!("no thread for domain events: {e}")))?;
         Ok(())
+    }
+
+    /// Looks at a VM at `at`, if this still runs then.
+    pub fn check_at(&self, vm: &str, at: Instant) {
+        let (core, vm) = (Weak::clone(&self.me), vm.to_owned());
+        self.timer.at(at, move || {
+            if let Some(core) = core.upgrade() {
+                core.submit_then(&vm, "due", Operation::Check, |_| ());
+            }
+        });
+    }
+
+    /// What is called when a VM's terminal server has ended: it is not offered to viewers any more, and the VM is looked
+    /// at.
+    pub fn on_terminal_end(&self, vm: &str, pid: Int) -> Tell {
+        let (core, vm) = (Weak::clone(&self.me), vm.to_owned());
+        Box::new(move || {
+            let Some(core) = core.upgrade() else { return };
+            let ended = core.runtimes.with(&vm, |r| r.terminal.server.take_if(|server| server.pid == pid));
+            if ended.is_some() {
+                tracing::warn!(%vm, pid, "the terminal server has ended");
+                core.submit_then(&vm, "terminal server", Operation::Check, |_| ());
+            }
+        })
     }
 
     /// A domain that was suspended runs on. Nobody is told of that, but its next stop must be news again.

@@ -12,6 +12,8 @@ use xenstore::WatchStream;
 
 use crate::config::{Config, DEFAULT_HOOKS};
 use crate::core::Core;
+use crate::edge::linux::ends::Ends;
+use crate::edge::linux::terminal::TerminalServers;
 use crate::edge::{Events, LinuxHost, real};
 use crate::rpc::codec::Codec;
 use crate::rpc::server::Server;
@@ -58,7 +60,13 @@ pub fn run(config: &Config) -> Result<(), DaemonError> {
         simulated.insert(simulated_machine(config)?).edges.clone()
     } else {
         let hooks = config.hooks_path.clone().unwrap_or_else(|| DEFAULT_HOOKS.into());
-        let host = LinuxHost { hooks, boot_loader: config.boot_loader(), firmware: config.firmware() };
+        let host = LinuxHost {
+            hooks,
+            boot_loader: config.boot_loader(),
+            firmware: config.firmware(),
+            terminals: TerminalServers::new(config.vncterm(), config.vncterm_uid_base),
+            ends: Ends::default(),
+        };
         real(config.xenstore, host)
     };
     let hypervisor = edges.hypervisor().map_err(|e| DaemonError::NoXen(e.to_string()))?;

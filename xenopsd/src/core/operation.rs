@@ -18,6 +18,9 @@ use crate::state::EXTRA_VERSION;
 /// A guest that crashes sooner than this after its start is not started again: it would crash for ever.
 const CRASH_LOOP: Duration = Duration::from_secs(120);
 
+/// When it is tried again to start a terminal server.
+const TERMINAL_RETRY: Duration = Duration::from_secs(60);
+
 /// One entry of a VM's queue.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Operation {
@@ -142,7 +145,7 @@ impl Core {
             }
             Operation::BuildDomain => {
                 now.need(&[PowerState::Paused])?;
-                now.run(&plan::build(&now.records()?.vm))
+                now.run(&plan::build(&now.records()?))
             }
             Operation::DestroyDomain => now.run(&plan::destroy()),
             Operation::Plug(device) => now.plug(device),
@@ -366,11 +369,23 @@ impl Request<'_> {
         }
         // Looked at anew: it may have been let run on, or have stopped otherwise than it was asked to.
         match self.core.domain_of(self.vm)?.and_then(|domain| domain.shutdown) {
-            None => Ok(()),
+            None => self.tend_terminal(),
             // It stopped after that. Its stop is an event, and the look that this asks for lets it run on.
             Some(ShutdownReason::Suspend) if suspending.is_some() => Ok(()),
             Some(reason) => self.react(&vm, reason),
         }
+    }
+
+    /// Finds the terminal server of the running guest, or starts another.
+    fn tend_terminal(&self) -> Result<(), Error> {
+        let records = self.records()?;
+        let lacks = VmExecutor::new(self.core, &records, self.task, self.slot).lacks_terminal();
+        let started =
+            lacks.and_then(|lacks| if lacks { self.run(&plan::restart_terminal()) } else { Ok(()) });
+        if started.is_err() {
+            self.core.check_at(self.vm, Instant::now() + TERMINAL_RETRY);
+        }
+        started
     }
 
     /// An earlier daemon was killed while it plugged or unplugged a device of the running guest.

@@ -1,14 +1,15 @@
 //! What is known of a VM only while this process runs. Nothing here is needed to recover: a restarted daemon finds
 //! domains and devices by looking.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::os::fd::OwnedFd;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use xenstore::layout::DeviceAddress;
 
-use crate::edge::DomId;
+use crate::api::Int;
+use crate::edge::{DomId, Followed, TerminalPorts, TerminalSockets};
 
 /// One VM's.
 #[derive(Debug, Default)]
@@ -21,8 +22,32 @@ pub struct Runtime {
     pub domid: Option<DomId>,
     /// Loop devices kept open for its disks, by device.
     pub kept: Vec<(DeviceAddress, OwnedFd)>,
+    /// The terminal server of its text console.
+    pub terminal: Terminal,
     /// Devices that an earlier daemon left half plugged or half unplugged have been looked for.
     pub looked_at: bool,
+}
+
+/// The terminal server of a VM.
+#[derive(Debug, Default)]
+pub struct Terminal {
+    /// It runs.
+    pub server: Option<TerminalServer>,
+    /// Its sockets, for the next one; none of one that an earlier daemon started.
+    pub sockets: Option<TerminalSockets>,
+    /// When it was started again of late, because it had ended.
+    pub restarts: VecDeque<Instant>,
+}
+
+/// One that runs.
+#[derive(Debug)]
+pub struct TerminalServer {
+    /// Its process's number.
+    pub pid: Int,
+    /// Where it listens.
+    pub ports: TerminalPorts,
+    /// While it is here, its end is told.
+    pub followed: Followed,
 }
 
 /// All VMs'.

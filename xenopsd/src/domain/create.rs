@@ -55,6 +55,7 @@ impl VmExecutor<'_> {
         }
         wanted.target_kib(&host)?;
         self.check_devices()?;
+        self.check_terminal()?;
         if let Some(files) = files {
             self.keep_files(files);
         }

@@ -13,6 +13,7 @@ mod platform;
 mod shutdown;
 mod suspend;
 pub mod suspend_image;
+mod terminal;
 
 use std::sync::atomic::AtomicBool;
 use std::sync::{Mutex, PoisonError};
@@ -110,6 +111,8 @@ impl Executor for VmExecutor<'_> {
             Atom::BuildDomain => self.build_domain(),
             Atom::Hook(hook, reason) => self.run_hook(*hook, *reason),
             Atom::Delay(time) => self.delay(*time),
+            Atom::StartTerminal(screen) => self.start_terminal(*screen),
+            Atom::StopTerminal(screen) => self.stop_terminal(*screen),
             Atom::BeginPlug(device) => self.begin_plug(device),
             Atom::Plug(device) => self.plug(device),
             Atom::EndPlug(device) => self.end_plug(device),

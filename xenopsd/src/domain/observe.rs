@@ -7,6 +7,7 @@ use crate::api::{
 };
 use crate::core::Core;
 use crate::device::store_domid;
+use crate::domain::terminal;
 use crate::edge::{DomId, DomainInfo};
 use crate::state::VmExtra;
 
@@ -62,7 +63,7 @@ pub fn state_with(
         state.memory_limit = limit.saturating_mul(PAGE);
         state.hvm = domain.hvm;
         state.domain_type = domain_type(vm);
-        read_store(core, domain.domid, &mut state)?;
+        read_store(core, &vm.id, domain.domid, &mut state)?;
     }
     state.power_state = if rebooting { PowerState::Running } else { power_state(domain, extra) };
     Ok(state)
@@ -112,7 +113,7 @@ fn domain_number(domid: DomId) -> Int {
     Int::try_from(domid.get()).unwrap_or_default()
 }
 
-fn read_store(core: &Core, domid: DomId, state: &mut VmState) -> Result<(), Error> {
+fn read_store(core: &Core, vm: &str, domid: DomId, state: &mut VmState) -> Result<(), Error> {
     let mut store = core.edges.store()?;
     let at =
         |below: &str| Path::new(&format!("/local/domain/{domid}/{below}")).map_err(xenstore::Error::from);
@@ -125,7 +126,15 @@ fn read_store(core: &Core, domid: DomId, state: &mut VmState) -> Result<(), Erro
     let video_kib: i64 = text(3).and_then(|t| t.parse().ok()).unwrap_or(0);
     state.memory_target = target_kib.saturating_add(video_kib).saturating_mul(1024);
     state.uncooperative_balloon_driver = values[1].is_some();
-    if let Some(path) = text(2).filter(|tty| !tty.is_empty()) {
+    if let Some(ports) = terminal::ports(core, vm) {
+        let console = |protocol, port: u16| Console {
+            protocol,
+            port: Int::try_from(port).unwrap_or_default(),
+            path: String::new(),
+        };
+        state.consoles.push(console(ConsoleProtocol::Rfb, ports.vnc));
+        state.consoles.push(console(ConsoleProtocol::Vt100, ports.text));
+    } else if let Some(path) = text(2).filter(|tty| !tty.is_empty()) {
         state.consoles.push(Console { protocol: ConsoleProtocol::Vt100, port: 0, path });
     }
     let vm_data = xenstore::vmdata::read(&mut *store, store_domid(domid))?;

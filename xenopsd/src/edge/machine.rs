@@ -10,17 +10,20 @@ use xenstore::transport::{DEFAULT_XENBUS, Endpoint, LibTransport};
 
 use super::linux::blockdev::{self, Disk, FileId, Links, OpenDiskError};
 use super::linux::boot::BootLoader;
+use super::linux::ends::{Ends, Tell};
 use super::linux::loopdev::{self, AttachOptions};
 use super::linux::mac::MacAddr;
 use super::linux::netlink::{IfName, Netlink};
 use super::linux::suspend_file::{SuspendFile, SuspendFileError};
-use super::linux::{nftables, release, script, vif};
+use super::linux::terminal::{TerminalError, TerminalServers};
+use super::linux::{nftables, process, release, script, vif};
 use super::xen::XenHypervisor;
 use super::{
-    Access, AttachedDisk, DiskId, Edges, Firmware, FirmwarePaths, FoundKernel, Host, HostError, ImageFile,
-    KernelSearch, KernelSearchError, ScriptEnd, ScriptError, ScriptRun, VifSettings,
+    Access, AttachedDisk, DiskId, Edges, Firmware, FirmwarePaths, Followed, FoundKernel, Host, HostError,
+    ImageFile, KernelSearch, KernelSearchError, Prepared, ScriptEnd, ScriptError, ScriptRun, TerminalSockets,
+    TerminalWanted, VifSettings,
 };
-use crate::state::journal::Resource;
+use crate::state::journal::{ProcessId, Resource};
 
 /// Which way to xenstored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
@@ -65,7 +68,7 @@ fn open_store(address: StoreAddress) -> Result<Client, xenstore::Error> {
 const INTERFACE_LIMIT: Duration = Duration::from_secs(30);
 
 /// Linux in dom0.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct LinuxHost {
     /// A directory for each event with its scripts.
     pub hooks: PathBuf,
@@ -73,6 +76,10 @@ pub struct LinuxHost {
     pub boot_loader: BootLoader,
     /// Files that guests start with.
     pub firmware: FirmwarePaths,
+    /// How terminal servers are started.
+    pub terminals: TerminalServers,
+    /// Who is told when processes end.
+    pub ends: Ends,
 }
 
 impl Host for LinuxHost {
@@ -188,6 +195,40 @@ impl Host for LinuxHost {
         script::run(run)
     }
 
+    fn check_terminal(&self) -> Result<(), HostError> {
+        let program = &self.terminals.program;
+        match std::fs::metadata(program) {
+            Ok(found) if found.is_file() => Ok(()),
+            _ => Err(HostError::Missing {
+                class: "terminal server",
+                id: program.display().to_string(),
+                text: format!(
+                    "terminal server {} is not there; install vncterm, say with --vncterm where it is, or give the VM none",
+                    program.display()
+                ),
+            }),
+        }
+    }
+
+    fn listen_for_terminal(&self) -> Result<TerminalSockets, HostError> {
+        Ok(self.terminals.listen()?)
+    }
+
+    fn start_terminal(&self, wanted: &TerminalWanted<'_>) -> Result<Prepared, HostError> {
+        Ok(self.terminals.start(wanted)?)
+    }
+
+    fn follow_process(&self, process: &ProcessId, tell: Tell) -> Result<Option<Followed>, HostError> {
+        let held = process::hold(process).map_err(|e| unusable_process(process, &e))?;
+        let following = held.map(|held| self.ends.follow(held, tell)).transpose();
+        let following = following.map_err(|e| unusable_process(process, &e))?;
+        Ok(following.map(|following| Followed(Box::new(following))))
+    }
+
+    fn stop_process(&self, process: &ProcessId, patience: Duration) -> Result<bool, HostError> {
+        process::stop(process, patience).map_err(|e| unusable_process(process, &e))
+    }
+
     fn release(&self, resource: &Resource) -> Result<bool, HostError> {
         release::release(resource)
     }
@@ -224,6 +265,16 @@ impl From<SuspendFileError> for HostError {
 
 fn interface_name(name: &str) -> Result<IfName, HostError> {
     name.parse::<IfName>().map_err(|e| unusable_network(format!("{name:?} is no interface name: {e}")))
+}
+
+fn unusable_process(process: &ProcessId, why: &std::io::Error) -> HostError {
+    HostError::Unusable { class: "process", text: format!("{} process {}: {why}", process.role, process.pid) }
+}
+
+impl From<TerminalError> for HostError {
+    fn from(error: TerminalError) -> Self {
+        Self::Unusable { class: "terminal server", text: format!("terminal server: {error}") }
+    }
 }
 
 fn unusable_network(why: impl std::fmt::Display) -> HostError {

@@ -26,7 +26,7 @@ use std::time::Duration;
 
 use crossbeam::channel::Receiver;
 
-use crate::state::journal::Resource;
+use crate::state::journal::{ProcessId, Resource};
 
 pub use ffi::builder::HOLE_SIZES;
 pub use ffi::domid::DomId;
@@ -44,6 +44,7 @@ pub use image::{Image, ImageError, ImageFile, MAX_KERNEL, MAX_RAMDISK};
 pub use kernel_search::{FoundKernel, KernelLimits, KernelSearch, KernelSearchError};
 pub use linux::blockdev::Access;
 pub use linux::boot::BootLoader;
+pub use linux::ends::Tell;
 pub use linux::mac::MacAddr;
 pub use linux::nftables::Locked;
 pub use linux::suspend_file::SuspendFile;
@@ -289,6 +290,60 @@ pub enum ScriptError {
     Unusable(String),
 }
 
+/// A process that was started and waits, without having read a byte of a guest's, for its word: it may only go on once
+/// the journal knows of it. Dropped without the word, it is ended.
+pub struct Prepared {
+    /// Which it is.
+    pub process: ProcessId,
+    /// Its word.
+    pub go: Box<dyn FnOnce() -> Result<(), HostError> + Send>,
+}
+
+/// A process that is followed until this is dropped.
+pub struct Followed(pub Box<dyn Send + Sync>);
+
+impl std::fmt::Debug for Followed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Followed")
+    }
+}
+
+/// Where a terminal server listens, on 127.0.0.1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TerminalPorts {
+    /// For VNC.
+    pub vnc: u16,
+    /// For the raw text.
+    pub text: u16,
+}
+
+/// Listening sockets for a terminal server. They are kept while it runs: the next one of the same guest gets them, and
+/// nobody else the ports.
+#[derive(Debug)]
+pub struct TerminalSockets {
+    /// Their ports.
+    pub ports: TerminalPorts,
+    /// The sockets, in that order.
+    pub sockets: Vec<std::os::fd::OwnedFd>,
+}
+
+/// A terminal server to be started.
+#[derive(Debug)]
+pub struct TerminalWanted<'a> {
+    /// Of which domain.
+    pub domid: DomId,
+    /// The pseudo-terminal of its console.
+    pub tty: &'a str,
+    /// What viewers show in their title.
+    pub title: &'a str,
+    /// Where its screen is saved when it is [stopped](Host::stop_process).
+    pub screen: &'a Path,
+    /// Whether it begins with the screen that was saved there, if one was.
+    pub restore: bool,
+    /// Where it listens.
+    pub sockets: &'a TerminalSockets,
+}
+
 /// The Linux side.
 pub trait Host: Send + Sync {
     /// Checks, taking nothing, that a disk can be attached; which it is.
@@ -362,6 +417,37 @@ pub trait Host: Send + Sync {
     /// # Errors
     /// [`ScriptError`].
     fn run_script(&self, run: &ScriptRun<'_>) -> Result<ScriptEnd, ScriptError>;
+
+    /// Checks, taking nothing, that a terminal server can be started.
+    ///
+    /// # Errors
+    /// [`HostError`].
+    fn check_terminal(&self) -> Result<(), HostError>;
+
+    /// Listens for a terminal server.
+    ///
+    /// # Errors
+    /// [`HostError::Unusable`].
+    fn listen_for_terminal(&self) -> Result<TerminalSockets, HostError>;
+
+    /// Starts the terminal server of a guest's console, in a jail of its own.
+    ///
+    /// # Errors
+    /// [`HostError`]; nothing of it is left.
+    fn start_terminal(&self, wanted: &TerminalWanted<'_>) -> Result<Prepared, HostError>;
+
+    /// Follows the process that is meant, whoever started it, and tells of its end; none when it has ended.
+    ///
+    /// # Errors
+    /// [`HostError::Unusable`].
+    fn follow_process(&self, process: &ProcessId, tell: Tell) -> Result<Option<Followed>, HostError>;
+
+    /// Asks the process that is meant to end, and ends it when it does not within `patience`; whether it ended by
+    /// itself. One that is not there is not an error.
+    ///
+    /// # Errors
+    /// [`HostError::Unusable`].
+    fn stop_process(&self, process: &ProcessId, patience: Duration) -> Result<bool, HostError>;
 
     /// Gives back a resource that the journal names and that nobody of this run holds; whether there was anything to
     /// give.

@@ -2,12 +2,13 @@
 //! the stored records, tested without a machine.
 //!
 //! ```text
-//!   start     check ─► hook ─► create ─► [find kernel] ─► ∥ { build · ∥ writable disks ─► ∥ read-only disks · each interface } ─► settle
-//!   destroy   pause ─► close devices ─► destroy domain ─► release devices
+//!   start     check ─► hook ─► create ─► [find kernel] ─► ∥ { build ─► terminal · ∥ writable disks ─► ∥ read-only disks ·
+//!             each interface } ─► settle
+//!   destroy   pause ─► close devices ─► stop terminal ─► destroy domain ─► release devices
 //!   shutdown  hook ─► [ask the guest] ─► destroy ─► hook
 //!   reboot    [ask the guest] ─► hook ─► destroy ─► hooks ─► start ─► unpause
 //!   plug      begin ─► plug ─► end                unplug    unplug
-//!   suspend   hook ─► open image ─► ask the guest ─► save ─► hook ─► seal ─► keep ─► destroy ─► hook
+//!   suspend   hook ─► open image ─► ask the guest ─► save ─► hook ─► seal ─► keep ─► stop terminal ─► destroy ─► hook
 //!   resume    check ─► hook ─► create ─► as start, with restore for build ─► settle ─► forget ─► hook
 //! ```
 //!
@@ -56,6 +57,15 @@ pub enum Unplugging {
     Forced,
 }
 
+/// What a text console shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Screen {
+    /// Nothing yet; nothing is kept.
+    Fresh,
+    /// What it showed when the VM was suspended.
+    Kept,
+}
+
 /// One effect.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Atom {
@@ -71,6 +81,10 @@ pub enum Atom {
     FindKernel,
     /// Memory, kernel, rings; the store told of them.
     BuildDomain,
+    /// The terminal server of its text console.
+    StartTerminal(Screen),
+    /// That ended.
+    StopTerminal(Screen),
     /// A device of a running guest is noted as incomplete: a restarted daemon takes such a one away.
     BeginPlug(Device),
     /// A device set up in dom0, offered to the guest and taken up by its backend.
@@ -150,13 +164,8 @@ pub fn start(records: &Records) -> Vec<Step> {
     let [check, create, settle] = [Atom::CheckStart, Atom::CreateDomain, Atom::Settle].map(Step::Do);
     let mut steps = vec![check, hook, create];
     steps.extend(find_kernel(&records.vm));
-    steps.extend([fill(Atom::BuildDomain, records), settle]);
+    steps.extend([fill(Atom::BuildDomain, Screen::Fresh, records), settle]);
     tidy(steps)
-}
-
-/// Only the build of a domain that is there.
-pub fn build(vm: &Vm) -> Vec<Step> {
-    find_kernel(vm).into_iter().chain([Step::Do(Atom::BuildDomain)]).collect()
 }
 
 /// Before the devices are plugged, so that nothing of them is to be undone when there is no kernel.
@@ -173,7 +182,7 @@ pub fn suspend(disk: &Disk) -> Vec<Step> {
     let save = [Atom::OpenImage(disk.clone()), Atom::RequestSuspend, Atom::SaveDomain];
     steps.extend(save.map(Step::Do));
     steps.push(hook(Hook::PreShutdown, HookReason::Suspend));
-    steps.extend([Atom::SealImage, Atom::KeepImage].map(Step::Do));
+    steps.extend([Atom::SealImage, Atom::KeepImage, Atom::StopTerminal(Screen::Kept)].map(Step::Do));
     steps.extend(destroy());
     steps.push(hook(Hook::PostDestroy, HookReason::Suspend));
     steps
@@ -185,7 +194,7 @@ pub fn resume(records: &Records, disk: &Disk) -> Vec<Step> {
         Step::Do(Atom::CheckResume(disk.clone())),
         hook(Hook::PreResume, HookReason::None),
         Step::Do(Atom::CreateDomain),
-        fill(Atom::RestoreDomain(disk.clone()), records),
+        fill(Atom::RestoreDomain(disk.clone()), Screen::Kept, records),
         Step::Do(Atom::Settle),
         Step::Do(Atom::ForgetImage),
         hook(Hook::PostResume, HookReason::None),
@@ -205,14 +214,38 @@ pub fn abandon_suspend(disk: &Disk) -> Vec<Step> {
     [Atom::ResumeDomain, Atom::DiscardImage(disk.clone())].map(Step::Do).to_vec()
 }
 
-/// A new domain's memory, by `atom`, and its devices, side by side.
-fn fill(atom: Atom, records: &Records) -> Step {
+/// Whether the VM's text console has a terminal server.
+pub fn has_terminal(vm: &Vm) -> bool {
+    match &vm.ty {
+        BuilderInfo::Pv(pv) | BuilderInfo::Pvh(pv) | BuilderInfo::PvInPvh(pv) => pv.vncterm,
+        BuilderInfo::Hvm(_) => false,
+    }
+}
+
+/// Kernel and memory of a domain that was created empty, and its terminal server.
+pub fn build(records: &Records) -> Vec<Step> {
+    find_kernel(&records.vm).into_iter().chain(filled(Atom::BuildDomain, Screen::Fresh, records)).collect()
+}
+
+/// The terminal server of a running guest whose last one has ended.
+pub fn restart_terminal() -> Vec<Step> {
+    vec![Step::Do(Atom::StartTerminal(Screen::Fresh))]
+}
+
+/// A console has no terminal before its domain has memory.
+fn filled(atom: Atom, screen: Screen, records: &Records) -> Vec<Step> {
+    let terminal = has_terminal(&records.vm).then_some(Atom::StartTerminal(screen));
+    [atom].into_iter().chain(terminal).map(Step::Do).collect()
+}
+
+/// A new domain's memory, by `atom`, with its terminal server, and its devices, side by side.
+fn fill(atom: Atom, screen: Screen, records: &Records) -> Step {
     let plug = |mode: VbdMode| {
         let these = records.vbds.iter().filter(|vbd| vbd.mode == mode);
         Step::Parallel(these.map(|vbd| Step::Do(Atom::Plug(Device::Vbd(vbd.id.device.clone())))).collect())
     };
     let mut together = vec![
-        Step::Do(atom),
+        Step::Serial(filled(atom, screen, records)),
         // Storage cannot turn a read-only attachment into a writable one, so writable disks go first.
         Step::Serial(vec![plug(VbdMode::ReadWrite), plug(VbdMode::ReadOnly)]),
     ];
@@ -273,7 +306,13 @@ fn hook(hook: Hook, reason: HookReason) -> Step {
 }
 
 /// How a domain ends, in whatever state it is.
-const END: [Atom; 4] = [Atom::PauseBestEffort, Atom::CloseDevices, Atom::DestroyDomain, Atom::ReleaseDevices];
+const END: [Atom; 5] = [
+    Atom::PauseBestEffort,
+    Atom::CloseDevices,
+    Atom::StopTerminal(Screen::Fresh),
+    Atom::DestroyDomain,
+    Atom::ReleaseDevices,
+];
 
 /// The end of a domain in whatever state; also what undoes its creation.
 pub fn destroy() -> Vec<Step> {
@@ -290,6 +329,7 @@ impl Atom {
     pub fn undo(&self) -> Vec<Atom> {
         match self {
             Self::CreateDomain => END.to_vec(),
+            Self::StartTerminal(_) => vec![Self::StopTerminal(Screen::Fresh)],
             Self::BeginPlug(device) => vec![Self::Unplug(device.clone(), Unplugging::Forced)],
             Self::OpenImage(disk) => vec![Self::DiscardImage(disk.clone())],
             Self::RequestSuspend => vec![Self::ResumeDomain],
@@ -317,6 +357,7 @@ impl Atom {
             | Self::RestoreDomain(_)
             | Self::ForgetImage
             | Self::CloseDevices
+            | Self::StopTerminal(_)
             | Self::DestroyDomain
             | Self::ReleaseDevices => Vec::new(),
         }
@@ -339,7 +380,11 @@ impl Atom {
     pub fn cancellable(&self) -> bool {
         !matches!(
             self,
-            Self::PauseBestEffort | Self::CloseDevices | Self::DestroyDomain | Self::ReleaseDevices
+            Self::PauseBestEffort
+                | Self::CloseDevices
+                | Self::StopTerminal(_)
+                | Self::DestroyDomain
+                | Self::ReleaseDevices
         )
     }
 }
@@ -354,6 +399,8 @@ impl std::fmt::Display for Atom {
             Self::Hook(hook, HookReason::None) => write!(f, "hook {hook}"),
             Self::Hook(hook, reason) => write!(f, "hook {hook} ({reason})"),
             Self::Delay(time) => write!(f, "wait {} s", time.as_secs_f64()),
+            Self::StartTerminal(_) => write!(f, "start terminal"),
+            Self::StopTerminal(_) => write!(f, "stop terminal"),
             Self::BeginPlug(device) => write!(f, "begin plug of {device}"),
             Self::Plug(device) => write!(f, "plug {device}"),
             Self::EndPlug(device) => write!(f, "end plug of {device}"),
@@ -461,7 +508,7 @@ mod tests {
         let plan = start(&records);
         assert_eq!(plan[2..4], [Atom::CreateDomain, Atom::FindKernel].map(Step::Do));
         assert_eq!(plan[4], Step::Parallel(vec![Step::Do(Atom::BuildDomain), vbd("xvda")]));
-        assert_eq!(build(&records.vm), [Atom::FindKernel, Atom::BuildDomain].map(Step::Do));
+        assert_eq!(build(&records), [Atom::FindKernel, Atom::BuildDomain].map(Step::Do));
         assert!(Atom::FindKernel.undo().is_empty() && Atom::FindKernel.cancellable());
     }
 
@@ -551,7 +598,8 @@ mod tests {
         let keep = atoms.iter().position(Atom::commits).unwrap();
         let undone: Vec<_> = atoms[..keep].iter().rev().flat_map(Atom::undo).collect();
         assert_eq!(undone, [Atom::ResumeDomain, Atom::DiscardImage(disk)]);
-        assert_eq!(atoms[keep + 1..=keep + END.len()], END, "the guest's end comes after that");
+        assert_eq!(atoms[keep + 1], Atom::StopTerminal(Screen::Kept));
+        assert_eq!(atoms[keep + 2..keep + 2 + END.len()], END, "the guest's end comes after that");
         assert!(atoms[keep + 1..].iter().all(|atom| atom.undo().is_empty()));
     }
 

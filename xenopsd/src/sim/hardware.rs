@@ -87,6 +87,12 @@ impl Hardware {
         self.domains.keys().copied().collect()
     }
 
+    /// Those of guests that are built and not dying.
+    pub(super) fn living(&self) -> Vec<DomId> {
+        let living = self.domains.iter().filter(|(domid, d)| **domid != DomId::DOM0 && d.built && !d.dying);
+        living.map(|(domid, _)| *domid).collect()
+    }
+
     pub(super) fn version() -> XenVersion {
         XenVersion {
             major: 4,

@@ -6,18 +6,22 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
 use super::faults::Injected;
+use super::processes::Processes;
 use super::{Shared, SimOptions};
+use crate::edge::linux::terminal::ROLE;
 use crate::edge::linux::{loopdev, script};
 use crate::edge::{
-    Access, AttachedDisk, DiskId, Firmware, FoundKernel, Host, HostError, Image, ImageFile, KernelSearch,
-    KernelSearchError, ScriptEnd, ScriptError, ScriptRun, SuspendFile, VifSettings,
+    Access, AttachedDisk, DiskId, Firmware, Followed, FoundKernel, Host, HostError, Image, ImageFile,
+    KernelSearch, KernelSearchError, Prepared, ScriptEnd, ScriptError, ScriptRun, SuspendFile, Tell,
+    TerminalSockets, TerminalWanted, VifSettings,
 };
-use crate::state::journal::Resource;
+use crate::state::journal::{ProcessId, Resource};
 
 /// Bytes of a simulated domain's image, at most: there is no memory to be written.
 const MOST_NEEDED: u64 = 64 * 1024;
@@ -186,8 +190,46 @@ impl Host for SimHost {
         script::run(run)
     }
 
-    fn release(&self, _resource: &Resource) -> Result<bool, HostError> {
-        // Nothing that a simulated daemon writes down exists.
-        Ok(self.shared.faults.check("host.release").map(|()| true)?)
+    fn check_terminal(&self) -> Result<(), HostError> {
+        Ok(self.shared.faults.check("host.check_terminal")?)
+    }
+
+    /// Nobody listens there.
+    fn listen_for_terminal(&self) -> Result<TerminalSockets, HostError> {
+        self.shared.faults.check("host.listen_for_terminal")?;
+        Ok(TerminalSockets { ports: self.shared.processes.ports(), sockets: Vec::new() })
+    }
+
+    fn start_terminal(&self, wanted: &TerminalWanted<'_>) -> Result<Prepared, HostError> {
+        self.shared.faults.check("host.start_terminal")?;
+        let restored = wanted.restore && wanted.screen.is_file();
+        let (process, go) = Processes::start(&self.shared.processes, ROLE, wanted.screen, restored);
+        let faults = self.shared.faults.clone();
+        let go = move || {
+            faults.check("host.go")?;
+            go();
+            Ok(())
+        };
+        Ok(Prepared { process, go: Box::new(go) })
+    }
+
+    fn follow_process(&self, process: &ProcessId, tell: Tell) -> Result<Option<Followed>, HostError> {
+        self.shared.faults.check("host.follow_process")?;
+        let following = Processes::follow(&self.shared.processes, process, tell);
+        Ok(following.map(|following| Followed(Box::new(following))))
+    }
+
+    fn stop_process(&self, process: &ProcessId, _patience: Duration) -> Result<bool, HostError> {
+        self.shared.faults.check("host.stop_process")?;
+        self.shared.processes.stop(process).map_err(|e| unusable("process", &e))
+    }
+
+    fn release(&self, resource: &Resource) -> Result<bool, HostError> {
+        self.shared.faults.check("host.release")?;
+        match resource {
+            Resource::Process(process) => Ok(self.shared.processes.kill(process)),
+            // Nothing else that a simulated daemon writes down exists.
+            _ => Ok(true),
+        }
     }
 }

@@ -47,6 +47,7 @@ mod hardware;
 mod host;
 mod hypervisor;
 mod memory;
+mod processes;
 mod store;
 mod terminals;
 mod trace;
@@ -71,6 +72,7 @@ pub use hardware::Hardware;
 pub use host::Present;
 use host::SimHost;
 use hypervisor::SimHypervisor;
+use processes::Processes;
 use store::FaultyStore;
 pub use trace::Trace;
 use world::{Signal, World};
@@ -133,6 +135,7 @@ struct Shared {
     trace: Trace,
     /// What interfaces in dom0 were set to.
     interfaces: Mutex<HashMap<String, VifSettings>>,
+    processes: Arc<Processes>,
     signals: Sender<Signal>,
     /// [`SimOptions::copying`].
     copying: Duration,
@@ -203,6 +206,7 @@ pub fn machine(options: &SimOptions) -> std::io::Result<Machine> {
         faults: Faults::default(),
         trace: Trace::default(),
         interfaces: Mutex::default(),
+        processes: Arc::default(),
         signals,
         copying: options.copying,
     });
@@ -270,6 +274,16 @@ impl Machine {
         if let Some(listening) = &self.listening {
             listening.hang_up();
         }
+    }
+
+    /// The processes that run beside the daemon, by number.
+    pub fn processes(&self) -> Vec<crate::api::Int> {
+        self.shared.processes.all()
+    }
+
+    /// A process ends by itself, as one that is killed by the kernel; nothing when it is not there.
+    pub fn end_process(&self, pid: crate::api::Int) {
+        self.shared.processes.end(pid);
     }
 
     /// A guest stops by itself, whatever its script says; nothing when it is not running.

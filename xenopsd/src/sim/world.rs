@@ -5,7 +5,7 @@
 //! to seed.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeSet, BinaryHeap, HashMap, HashSet};
+use std::collections::{BinaryHeap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -36,8 +36,6 @@ const TTY: &str = "/dev/null";
 /// What the world is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Signal {
-    /// The domain was made.
-    Born(DomId),
     /// The domain's last pause was undone.
     Runs(DomId),
     /// The domain was destroyed.
@@ -74,8 +72,7 @@ pub(super) struct World {
     steps: u64,
     backends: HashMap<DeviceAddress, Backend>,
     guests: HashMap<DomId, (Guest, ConnectionId)>,
-    /// Domains whose console has no terminal yet, and those whose has.
-    unserved: BTreeSet<DomId>,
+    /// Domains whose console has a terminal.
     served: HashSet<DomId>,
     console_rounds: u64,
     terminals: Option<Terminals>,
@@ -102,7 +99,6 @@ impl World {
             steps: 0,
             backends: HashMap::new(),
             guests: HashMap::new(),
-            unserved: BTreeSet::new(),
             served: HashSet::new(),
             console_rounds: 0,
             terminals,
@@ -144,15 +140,9 @@ impl World {
 
     fn hear(&mut self, signal: Signal) {
         match signal {
-            Signal::Born(domid) => {
-                self.unserved.insert(domid);
-                // It may have been introduced before this was heard.
-                self.soon(Task::Consoles);
-            }
             Signal::Runs(domid) => self.begin(domid),
             Signal::Died(domid) => {
                 self.guests.remove(&domid);
-                self.unserved.remove(&domid);
                 if self.served.remove(&domid)
                     && let Some(terminals) = &self.terminals
                 {
@@ -332,14 +322,17 @@ impl World {
 
     /// As xenconsoled does for new domains.
     fn serve_consoles(&mut self) {
-        for domid in self.unserved.clone() {
+        let mut unserved = self.shared.hardware().living();
+        unserved.retain(|domid| !self.served.contains(domid));
+        for domid in unserved {
             match self.serve_console(domid) {
-                Ok(true) => {
-                    self.unserved.remove(&domid);
-                    self.served.insert(domid);
-                }
+                Ok(true) => drop(self.served.insert(domid)),
+                // Its introduction is still to come.
                 Ok(false) => {}
-                Err(error) => tracing::error!(%domid, %error, "the simulated console daemon failed"),
+                Err(error) => {
+                    tracing::warn!(%domid, %error, "the simulated console daemon tries again");
+                    self.soon(Task::Consoles);
+                }
             }
         }
     }

@@ -20,7 +20,7 @@ pub mod journal;
 mod record;
 
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -46,6 +46,7 @@ const LOCKS: usize = 64;
 const VMS: &str = "VM";
 const CONFIG: &str = "config";
 const EXTRA: &str = "extra";
+const SCREENS: &str = "screens";
 const INTERFACES: &str = "interface";
 
 record! {
@@ -79,6 +80,12 @@ impl Records {
     /// Where they are.
     pub fn root(&self) -> &Path {
         self.files.root()
+    }
+
+    /// The file in which the screen of a VM's text console is kept. What is in it was written by a process that is assumed
+    /// hostile.
+    pub fn screen(&self, vm: &str) -> PathBuf {
+        self.root().join(SCREENS).join(vm)
     }
 
     /// Stores a VM, replacing one of the same id, as the contract has it.
@@ -161,6 +168,7 @@ impl Records {
         self.files.remove(&home, CONFIG, Lasting::Host)?;
         self.vms.fetch_sub(1, Ordering::Relaxed);
         self.files.remove(EXTRA, id, Lasting::Host)?;
+        self.files.remove(SCREENS, id, Lasting::Host)?;
         let mut trees: Vec<_> = CLASSES.iter().map(|class| class.tree).collect();
         trees.sort_unstable();
         trees.dedup();

@@ -28,6 +28,8 @@ Shows a guest's text console, or a command's terminal, as a VNC screen.
       --scrollback ROWS    rows to scroll back to (default 512, at most 8192)
       --chroot DIR         with --uid and --gid: give up everything before the first byte is read
       --uid UID, --gid GID
+      --supervised         in a jail that somebody else made: say `ready` on standard output, a socket; wait for a
+                           byte from it; then make only the system calls that are needed from there on
   -h, --help
 
 Listening sockets can be handed in as systemd does (LISTEN_FDS): the first is for VNC, the second for the text.
@@ -86,6 +88,8 @@ pub struct Args {
     pub scrollback: usize,
     /// Whom to become.
     pub jail: Option<Jail>,
+    /// Jailed already, by somebody who listens on standard output.
+    pub supervised: bool,
     /// `--help` was given.
     pub help: bool,
 }
@@ -163,6 +167,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Args, Args
         size: crate::term::Size::DEFAULT,
         scrollback: crate::term::DEFAULT_SCROLLBACK,
         jail: None,
+        supervised: false,
         help: false,
     };
     let mut listen = (IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
@@ -193,6 +198,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Args, Args
             Long("chroot") => root = Some(PathBuf::from(parser.value()?)),
             Long("uid") => uid = Some(parser.value()?.parse::<u32>()?),
             Long("gid") => gid = Some(parser.value()?.parse::<u32>()?),
+            Long("supervised") => args.supervised = true,
             Short('h') | Long("help") => args.help = true,
             other => return Err(other.unexpected().into()),
         }

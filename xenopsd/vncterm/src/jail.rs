@@ -105,7 +105,11 @@ const ALLOWED: &[i64] = &[
     libc::SYS_exit_group,
 ];
 
-fn filter() -> Result<(), JailError> {
+/// Allows only the system calls of the loop from now on.
+///
+/// # Errors
+/// [`JailError`].
+pub fn filter() -> Result<(), JailError> {
     let failed = |reason: String| JailError { step: "filter system calls", reason };
     let arch =
         std::env::consts::ARCH.try_into().map_err(|e: seccompiler::BackendError| failed(e.to_string()))?;

@@ -3,6 +3,7 @@
 use std::error::Error;
 use std::ffi::OsStr;
 use std::fs::File;
+use std::io::Write as _;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -46,19 +47,40 @@ fn run(args: &Args) -> Result<(), Box<dyn Error>> {
     let create = |path| File::options().write(true).create(true).truncate(false).open(path);
     let save = args.save.as_ref().map(create).transpose()?;
     let source = source(args)?;
-    if let Some(port) = vnc.port() {
-        println!("vnc-port {port}");
-    }
-    if let Some(port) = text.as_ref().and_then(Listener::port) {
-        println!("tc-port {port}");
+    let ports = [("vnc-port", vnc.port()), ("tc-port", text.as_ref().and_then(Listener::port))];
+    // Who hands sockets in knows their numbers.
+    for (name, port) in ports.iter().filter(|_| !args.supervised) {
+        if let Some(port) = port {
+            println!("{name} {port}");
+        }
     }
     let (restart, stay) = (args.restart, args.stay);
     let server = Server { source, terminal, log, vnc, text, save, signals, restart, stay };
     if let Some(jail) = &args.jail {
         jail::enter(jail)?;
     }
+    if args.supervised {
+        wait_for_word()?;
+        jail::filter()?;
+    }
     server.run()?;
     Ok(())
+}
+
+/// Says that everything is open, and waits until whoever started this process has written down that it is there. Had it
+/// ended meanwhile, nobody would know of this one: the socket is closed then.
+fn wait_for_word() -> Result<(), Box<dyn Error>> {
+    let mut stdout = std::io::stdout();
+    stdout.write_all(b"ready\n")?;
+    stdout.flush()?;
+    loop {
+        match nix::unistd::read(&stdout, &mut [0]) {
+            Ok(0) => return Err("whoever started this ended before it was ready".into()),
+            Ok(_) => return Ok(()),
+            Err(nix::errno::Errno::EINTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
 }
 
 fn terminal(args: &Args) -> Result<Terminal, Box<dyn Error>> {

@@ -1,7 +1,8 @@
 //! The first console of a domain.
 
 use super::device::{self, DeviceAddress, DeviceKind};
-use super::table::{Layout, Node, Rule, Side, Writer};
+use super::domain::{domain_path, libxl_path};
+use super::table::{Layout, Node, Rule, Side, Writer, write_side};
 use super::{XenbusState, flag, text};
 use crate::batch::Batch;
 use crate::path::Path;
@@ -88,13 +89,6 @@ impl Layout for Console {
             |_| text(""),
             "xenconsoled writes it, xl console opens it",
         ),
-        Node::later(
-            Frontend,
-            "vnc-port, tc-port",
-            "N",
-            Writer::Daemon,
-            "where the terminal of this console listens",
-        ),
         Node::dir(Backend, "", Rule::Be, "nothing drives it; xl expects it at destroy"),
         Node::value(Backend, "frontend", "path", |c| text(c.address().frontend()), "xl"),
         Node::value(Backend, "frontend-id", "D", |c| text(c.domid), "xl"),
@@ -124,5 +118,90 @@ impl Layout for Console {
 
     fn parties(&self) -> (DomId, DomId) {
         (self.domid, self.backend_domid)
+    }
+}
+
+/// The terminal server of console 0: the text as a VNC screen, and as it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TerminalServer {
+    /// The guest.
+    pub domid: DomId,
+    /// Its port for VNC, on 127.0.0.1.
+    pub vnc_port: u16,
+    /// Its port for the raw text, on 127.0.0.1.
+    pub text_port: u16,
+    /// Its process.
+    pub pid: u32,
+}
+
+const VNC_PORT: &str = "console/vnc-port";
+const TEXT_PORT: &str = "console/tc-port";
+const PID: &str = "vncterm-pid";
+
+impl TerminalServer {
+    /// All nodes.
+    pub fn create(&self) -> Batch {
+        let mut batch = Batch::new();
+        write_side(self, Side::Domain, &mut batch);
+        batch
+    }
+
+    /// Removes the nodes of a domain's terminal server, whichever it was.
+    pub fn remove(domid: DomId) -> Batch {
+        let mut batch = Batch::new();
+        for path in Self::paths(domid) {
+            batch.rm(path);
+        }
+        batch
+    }
+
+    /// The nodes that [`Self::parse`] reads.
+    pub fn paths(domid: DomId) -> [Path; 3] {
+        [VNC_PORT, TEXT_PORT, PID].map(|name| domain_path(domid).at(name))
+    }
+
+    /// From the values of [`Self::paths`]; none when one is missing or is no number. The guest cannot write them.
+    pub fn parse(domid: DomId, values: &[Option<Vec<u8>>]) -> Option<Self> {
+        let number = |n: usize| std::str::from_utf8(values.get(n)?.as_deref()?).ok();
+        Some(Self {
+            domid,
+            vnc_port: number(0)?.parse().ok()?,
+            text_port: number(1)?.parse().ok()?,
+            pid: number(2)?.parse().ok()?,
+        })
+    }
+}
+
+impl Layout for TerminalServer {
+    const TITLE: &'static str = "Terminal server of console 0";
+
+    const NODES: &'static [Node<Self>] = &[
+        Node::value(
+            Side::Domain,
+            VNC_PORT,
+            "N",
+            |t| text(t.vnc_port),
+            "viewers, by way of the management layer",
+        ),
+        Node::value(Side::Domain, TEXT_PORT, "N", |t| text(t.text_port), "xenops console, telnet"),
+        Node::value(
+            Side::Domain,
+            PID,
+            "N",
+            |t| text(t.pid),
+            "people; the toolstack compares it with its journal",
+        ),
+    ];
+
+    fn root(&self, side: Side) -> Path {
+        if side == Side::Private { libxl_path(self.domid) } else { domain_path(self.domid) }
+    }
+
+    fn root_shown(_: Side) -> &'static str {
+        "/local/domain/D"
+    }
+
+    fn parties(&self) -> (DomId, DomId) {
+        (self.domid, DomId::DOM0)
     }
 }

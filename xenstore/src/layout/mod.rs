@@ -1,6 +1,6 @@
 //! What a domain and its devices find in the store, as tables.
 //!
-//! Each layout (a [`Domain`], its [`Built`] part, a [`Vbd`], [`Vif`] or [`Console`]) is one table of nodes: where it
+//! Each layout (a [`Domain`], its [`Built`] part, a [`Vbd`], [`Vif`], [`Console`], its [`TerminalServer`]) is one table of nodes: where it
 //! is, who owns it, what is in it, who reads it. The [`Batch`] that writes the tree is made from the table, and so is
 //! its documentation ([`document`]): the two cannot drift apart.
 //!
@@ -15,7 +15,7 @@ mod vbd;
 mod vif;
 mod xenbus;
 
-pub use console::{Console, ConsoleServer};
+pub use console::{Console, ConsoleServer, TerminalServer};
 pub use device::{DeviceAddress, DeviceKind, DeviceStatus, devices_of};
 pub use domain::{
     Built, Domain, DomainKind, Memory, domain_path, libxl_path, remove_domain, rename_domain, vm_path,
@@ -51,6 +51,7 @@ pub fn document_all() -> String {
         document::<Domain>(),
         document::<Built>(),
         document::<Console>(),
+        document::<TerminalServer>(),
         document::<Vbd>(),
         document::<Vif>(),
     ];

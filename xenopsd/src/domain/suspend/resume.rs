@@ -24,6 +24,7 @@ impl VmExecutor<'_> {
         platform(&self.records.vm)?;
         creation(&self.records.vm, wanted.kind, &host)?;
         self.check_devices()?;
+        self.check_terminal()?;
         self.hold_image(image);
         Ok(())
     }

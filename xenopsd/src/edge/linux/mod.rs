@@ -11,12 +11,15 @@
 
 pub mod blockdev;
 pub mod boot;
+pub mod ends;
 pub mod loopdev;
 pub mod mac;
 pub mod netlink;
 pub mod nftables;
 pub mod process;
+pub mod pty;
 pub mod release;
 pub mod script;
 pub mod suspend_file;
+pub mod terminal;
 pub mod vif;

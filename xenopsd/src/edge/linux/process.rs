@@ -12,6 +12,7 @@ use std::time::Duration;
 use ffi::pid::PidFd;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use super::ends::reap;
 use crate::state::journal::ProcessId;
 
 /// How long a killed process may take to end. It only takes this long when it is stuck in the kernel.
@@ -64,12 +65,36 @@ pub fn kill(process: &ProcessId) -> io::Result<bool> {
         Err(error) if gone(&error) => return Ok(true),
         Err(error) => return Err(error),
     }
-    let limit = PollTimeout::try_from(KILL_LIMIT).map_err(io::Error::other)?;
-    let mut ended = [PollFd::new(held.as_fd(), PollFlags::POLLIN)];
+    if !ended(&held, KILL_LIMIT)? {
+        return Err(io::ErrorKind::TimedOut.into());
+    }
+    reap(&held);
+    Ok(true)
+}
+
+/// Asks the process that is meant to end, and ends it when it has not within `patience`; whether it ended by itself.
+///
+/// # Errors
+/// As [`kill`].
+pub fn stop(process: &ProcessId, patience: Duration) -> io::Result<bool> {
+    let Some(held) = hold(process)? else { return Ok(false) };
+    match held.send_signal(libc::SIGTERM) {
+        Ok(()) if ended(&held, patience)? => {
+            reap(&held);
+            Ok(true)
+        }
+        Err(error) if !gone(&error) => Err(error),
+        _ => kill(process).map(|_| false),
+    }
+}
+
+/// Waits for its end; whether it came.
+fn ended(process: &PidFd, limit: Duration) -> io::Result<bool> {
+    let limit = PollTimeout::try_from(limit).map_err(io::Error::other)?;
+    let mut ended = [PollFd::new(process.as_fd(), PollFlags::POLLIN)];
     loop {
         match poll(&mut ended, limit) {
-            Ok(0) => return Err(io::ErrorKind::TimedOut.into()),
-            Ok(_) => return Ok(true),
+            Ok(ready) => return Ok(ready > 0),
             Err(nix::errno::Errno::EINTR) => {}
             Err(errno) => return Err(errno.into()),
         }
@@ -96,7 +121,8 @@ fn parse_start_time(stat: &[u8]) -> Option<i64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::process::{Child, Command};
+    use std::io::Read as _;
+    use std::process::{Child, Command, Stdio};
 
     fn sleeper() -> (Child, ProcessId) {
         let child = Command::new("sleep").arg("600").spawn().unwrap();
@@ -110,8 +136,27 @@ mod tests {
         let owned = ProcessId { uid: i64::from(nix::unistd::getuid().as_raw()), ..process };
         assert!(hold(&owned).unwrap().is_some());
         assert!(kill(&owned).unwrap());
-        assert!(!child.wait().unwrap().success());
+        // Its remains are gone, too.
+        assert_eq!(child.wait().unwrap_err().raw_os_error(), Some(libc::ECHILD));
         assert!(!kill(&owned).unwrap());
+    }
+
+    #[test]
+    fn one_that_ends_when_asked_is_not_killed() {
+        let uid = nix::unistd::getuid().as_raw();
+        let start = |script: &str| {
+            let mut child = Command::new("sh").args(["-c", script]).stdout(Stdio::piped()).spawn().unwrap();
+            // It says when its traps are set.
+            child.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
+            let process = describe(child.id(), uid, "test").unwrap();
+            (child, process)
+        };
+        let (_obeys, process) = start("echo; exec sleep 600");
+        assert!(stop(&process, Duration::from_secs(20)).unwrap());
+        assert!(!stop(&process, Duration::from_secs(20)).unwrap());
+        let (_ignores, process) = start("trap '' TERM; echo; exec sleep 600");
+        assert!(!stop(&process, Duration::from_millis(50)).unwrap());
+        assert!(hold(&process).unwrap().is_none());
     }
 
     #[test]

@@ -287,7 +287,10 @@ fn a_disk_without_a_kernel_is_said_and_undone() {
 fn a_console_is_a_terminal_that_answers() {
     use std::io::{Read, Write};
     let rig = Rig::new(&SimOptions { terminals: true, ..quick() });
-    let vm = rig.add(1, &[], |_| ());
+    let vm = rig.add(1, &[], |vm| {
+        let BuilderInfo::Pv(pv) = &mut vm.ty else { unreachable!() };
+        pv.vncterm = false;
+    });
     rig.start(&vm).unwrap();
     let mut console = None;
     rig.until("there is a terminal", || {

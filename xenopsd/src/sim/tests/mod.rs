@@ -17,6 +17,7 @@ mod recovery;
 mod sharing;
 mod state_dir;
 mod suspend;
+mod terminals;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -26,7 +27,7 @@ use crossbeam::channel::bounded;
 use xenstore::layout::{DeviceAddress, DeviceKind, DeviceStatus};
 
 use super::{Fault, Hardware, Machine, SimOptions, machine};
-use crate::api::{Boot, BuilderInfo, Disk, Error, Network, PowerState, Vm};
+use crate::api::{Boot, BuilderInfo, Disk, Error, Int, Network, PowerState, Vm};
 use crate::core::{Core, Operation, Patience};
 use crate::domain::observe;
 use crate::edge::DomId;
@@ -131,6 +132,7 @@ impl Rig {
         let BuilderInfo::Pv(pv) = &mut vm.ty else { unreachable!() };
         let Boot::Direct(boot) = &mut pv.boot else { unreachable!() };
         boot.kernel = self.kernel().display().to_string();
+        pv.vncterm = true;
         for memory in [&mut vm.memory_static_max, &mut vm.memory_dynamic_max, &mut vm.memory_dynamic_min] {
             *memory = 64 << 20;
         }
@@ -156,6 +158,11 @@ impl Rig {
         let (done, outcome) = bounded(1);
         self.core.submit_then(vm, "test", operation, move |result| done.send(result).unwrap());
         outcome.recv_timeout(LIMIT).expect("the operation ends")
+    }
+
+    /// Waits until what is queued for a VM is done.
+    fn settle(&self, vm: &str) {
+        self.run(vm, Operation::Delay(Duration::ZERO)).unwrap();
     }
 
     fn start(&self, vm: &str) -> Result<(), Error> {
@@ -229,8 +236,14 @@ impl Rig {
         let now = self.remains(vm);
         let extra: Vec<_> = now.nodes.iter().filter(|n| !before.nodes.contains(n)).collect();
         panic!(
-            "left after {after}: {} files, domains {:?}, {} of {} pages, {} journal entries, {:?}, {extra:?}",
-            now.kept, now.domids, now.free_pages, before.free_pages, now.journal, now.interfaces
+            "left after {after}: {} files, domains {:?}, {} of {} pages, {} journal entries, {:?}, processes {:?}, {extra:?}",
+            now.kept,
+            now.domids,
+            now.free_pages,
+            before.free_pages,
+            now.journal,
+            now.interfaces,
+            now.processes
         );
     }
 
@@ -270,6 +283,7 @@ impl Rig {
             disks: self.core.disks.count(),
             journal: self.core.journal.counts().0,
             interfaces: self.core.records.interfaces().unwrap(),
+            processes: self.machine.processes(),
         }
     }
 }
@@ -283,4 +297,5 @@ struct Remains {
     disks: usize,
     journal: usize,
     interfaces: Vec<String>,
+    processes: Vec<Int>,
 }

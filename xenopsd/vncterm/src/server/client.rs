@@ -31,6 +31,8 @@ pub(super) struct Client {
     last_update: Option<Instant>,
     /// Bytes of text that may wait for it.
     most: usize,
+    /// To be closed once it has all that is to be sent.
+    closing: bool,
     /// To be closed.
     pub(super) dropped: bool,
 }
@@ -45,6 +47,7 @@ impl Client {
             readable: true,
             waiting_since: Some(now),
             last_update: None,
+            closing: false,
             dropped: false,
         }
     }
@@ -79,6 +82,8 @@ impl Client {
     /// Reads what came; `None` when there is nothing now.
     pub(super) fn read(&mut self, buffer: &mut [u8]) -> Option<usize> {
         match self.stream.read(buffer) {
+            // Who only wants what was printed so far says so by closing its half.
+            Ok(0) if self.is_text() => (self.readable, self.closing) = (false, true),
             Ok(0) => self.dropped = true,
             Ok(count) => return Some(count),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.readable = false,
@@ -93,6 +98,7 @@ impl Client {
         match &mut self.kind {
             Kind::Viewer(viewer) if rings => viewer.bell(),
             Kind::Viewer(_) => {}
+            Kind::Text(_) if self.closing => {}
             Kind::Text(output) => {
                 self.dropped |= output.len() + bytes.len() > self.most;
                 output.extend_from_slice(bytes);
@@ -122,6 +128,7 @@ impl Client {
                 Kind::Text(output) => output,
             };
             if output.is_empty() {
+                self.dropped |= self.closing;
                 if self.is_ready() {
                     self.waiting_since = None;
                 }

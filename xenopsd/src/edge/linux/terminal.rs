@@ -1,0 +1,258 @@
+//! Starts the terminal server of a guest's text console, `vncterm`, in its jail.
+//!
+//! ```text
+//!   this daemon                                             vncterm (own user, empty root, no network)
+//!     pty, listening sockets, screen ── descriptors ──►  0 the guest   1, 2 the daemon   3 VNC   4 text
+//!     ◄──────────────────────────────────────── "ready"  everything is loaded and open
+//!     its root is taken away; the journal is written
+//!     a byte ───────────────────────────────────────► │  only now the guest's first byte is read
+//! ```
+//!
+//! Closed without the byte, because this daemon was killed or the journal refused, the socket ends it.
+
+use std::fs::{self, File, Permissions};
+use std::io::{self, Read, Write};
+use std::net::{Ipv4Addr, Shutdown, TcpListener};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::Duration;
+
+use ffi::jail::{self, Child, Entry, Jail, Limits};
+
+use super::process;
+use super::pty::{PtyError, open_slave};
+use crate::edge::{Prepared, TerminalPorts, TerminalSockets, TerminalWanted};
+
+/// The role of its entries in the journal.
+pub const ROLE: &str = "vncterm";
+
+/// Where VNC displays begin, by convention; `5900` is left to dom0's own terminal.
+const VNC_PORTS: std::ops::RangeInclusive<u16> = 5901..=9499;
+
+/// Ports of the raw text, as the original has them; `9500` is left to dom0's.
+const TEXT_PORTS: std::ops::RangeInclusive<u16> = 9501..=13_099;
+
+/// How long it may take to load: it takes some milliseconds, on a dom0 with hundreds of starts much longer.
+const READY_LIMIT: Duration = Duration::from_secs(30);
+
+/// Bytes of what it says when it cannot start.
+const MAX_MESSAGE: u64 = 4096;
+
+/// Where the jail has the file of the saved screen.
+const SCREEN: &str = "/screen";
+
+/// What its process may use: the largest screen with its scroll-back and eight viewers' buffers fit in; files are the
+/// saved screen only.
+const LIMITS: Limits = Limits {
+    open_files: Some(64),
+    // Itself: the kernel compares before it starts the program.
+    processes: Some(2),
+    file_size: Some(16 << 20),
+    address_space: Some(128 << 20),
+    data: None,
+    cpu_seconds: None,
+};
+
+/// Why there is no terminal server. Nothing of it is left.
+#[derive(Debug, thiserror::Error)]
+pub enum TerminalError {
+    /// The console's terminal.
+    #[error(transparent)]
+    Pty(#[from] PtyError),
+    /// No port.
+    #[error("no port of 127.0.0.1 from {first} to {last} can be listened on: {source}")]
+    Ports {
+        /// The first tried.
+        first: u16,
+        /// The last.
+        last: u16,
+        /// Why the last was refused.
+        source: io::Error,
+    },
+    /// The file its screen is kept in.
+    #[error("{}: {source}", path.display())]
+    Screen {
+        /// The file.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The jail.
+    #[error(transparent)]
+    Jail(#[from] jail::Error),
+    /// It ended, or did not become ready.
+    #[error("{} did not become ready: {why}", program.display())]
+    NotReady {
+        /// The program.
+        program: PathBuf,
+        /// What it said, or the kernel.
+        why: String,
+    },
+}
+
+/// Which program, as whom.
+#[derive(Debug)]
+pub struct TerminalServers {
+    /// The program.
+    pub program: PathBuf,
+    /// User number of domain 0's; each domain has its own.
+    pub uid_base: u32,
+    next: [AtomicU16; 2],
+}
+
+impl TerminalServers {
+    /// `uid_base` must leave room for every domain ([`jail::check_uid_base`]).
+    pub const fn new(program: PathBuf, uid_base: u32) -> Self {
+        Self { program, uid_base, next: [const { AtomicU16::new(0) }; 2] }
+    }
+
+    /// Listens for viewers and for readers of the text. A port that was just given up is not the next to be taken:
+    /// who comes back to it shall find nobody rather than another guest.
+    ///
+    /// # Errors
+    /// [`TerminalError::Ports`].
+    pub fn listen(&self) -> Result<TerminalSockets, TerminalError> {
+        let [next_vnc, next_text] = &self.next;
+        let (vnc, text) = (bind(VNC_PORTS, next_vnc)?, bind(TEXT_PORTS, next_text)?);
+        let port = |listener: &TcpListener| listener.local_addr().map_or(0, |address| address.port());
+        let ports = TerminalPorts { vnc: port(&vnc), text: port(&text) };
+        Ok(TerminalSockets { ports, sockets: vec![vnc.into(), text.into()] })
+    }
+
+    /// Starts one; it waits for its word.
+    ///
+    /// # Errors
+    /// [`TerminalError`].
+    pub fn start(&self, wanted: &TerminalWanted<'_>) -> Result<Prepared, TerminalError> {
+        let uid = jail::uid_of(self.uid_base, wanted.domid)?;
+        let screen = |source| TerminalError::Screen { path: wanted.screen.to_owned(), source };
+        let restored = prepare_screen(wanted.screen, wanted.restore, uid).map_err(screen)?;
+        let not_ready = |why: &dyn std::fmt::Display| TerminalError::NotReady {
+            program: self.program.clone(),
+            why: why.to_string(),
+        };
+        let broken = |error: io::Error| not_ready(&error);
+        let (ours, its) = UnixStream::pair().map_err(broken)?;
+        let its = OwnedFd::from(its);
+        let mut jail = Jail::new(uid, uid)?
+            .system_libraries()
+            .entry(Entry::Writable { source: wanted.screen.to_owned(), path: SCREEN.into() })
+            .limits(LIMITS)
+            .descriptor(open_slave(wanted.tty)?)
+            .descriptor(its.try_clone().map_err(broken)?)
+            .descriptor(its);
+        for socket in &wanted.sockets.sockets {
+            jail = jail.descriptor(socket.try_clone().map_err(broken)?);
+        }
+        let jail = jail.variable("LISTEN_FDS", wanted.sockets.sockets.len().to_string())?;
+        let mut arguments = vec!["vncterm", "--supervised", "--pty", "-", "--title", wanted.title];
+        arguments.extend(["--savestate", SCREEN]);
+        if restored {
+            arguments.extend(["--loadstate", SCREEN]);
+        }
+        let mut held = Held { child: Some(jail.spawn(&self.program, &arguments)?), socket: ours };
+        held.wait_until_ready().map_err(|why| not_ready(&why))?;
+        let child = held.child.as_ref().ok_or_else(|| not_ready(&"it is gone"))?;
+        child.empty_root()?;
+        let process = process::describe(child.pid(), uid, ROLE).map_err(broken)?;
+        let program = self.program.clone();
+        let go = move || {
+            held.go().map_err(|source| {
+                let why = format!("it ended while it was written down: {source}");
+                TerminalError::NotReady { program, why }.into()
+            })
+        };
+        Ok(Prepared { process, go: Box::new(go) })
+    }
+}
+
+/// A process that was not given its word: it is ended when this is dropped.
+struct Held {
+    child: Option<Child>,
+    socket: UnixStream,
+}
+
+impl Held {
+    /// Reads `ready`, or why it cannot be.
+    fn wait_until_ready(&mut self) -> Result<(), String> {
+        const READY: &[u8] = b"ready\n";
+        self.socket.set_read_timeout(Some(READY_LIMIT)).map_err(|e| e.to_string())?;
+        let mut first = [0; READY.len()];
+        match self.socket.read_exact(&mut first) {
+            Ok(()) if first == READY => return Ok(()),
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {}
+            Err(error) => return Err(format!("nothing within {} s ({error})", READY_LIMIT.as_secs())),
+        }
+        let mut rest = Vec::new();
+        // It is ending; what it says is read as far as it comes.
+        let _ = (&mut self.socket).take(MAX_MESSAGE).read_to_end(&mut rest);
+        let text = String::from_utf8_lossy(&first).trim_end_matches('\0').to_owned()
+            + &String::from_utf8_lossy(&rest);
+        Err(if text.trim().is_empty() { "it ended".to_owned() } else { text.trim().to_owned() })
+    }
+
+    fn go(mut self) -> io::Result<()> {
+        self.socket.write_all(b"\n")?;
+        self.socket.shutdown(Shutdown::Both)?;
+        // It is on its own now, and found again by its number.
+        self.child = None;
+        Ok(())
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if let Some(child) = &self.child {
+            // It may have ended by itself.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// The file of the screen, owned by the jail's user; whether there is a screen in it to begin with.
+fn prepare_screen(path: &Path, restore: bool, uid: u32) -> io::Result<bool> {
+    if let Some(directory) = path.parent() {
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+    }
+    let file = File::options()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .custom_flags(libc::O_NOFOLLOW)
+        .open(path)?;
+    if !restore {
+        file.set_len(0)?;
+    }
+    file.set_permissions(Permissions::from_mode(0o600))?;
+    std::os::unix::fs::fchown(&file, Some(uid), Some(uid))?;
+    Ok(file.metadata()?.len() > 0)
+}
+
+/// Begins at the `next` of the range, counted from 0, and leaves there where to begin the next time.
+fn bind(ports: std::ops::RangeInclusive<u16>, next: &AtomicU16) -> Result<TcpListener, TerminalError> {
+    let (first, last) = (*ports.start(), *ports.end());
+    let count = last - first + 1;
+    let mut refused = None;
+    let begin = next.load(Ordering::Relaxed) % count;
+    for step in 0..count {
+        // Both are below the count, which is far below half of what fits.
+        let port = first + (begin + step) % count;
+        match TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
+            Ok(listener) => {
+                next.store(port - first + 1, Ordering::Relaxed);
+                return Ok(listener);
+            }
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => refused = Some(error),
+            Err(error) => return Err(TerminalError::Ports { first, last: port, source: error }),
+        }
+    }
+    let source = refused.unwrap_or_else(|| io::ErrorKind::AddrInUse.into());
+    Err(TerminalError::Ports { first, last, source })
+}

@@ -1,0 +1,206 @@
+//! As the daemon starts it: in the daemon's jail, with sockets handed in, waiting for its word.
+
+use std::io::{self, Read as _, Write as _};
+use std::net::{Ipv4Addr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crossbeam::channel::bounded;
+use guest_installer::worker::Worker;
+use nix::pty::PtyMaster;
+use xenopsd::edge::linux::ends::Ends;
+use xenopsd::edge::linux::terminal::TerminalServers;
+use xenopsd::edge::{
+    BootLoader, DomId, FirmwarePaths, Host as _, LinuxHost, Prepared, TerminalSockets, TerminalWanted,
+};
+
+/// Longest wait for anything.
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// User number of domain 0's.
+const BASE: u32 = 131_072;
+
+struct Rig {
+    host: LinuxHost,
+    directory: tempfile::TempDir,
+    guest: PtyMaster,
+    tty: String,
+    sockets: TerminalSockets,
+}
+
+impl Rig {
+    fn new() -> Self {
+        Self::with(Path::new(env!("CARGO_BIN_EXE_vncterm")))
+    }
+
+    fn with(program: &Path) -> Self {
+        use nix::fcntl::OFlag;
+        assert!(nix::unistd::geteuid().is_root(), "run the tests as root");
+        let host = LinuxHost {
+            hooks: PathBuf::from("/nonexistent"),
+            boot_loader: BootLoader {
+                worker: Worker::default(),
+                uid_base: BASE,
+                kernel_limit: 0,
+                ramdisk_limit: 0,
+            },
+            firmware: FirmwarePaths::default(),
+            terminals: TerminalServers::new(program.into(), BASE),
+            ends: Ends::default(),
+        };
+        let guest = nix::pty::posix_openpt(OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC).unwrap();
+        nix::pty::grantpt(&guest).unwrap();
+        nix::pty::unlockpt(&guest).unwrap();
+        let tty = nix::pty::ptsname_r(&guest).unwrap();
+        let sockets = host.listen_for_terminal().unwrap();
+        Self { host, directory: tempfile::tempdir().unwrap(), guest, tty, sockets }
+    }
+
+    fn screen(&self) -> PathBuf {
+        self.directory.path().join("screens/vm")
+    }
+
+    fn prepare(&self, restore: bool) -> Result<Prepared, xenopsd::edge::HostError> {
+        self.host.start_terminal(&TerminalWanted {
+            domid: DomId::new(7).unwrap(),
+            tty: &self.tty,
+            title: "a guest",
+            screen: &self.screen(),
+            restore,
+            sockets: &self.sockets,
+        })
+    }
+
+    fn text(&self) -> TcpStream {
+        let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.sockets.ports.text)).unwrap();
+        stream.set_read_timeout(Some(LIMIT)).unwrap();
+        stream
+    }
+}
+
+fn read_until(stream: &mut impl io::Read, text: &str) {
+    let mut seen = Vec::new();
+    let mut buffer = [0; 4096];
+    while !String::from_utf8_lossy(&seen).contains(text) {
+        let count = stream.read(&mut buffer).unwrap_or_else(|e| panic!("{text:?} did not come: {e}"));
+        assert!(count > 0, "closed before {text:?}: {}", String::from_utf8_lossy(&seen));
+        seen.extend_from_slice(&buffer[..count]);
+    }
+}
+
+fn field(pid: isize, name: &str) -> String {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    status.lines().find_map(|line| line.strip_prefix(name)).unwrap().trim().to_owned()
+}
+
+#[test]
+fn it_reads_nothing_before_its_word_and_serves_from_then_on() {
+    let mut rig = Rig::new();
+    rig.guest.write_all(b"login: ").unwrap();
+    let prepared = rig.prepare(false).unwrap();
+    let pid = prepared.process.pid;
+    let (told, ended) = bounded(1);
+    let _followed = rig
+        .host
+        .follow_process(&prepared.process, Box::new(move || told.send(()).unwrap()))
+        .unwrap()
+        .expect("it is there");
+    // Nobody has read what the guest wrote.
+    let tty = std::fs::File::open(&rig.tty).unwrap();
+    let mut ready = [nix::poll::PollFd::new(std::os::fd::AsFd::as_fd(&tty), nix::poll::PollFlags::POLLIN)];
+    assert_eq!(nix::poll::poll(&mut ready, nix::poll::PollTimeout::ZERO), Ok(1));
+    (prepared.go)().unwrap();
+    let mut text = rig.text();
+    read_until(&mut text, "login: ");
+    text.write_all(b"root\r").unwrap();
+    read_until(&mut rig.guest, "root");
+    // Who closes its half gets what was printed so far, and the end.
+    let mut once = rig.text();
+    once.shutdown(std::net::Shutdown::Write).unwrap();
+    let mut all = String::new();
+    once.read_to_string(&mut all).unwrap();
+    assert_eq!(all, "login: ");
+
+    let uid = (BASE + 7).to_string();
+    for ids in ["Uid:", "Gid:"] {
+        assert_eq!(field(pid, ids).split_whitespace().collect::<Vec<_>>(), [&uid[..]; 4]);
+    }
+    for capabilities in ["CapPrm:", "CapEff:", "CapBnd:", "CapAmb:", "CapInh:"] {
+        assert_eq!(field(pid, capabilities), "0000000000000000", "{capabilities}");
+    }
+    let confined = ["Groups:", "NoNewPrivs:", "Seccomp:"].map(|name| field(pid, name));
+    assert_eq!(confined, ["", "1", "2"]);
+    let entries = std::fs::read_dir(format!("/proc/{pid}/root")).unwrap();
+    assert_eq!(entries.count(), 0, "its root is empty");
+    for namespace in ["net", "mnt", "pid", "ipc"] {
+        let of = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/{namespace}")).unwrap();
+        assert_ne!(of(&pid.to_string()), of("self"), "{namespace}");
+    }
+    // The guest's end is its end.
+    drop(text);
+    drop(rig.guest);
+    assert_eq!(ended.recv_timeout(LIMIT), Ok(()));
+    assert!(!Path::new(&format!("/proc/{pid}")).exists(), "and it is reaped");
+}
+
+#[test]
+fn without_its_word_it_ends() {
+    let rig = Rig::new();
+    let prepared = rig.prepare(false).unwrap();
+    let pid = prepared.process.pid;
+    drop(prepared);
+    assert!(!Path::new(&format!("/proc/{pid}")).exists());
+}
+
+#[test]
+fn its_screen_is_kept_when_it_is_stopped() {
+    let mut rig = Rig::new();
+    rig.guest.write_all(b"before the suspend").unwrap();
+    for restore in [false, true] {
+        let prepared = rig.prepare(restore).unwrap();
+        (prepared.go)().unwrap();
+        if !restore {
+            read_until(&mut rig.text(), "before the suspend");
+        }
+        assert!(rig.host.stop_process(&prepared.process, LIMIT).unwrap(), "it ended by itself");
+        assert!(rig.host.follow_process(&prepared.process, Box::new(|| ())).unwrap().is_none());
+        let saved = std::fs::read(rig.screen()).unwrap();
+        assert!(vncterm::term::Terminal::restore(&saved).unwrap().text().contains("before the suspend"));
+    }
+    // A damaged one is said to be, and nothing is left of the attempt.
+    std::fs::write(rig.screen(), b"VNCTERM\0\x09\0\0\0").unwrap();
+    let error = rig.prepare(true).err().unwrap().to_string();
+    assert!(error.contains("version 9"), "{error}");
+    // A new guest's begins empty.
+    let prepared = rig.prepare(false).unwrap();
+    (prepared.go)().unwrap();
+    assert!(rig.host.stop_process(&prepared.process, LIMIT).unwrap());
+    let saved = std::fs::read(rig.screen()).unwrap();
+    assert!(!vncterm::term::Terminal::restore(&saved).unwrap().text().contains("before"));
+}
+
+#[test]
+fn what_cannot_be_started_says_why() {
+    for (program, why) in [("/bin/false", "did not become ready"), ("/nonexistent", "/nonexistent")] {
+        let rig = Rig::with(Path::new(program));
+        let error = rig.prepare(false).err().unwrap().to_string();
+        assert!(error.contains(why), "{program}: {error}");
+    }
+    let missing = Rig::with(Path::new("/nonexistent")).host.check_terminal().unwrap_err();
+    assert!(missing.to_string().contains("--vncterm"), "{missing}");
+}
+
+#[test]
+fn ports_are_of_this_host_only_and_not_used_again_at_once() {
+    let Rig { host, sockets, .. } = Rig::new();
+    let first = sockets.ports;
+    drop(sockets);
+    let next = host.listen_for_terminal().unwrap();
+    assert!(next.ports.vnc != first.vnc && next.ports.text != first.text);
+    let listening = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    for port in [next.ports.vnc, next.ports.text] {
+        let local = format!("0100007F:{port:04X}");
+        assert!(listening.contains(&local), "{local}");
+        assert!(!listening.contains(&format!("00000000:{port:04X}")));
+    }
+}
