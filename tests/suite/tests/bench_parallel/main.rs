@@ -1,9 +1,9 @@
 //! `cargo xtask bench parallel`: PV guests created at once, paused, by us and by `xl`, in one boot. `xl` does not scale:
 //! each process takes the same lock.
 //!
-//! The nested dom0 has one processor, so that here the work counts and not how much of it can go on at once. Most of ours
-//! is libxenguest's, which loads the kernel and builds the page tables, and is xl's too; a quarter is the start of a
-//! `xenops` process for each guest.
+//! The nested dom0 has one processor, so that here the work counts and not how much of it can go on at once. More than
+//! half of a create is libxenguest's and `xl`'s too: it loads the kernel and builds the page tables, for which a PV dom0
+//! asks the hypervisor page by page. A tenth is the start of a `xenops` process for each guest.
 
 use std::time::Duration;
 
