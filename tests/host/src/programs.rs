@@ -14,6 +14,9 @@ pub const DAEMON: &str = "/usr/local/sbin/xenopsd";
 /// Where the command line is in dom0.
 pub const CLIENT: &str = "/usr/local/bin/xenops";
 
+/// Where the terminal server is in dom0: beside the daemon, which looks for it there.
+pub const TERMINAL: &str = "/usr/local/sbin/vncterm";
+
 /// The daemon's socket in dom0.
 pub const SOCKET: &str = "/var/lib/xcp/xenopsd";
 
@@ -50,7 +53,12 @@ impl Template {
                 return Err(Error::NotBuilt { path: path.clone() });
             }
         }
-        let files = [(daemon.as_path(), DAEMON), (client.as_path(), CLIENT)];
+        let terminal = release.join("vncterm");
+        let mut files = vec![(daemon.as_path(), DAEMON), (client.as_path(), CLIENT)];
+        // Only guests that ask for one need it; the daemon says that it is not there.
+        if terminal.is_file() {
+            files.push((terminal.as_path(), TERMINAL));
+        }
         Self::base(options)?.layer(&Layer { name, files: &files, script })
     }
 }

@@ -33,6 +33,8 @@ pub(crate) fn build_programs() -> Result<(), Failure> {
         "xenopsd",
         "--package",
         "guest-installer",
+        "--package",
+        "vncterm",
         "--bins",
     ]))
 }
