@@ -35,6 +35,18 @@ impl PidFd {
         };
         if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
     }
+
+    /// A copy of the process's descriptor of that number: what is done to the open file is done to the process's.
+    ///
+    /// # Errors
+    /// `EBADF` when it has none, `ESRCH`, `EPERM`; `ENOSYS` before Linux 5.6.
+    pub fn descriptor(&self, number: i32) -> io::Result<OwnedFd> {
+        // SAFETY: an open descriptor and two plain numbers.
+        let result = unsafe { libc::syscall(libc::SYS_pidfd_getfd, self.0.as_raw_fd(), number, 0) };
+        let fd = i32::try_from(result).ok().filter(|fd| *fd >= 0).ok_or_else(io::Error::last_os_error)?;
+        // SAFETY: a descriptor the kernel just made (close-on-exec) that nobody else has.
+        Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+    }
 }
 
 impl AsFd for PidFd {
@@ -77,6 +89,21 @@ mod tests {
     fn no_such_process() {
         assert_eq!(PidFd::open(u32::MAX).unwrap_err().raw_os_error(), Some(libc::ESRCH));
         assert_eq!(PidFd::open(0).unwrap_err().raw_os_error(), Some(libc::EINVAL));
+    }
+
+    #[test]
+    fn a_descriptor_is_the_same_open_file() {
+        use std::io::{Read, Write};
+        let (mut reader, writer) = std::io::pipe().unwrap();
+        let pid = PidFd::open(std::process::id()).unwrap();
+        let mut copy = std::fs::File::from(pid.descriptor(writer.as_raw_fd()).unwrap());
+        drop(writer);
+        copy.write_all(b"x").unwrap();
+        drop(copy);
+        let mut read = Vec::new();
+        reader.read_to_end(&mut read).unwrap();
+        assert_eq!(read, b"x");
+        assert_eq!(pid.descriptor(-1).unwrap_err().raw_os_error(), Some(libc::EBADF));
     }
 
     #[test]

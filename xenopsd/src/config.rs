@@ -11,6 +11,7 @@ use guest_installer::limits;
 use guest_installer::worker::Worker;
 
 use crate::core::Patience;
+use crate::edge::linux::device_model;
 use crate::edge::{BootLoader, FirmwarePaths, StoreAddress};
 use crate::service::MAX_WORKERS;
 use crate::sim::SCRIPT_KEYS;
@@ -96,6 +97,19 @@ pub struct Config {
     /// Seconds it may then take to suspend
     #[arg(long, default_value_t = 1200)]
     pub vm_suspend_timeout: u64,
+    /// Seconds a device model may take until it is ready
+    #[arg(long, default_value_t = 300)]
+    pub qemu_dm_ready_timeout: u64,
+    /// QEMU built for Xen, the device model of HVM guests
+    #[arg(long, default_value = "/usr/libexec/xen-qemu-system-i386")]
+    pub qemu_system_i386: PathBuf,
+    /// User number of domain 0's device model, were there one; those of others follow it
+    #[arg(long, default_value_t = 0x2000_0000, value_parser = uid_base)]
+    pub device_model_uid_base: u32,
+    /// Run helper processes without a protection that this kernel lacks: mount, network, ipc, pid, cgroup or seccomp; may
+    /// be repeated
+    #[arg(long, value_name = "PROTECTION", value_parser = protection)]
+    pub allow_unjailed: Vec<ffi::jail::Feature>,
     /// Directories of scripts to run for events (vm-pre-start, ...); /etc/xapi.d unless simulating, when there are none
     #[arg(long)]
     pub hooks_path: Option<PathBuf>,
@@ -155,6 +169,10 @@ fn key_and_word(text: &str) -> Result<(String, String), String> {
 fn uid_base(text: &str) -> Result<u32, String> {
     let base = text.parse().map_err(|_| "must be a user number".to_owned())?;
     ffi::jail::check_uid_base(base).map(|()| base).map_err(|error| error.to_string())
+}
+
+fn protection(text: &str) -> Result<ffi::jail::Feature, String> {
+    text.parse()
 }
 
 /// The switch takes queue names apart at slashes.
@@ -277,6 +295,16 @@ impl Config {
         self.vncterm.clone().or_else(beside).unwrap_or_else(|| DEFAULT_VNCTERM.into())
     }
 
+    /// How device models run.
+    pub fn device_models(&self) -> device_model::Settings {
+        device_model::Settings {
+            program: self.qemu_system_i386.clone(),
+            uid_base: self.device_model_uid_base,
+            unjailed: self.allow_unjailed.clone(),
+            ..device_model::Settings::default()
+        }
+    }
+
     /// The time limits.
     pub fn patience(&self) -> Patience {
         Patience {
@@ -284,6 +312,7 @@ impl Config {
             shutdown_ack: Duration::from_secs(self.domain_shutdown_ack_timeout),
             suspend_ack: Duration::from_secs(self.vm_suspend_ack_timeout),
             suspend: Duration::from_secs(self.vm_suspend_timeout),
+            device_model: Duration::from_secs(self.qemu_dm_ready_timeout),
             // Simulated guests cost the host nothing; the model's simulator has no such wait either.
             least_uptime: if self.simulate { Duration::ZERO } else { Patience::default().least_uptime },
             ..Patience::default()

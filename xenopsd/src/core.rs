@@ -53,6 +53,8 @@ pub struct Patience {
     pub suspend_ack: Duration,
     /// How long it may then take to suspend.
     pub suspend: Duration,
+    /// How long a device model may take until it is ready.
+    pub device_model: Duration,
     /// How long a destroyed domain may stay a zombie before the operation ends without it.
     pub zombie: Duration,
     /// A guest that reboots itself sooner than this after its start waits before it is started again.
@@ -68,8 +70,10 @@ impl Default for Patience {
             shutdown_ack: Duration::from_secs(60),
             suspend_ack: Duration::from_secs(30),
             suspend: Duration::from_secs(1200),
+            // As xapi's xenopsd has it.
+            device_model: Duration::from_secs(300),
             zombie: Duration::from_secs(30),
-            // Both as xapi's xenopsd has them.
+            // Both as xapi's xenopsd has them, too.
             least_uptime: Duration::from_secs(120),
             reboot_pause: Duration::from_secs(15),
         }
@@ -109,7 +113,7 @@ pub struct Core {
     /// How clients want memory to be placed.
     numa_policy: Mutex<Option<NumaAffinityPolicy>>,
     /// This.
-    me: Weak<Self>,
+    pub(crate) me: Weak<Self>,
     /// Domains as last seen, to tell which began or ended.
     seen: Mutex<Vec<Seen>>,
 }
@@ -193,7 +197,7 @@ impl Core {
 
     /// Queues a look at a VM's domain that nobody waits for. One that is queued and has not begun stands for all that are
     /// asked for meanwhile.
-    fn check_soon(self: &Arc<Self>, vm: &str, dbg: &'static str) {
+    pub fn check_soon(self: &Arc<Self>, vm: &str, dbg: &'static str) {
         let (core, id) = (Arc::clone(self), vm.to_owned());
         let job = Box::new(move |slot: &Slot| {
             let task = core.tasks.create_unowned(dbg);

@@ -66,6 +66,7 @@ pub fn run(config: &Config) -> Result<(), DaemonError> {
             firmware: config.firmware(),
             terminals: TerminalServers::new(config.vncterm(), config.vncterm_uid_base),
             ends: Ends::default(),
+            device_models: config.device_models(),
         };
         real(config.xenstore, host)
     };

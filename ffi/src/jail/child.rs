@@ -12,7 +12,7 @@ use super::steps::Step;
 use crate::error::last_errno;
 
 /// What the child tells of a failed step: its index, then the error number.
-pub(super) type Report = [u8; 8];
+pub(super) type Message = [u8; 8];
 
 /// Exit code of a child whose step failed. Nobody reads it: the report says more.
 const FAILED: c_int = 127;
@@ -46,7 +46,7 @@ pub(super) unsafe fn run(steps: &[Step], pointers: &Pointers, report: RawFd) -> 
     for step in steps {
         // SAFETY: as the caller promises.
         if let Err(errno) = unsafe { take(step, pointers, report) } {
-            let mut message: Report = [0; 8];
+            let mut message: Message = [0; 8];
             message[..4].copy_from_slice(&index.to_ne_bytes());
             message[4..].copy_from_slice(&errno.to_ne_bytes());
             // SAFETY: a buffer on the stack, and the end of this process.
@@ -85,6 +85,7 @@ unsafe fn take(step: &Step, pointers: &Pointers, report: RawFd) -> Result<(), i3
             default_signals();
             Ok(())
         }
+        Step::Permit { gate, go } => permitted(*gate, *go),
         // SAFETY: two numbers.
         Step::Descriptor { from, to } => outcome(unsafe { libc::dup2(*from, *to) }),
         Step::CloseFrom(first) => {
@@ -167,8 +168,26 @@ unsafe fn take(step: &Step, pointers: &Pointers, report: RawFd) -> Result<(), i3
 fn default_signals() {
     const SIGNALS: std::ops::RangeInclusive<c_int> = 1..=64;
     for signal in SIGNALS {
-        // SAFETY: the default action runs no code of ours. Those that cannot be changed fail, which is fine.
-        unsafe { libc::signal(signal, libc::SIG_DFL) };
+        // A file at its limit is an error to the program, not its end: else whoever makes it write much could end it.
+        let action = if signal == libc::SIGXFSZ { libc::SIG_IGN } else { libc::SIG_DFL };
+        // SAFETY: neither action runs code of ours. Those that cannot be changed fail, which is fine.
+        unsafe { libc::signal(signal, action) };
+    }
+}
+
+/// Waits for the starter's word. That it closes the pipe without one, or ends, is a refusal.
+fn permitted(gate: RawFd, go: RawFd) -> Result<(), i32> {
+    // SAFETY: this process's copy of the writing end, which nothing here owns; open, it would keep the pipe from ending.
+    unsafe { libc::close(go) };
+    let mut word = [0_u8; 1];
+    loop {
+        // SAFETY: a buffer on the stack.
+        match unsafe { libc::read(gate, word.as_mut_ptr().cast(), word.len()) } {
+            1 => return Ok(()),
+            0 => return Err(libc::ECANCELED),
+            _ if last_errno() == libc::EINTR => {}
+            _ => return Err(last_errno()),
+        }
     }
 }
 

@@ -58,6 +58,19 @@ impl Feature {
     pub const ALL: [Self; 6] =
         [Self::Mount, Self::Network, Self::Ipc, Self::Pid, Self::Cgroup, Self::Seccomp];
 
+    /// Whether this kernel has it; control groups are those of version 2, mounted.
+    pub fn supported(self) -> bool {
+        let namespace = |name| Path::new("/proc/self/ns").join(name).exists();
+        match self {
+            Self::Mount => namespace("mnt"),
+            Self::Network => namespace("net"),
+            Self::Ipc => namespace("ipc"),
+            Self::Pid => namespace("pid"),
+            Self::Cgroup => Cgroup::hierarchy().is_some(),
+            Self::Seccomp => Path::new("/proc/sys/kernel/seccomp/actions_avail").exists(),
+        }
+    }
+
     /// The name it has in settings.
     pub const fn name(self) -> &'static str {
         match self {
@@ -116,6 +129,12 @@ pub enum Error {
         /// What was tried.
         what: &'static str,
         /// What the kernel said.
+        source: io::Error,
+    },
+    /// Who started it did not let it begin.
+    #[error("jail: the process was not let begin: {source}")]
+    NotPermitted {
+        /// Why.
         source: io::Error,
     },
     /// A step of the new process failed.

@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::mem::size_of;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
@@ -12,7 +12,7 @@ use std::process::ExitStatus;
 use std::ptr::null_mut;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::child::{self, Pointers, Report};
+use super::child::{self, Message, Pointers};
 use super::steps::{EMPTY, Prepared, Step, compile};
 use super::{Error, Feature, Jail, c_string};
 use crate::pid::PidFd;
@@ -30,6 +30,20 @@ impl Jail {
     /// # Errors
     /// [`Error`]; nothing is left then, but a control group given is the caller's to remove.
     pub fn spawn(self, program: &Path, arguments: &[impl AsRef<OsStr>]) -> Result<Child, Error> {
+        self.spawn_when(program, arguments, |_| Ok(()))
+    }
+
+    /// The same, but the process, whose number `permit` is told, does nothing before `permit` has returned: time to write
+    /// down that it exists. When `permit` refuses, or this process ends meanwhile, it ends too.
+    ///
+    /// # Errors
+    /// As [`Jail::spawn`]; [`Error::NotPermitted`].
+    pub fn spawn_when(
+        self,
+        program: &Path,
+        arguments: &[impl AsRef<OsStr>],
+        permit: impl FnOnce(u32) -> io::Result<()>,
+    ) -> Result<Child, Error> {
         let opened = File::options()
             .read(true)
             .custom_flags(libc::O_PATH)
@@ -47,9 +61,13 @@ impl Jail {
         let writer = above(low.as_fd())?;
         // The report ends when the last writer is closed.
         drop(low);
+        let (gate, go) = io::pipe().map_err(prepare("pipe"))?;
+        let gate = above(gate.as_fd())?;
         let prepared = Prepared {
             descriptors: descriptors.iter().map(AsRawFd::as_raw_fd).collect(),
             program: opened.as_raw_fd(),
+            gate: gate.as_raw_fd(),
+            go: go.as_raw_fd(),
             arguments,
         };
         let steps = compile(&self, prepared)?;
@@ -60,7 +78,11 @@ impl Jail {
             }
             _ => None,
         };
-        start(&steps, namespaces, group.as_ref(), writer, File::from(OwnedFd::from(reader)))
+        let flags = Flags { namespaces, group };
+        start(&steps, &flags, Report { writer, reader: OwnedFd::from(reader).into() }, |pid| {
+            permit(pid)?;
+            File::from(OwnedFd::from(go)).write_all(&[1])
+        })
     }
 
     fn namespaces(&self) -> Result<i32, Error> {
@@ -82,17 +104,29 @@ impl Jail {
     }
 }
 
-/// Makes the process take `steps`.
+/// How the process is made.
+pub(super) struct Flags {
+    pub(super) namespaces: i32,
+    pub(super) group: Option<OwnedFd>,
+}
+
+/// The pipe on which it tells of a failed step.
+pub(super) struct Report {
+    pub(super) writer: OwnedFd,
+    pub(super) reader: File,
+}
+
+/// Makes the process take `steps`. `permit` is told its number and lets it begin.
 pub(super) fn start(
     steps: &[Step],
-    namespaces: i32,
-    group: Option<&OwnedFd>,
-    writer: OwnedFd,
-    mut reader: File,
+    flags: &Flags,
+    report: Report,
+    permit: impl FnOnce(u32) -> io::Result<()>,
 ) -> Result<Child, Error> {
+    let Report { writer, mut reader } = report;
     let pointers = Pointers::of(steps);
     let signals = BlockedSignals::block();
-    let made = clone3(namespaces, group);
+    let made = clone3(flags.namespaces, flags.group.as_ref());
     if let Ok(None) = made {
         // SAFETY: this is the new process, and the writer is the report's pipe (close-on-exec as every descriptor the
         // standard library makes).
@@ -105,7 +139,12 @@ pub(super) fn start(
         Err(source) => return Err(Error::Prepare { what: "clone3", source }),
     };
     drop(writer);
-    let mut report: Report = [0; size_of::<Report>()];
+    if let Err(source) = permit(child.pid) {
+        let _ = child.kill();
+        let _ = child.wait();
+        return Err(Error::NotPermitted { source });
+    }
+    let mut report: Message = [0; size_of::<Message>()];
     match read_report(&mut reader, &mut report) {
         // The pipe was closed by the program's start.
         Ok(false) => Ok(child),
@@ -122,7 +161,7 @@ pub(super) fn start(
 }
 
 /// Whether there is one. It is written at once or not at all.
-fn read_report(reader: &mut File, report: &mut Report) -> io::Result<bool> {
+fn read_report(reader: &mut File, report: &mut Message) -> io::Result<bool> {
     match reader.read_exact(report) {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
@@ -130,7 +169,7 @@ fn read_report(reader: &mut File, report: &mut Report) -> io::Result<bool> {
     }
 }
 
-fn failure(steps: &[Step], report: Report) -> Error {
+fn failure(steps: &[Step], report: Message) -> Error {
     let (index, errno) = report.split_at(4);
     let number = |bytes: &[u8]| bytes.try_into().map_or(0, u32::from_ne_bytes);
     let source = io::Error::from_raw_os_error(number(errno).cast_signed());

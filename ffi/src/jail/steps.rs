@@ -1,7 +1,7 @@
 //! From a [`Jail`] to the steps its process takes: the order is the whole point, so it is data that tests can read.
 //!
 //! ```text
-//!   session, signals ─► descriptors ─► root directory ─► limits ─► no new privileges, no bounding set
+//!   session, signals ─► permission ─► descriptors ─► root directory ─► limits ─► no new privileges, no bounding set
 //!     ─► group, user, no capabilities ─► parent's death ─► umask, signal mask ─► filter ─► the program
 //! ```
 
@@ -33,8 +33,10 @@ const MAX_DEPTH: usize = 5;
 pub(super) enum Step {
     /// A session without a terminal.
     Session,
-    /// Every signal handled as by default.
+    /// Every signal handled as by default, but a file at its limit is an error only.
     DefaultSignals,
+    /// Nothing more before a byte comes through this pipe, of which only the starter keeps the writing end.
+    Permit { gate: RawFd, go: RawFd },
     /// A descriptor where the program expects it.
     Descriptor { from: RawFd, to: RawFd },
     /// Every descriptor from this number on is closed when the program starts.
@@ -93,6 +95,7 @@ impl fmt::Display for Step {
         match self {
             Self::Session => write!(f, "new session"),
             Self::DefaultSignals => write!(f, "signal handlers"),
+            Self::Permit { .. } => write!(f, "permission to go on"),
             Self::Descriptor { to, .. } => write!(f, "descriptor {to}"),
             Self::CloseFrom(first) => {
                 write!(f, "closing descriptors from {first} on (close_range, Linux 5.11)")
@@ -137,6 +140,9 @@ impl fmt::Display for Step {
 pub(super) struct Prepared {
     pub(super) descriptors: Vec<RawFd>,
     pub(super) program: RawFd,
+    /// Where its starter's permission comes from.
+    pub(super) gate: RawFd,
+    pub(super) go: RawFd,
     pub(super) arguments: Vec<CString>,
 }
 
@@ -145,7 +151,8 @@ pub(super) struct Prepared {
 /// # Errors
 /// [`Error::Invalid`] for entries that cannot be in a root.
 pub(super) fn compile(jail: &Jail, prepared: Prepared) -> Result<Vec<Step>, Error> {
-    let mut steps = vec![Step::Session, Step::DefaultSignals];
+    let mut steps =
+        vec![Step::Session, Step::DefaultSignals, Step::Permit { gate: prepared.gate, go: prepared.go }];
     let numbered = prepared.descriptors.iter().zip(0..);
     steps.extend(numbered.map(|(&from, to)| Step::Descriptor { from, to }));
     let first_closed = RawFd::try_from(prepared.descriptors.len())

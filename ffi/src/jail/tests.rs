@@ -9,6 +9,7 @@ use std::net::{TcpStream, UdpSocket};
 use std::os::fd::{AsFd, FromRawFd};
 use std::os::unix::process::ExitStatusExt;
 
+use super::spawn::{Flags, Report};
 use super::steps::{Prepared, Step, compile};
 use super::*;
 
@@ -151,8 +152,6 @@ fn hostile() {
         "disk" => {
             // SAFETY: the file given after the pipe.
             let mut file = unsafe { File::from_raw_fd(GIVEN) };
-            // SAFETY: so that the limit is an error instead of the end.
-            unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
             let mut written = 0;
             let outcome = loop {
                 match file.write(&[0; 4096]) {
@@ -179,6 +178,13 @@ fn hostile() {
             say("getppid", &errno(unsafe { libc::syscall(libc::SYS_getppid) }));
             // SAFETY: no argument.
             say("getpid", &errno(unsafe { libc::syscall(libc::SYS_getpid) }));
+        }
+        "threaded" => {
+            say("thread", &std::thread::spawn(|| 7).join().unwrap());
+            // SAFETY: refused; else the child would go on as the test.
+            say("fork", &errno(unsafe { libc::syscall(libc::SYS_clone, libc::SIGCHLD, 0, 0, 0, 0) }));
+            // SAFETY: no structure is looked at.
+            say("clone3", &errno(unsafe { libc::syscall(libc::SYS_clone3, 0, 0) }));
         }
         "emptied" => {
             say("before", &std::fs::metadata("/usr/lib").is_ok());
@@ -327,6 +333,20 @@ fn a_call_outside_the_list_is_refused() {
 }
 
 #[test]
+fn threads_are_made_and_processes_are_not() {
+    if !root() {
+        return;
+    }
+    let calls = ordinary_calls().filter(|call| ![libc::SYS_fork, libc::SYS_vfork].contains(call));
+    let calls = calls.filter(|call| ![libc::SYS_clone, libc::SYS_clone3].contains(call));
+    let filter = SyscallFilter::allow_with_threads(calls, Denied::Fails).unwrap();
+    let told = attack("threaded", jail().filter(filter), vec![]);
+    let expected =
+        ["thread: 7".to_owned(), format!("fork: -{}", libc::EPERM), format!("clone3: -{}", libc::ENOSYS)];
+    assert_eq!(told, expected);
+}
+
+#[test]
 fn the_root_is_taken_away_from_a_running_program() {
     if !root() {
         return;
@@ -381,10 +401,13 @@ fn every_failing_step_is_named_and_leaves_nothing() {
             .filter(filter);
         let (null, program) = (null(), File::open("/bin/true").unwrap());
         let (reader, writer) = std::io::pipe().unwrap();
+        let (gate, go) = std::io::pipe().unwrap();
         let number = |fd: &dyn std::os::fd::AsRawFd| fd.as_raw_fd();
         let prepared = Prepared {
             descriptors: vec![number(&null)],
             program: number(&program),
+            gate: number(&gate),
+            go: number(&go),
             arguments: vec![c"true".to_owned()],
         };
         let mut steps = compile(&jail, prepared).unwrap();
@@ -392,9 +415,11 @@ fn every_failing_step_is_named_and_leaves_nothing() {
             return None;
         }
         steps[at] = Step::Fail(libc::EXDEV);
-        let flags = libc::CLONE_NEWNS | libc::CLONE_NEWPID;
-        let reader = File::from(OwnedFd::from(reader));
-        Some(super::spawn::start(&steps, flags, None, writer.into(), reader).map(drop))
+        let flags = Flags { namespaces: libc::CLONE_NEWNS | libc::CLONE_NEWPID, group: None };
+        let report = Report { writer: writer.into(), reader: OwnedFd::from(reader).into() };
+        // A process that has failed before reads no permission.
+        let permit = |_| File::from(OwnedFd::from(go)).write_all(&[1]);
+        Some(super::spawn::start(&steps, &flags, report, permit).map(drop))
     };
     let before = traces();
     let mut tried = 0;
@@ -409,6 +434,42 @@ fn every_failing_step_is_named_and_leaves_nothing() {
         tried += 1;
     }
     assert!(tried > 30, "{tried}");
+}
+
+#[test]
+fn nothing_begins_without_permission() {
+    if !root() {
+        return;
+    }
+    let program = Path::new("/bin/true");
+    let mut told = 0;
+    let refused = jail().system_libraries().spawn_when(program, &["true"], |pid| {
+        told = pid;
+        Err(std::io::ErrorKind::StorageFull.into())
+    });
+    assert!(matches!(refused, Err(Error::NotPermitted { .. })), "{refused:?}");
+    assert!(!Path::new(&format!("/proc/{told}")).exists());
+    // A starter that ends says nothing.
+    let (null, opened) = (null(), File::open(program).unwrap());
+    let (reader, writer) = std::io::pipe().unwrap();
+    let (gate, go) = std::io::pipe().unwrap();
+    let number = |fd: &dyn std::os::fd::AsRawFd| fd.as_raw_fd();
+    let prepared = Prepared {
+        descriptors: vec![number(&null)],
+        program: number(&opened),
+        gate: number(&gate),
+        go: number(&go),
+        arguments: vec![c"true".to_owned()],
+    };
+    let steps = compile(&jail(), prepared).unwrap();
+    let report = Report { writer: writer.into(), reader: OwnedFd::from(reader).into() };
+    let permit = |_| {
+        drop(go);
+        Ok(())
+    };
+    let flags = Flags { namespaces: libc::CLONE_NEWNS | libc::CLONE_NEWPID, group: None };
+    let silent = super::spawn::start(&steps, &flags, report, permit).unwrap_err().to_string();
+    assert!(silent.contains("permission to go on: Operation canceled"), "{silent}");
 }
 
 #[test]

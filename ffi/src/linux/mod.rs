@@ -1,4 +1,4 @@
-//! Linux system calls that no safe crate offers: loop device and block device ioctls, one netlink socket option, files
+//! Linux system calls that no safe crate offers: loop device and block device ioctls, one netlink socket option, taps, files
 //! mapped under a lease.
 //!
 //! Each function is one system call on a descriptor the caller owns, with plain structures in and out. Which calls
@@ -10,3 +10,4 @@ mod ioctl;
 pub mod loopdev;
 pub mod mapped;
 pub mod netlink;
+pub mod tap;

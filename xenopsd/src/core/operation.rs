@@ -353,6 +353,7 @@ impl Request<'_> {
         }
         if !self.core.runtimes.with(self.vm, |r| std::mem::replace(&mut r.looked_at, true)) {
             self.finish_devices()?;
+            self.core.adopt_device_model(&vm, domain.domid)?;
         }
         let suspended = self.core.records.extra(self.vm)?.is_suspended();
         let suspending = self.core.suspending(domain.domid)?;
@@ -369,6 +370,9 @@ impl Request<'_> {
         }
         // Looked at anew: it may have been let run on, or have stopped otherwise than it was asked to.
         match self.core.domain_of(self.vm)?.and_then(|domain| domain.shutdown) {
+            None if self.core.runtimes.with(self.vm, |r| std::mem::take(&mut r.model_ended)) => {
+                self.device_model_ended(&vm)
+            }
             None => self.tend_terminal(),
             // It stopped after that. Its stop is an event, and the look that this asks for lets it run on.
             Some(ShutdownReason::Suspend) if suspending.is_some() => Ok(()),
@@ -392,6 +396,14 @@ impl Request<'_> {
     fn finish_devices(&self) -> Result<(), Error> {
         let records = self.records()?;
         VmExecutor::new(self.core, &records, self.task, self.slot).finish_devices()
+    }
+
+    /// A guest without its device model is as one that has crashed, but that it may still run.
+    fn device_model_ended(&self, vm: &Vm) -> Result<(), Error> {
+        if vm.on_crash.first() == Some(&Action::Pause) {
+            return self.run(&[Step::Do(Atom::Pause)]);
+        }
+        self.react(vm, ShutdownReason::Crash)
     }
 
     fn react(&self, vm: &Vm, reason: ShutdownReason) -> Result<(), Error> {

@@ -96,15 +96,24 @@ impl Core {
     /// # Errors
     /// The first refusal; the others are logged.
     pub fn give_back(&self, vm: &str) -> Result<(), Error> {
+        self.give_back_of(vm, |_| true)
+    }
+
+    /// The same for some of it.
+    ///
+    /// # Errors
+    /// As [`Core::give_back`].
+    pub fn give_back_of(&self, vm: &str, wanted: impl Fn(&Resource) -> bool) -> Result<(), Error> {
         let mut outcome = Ok(());
-        for (id, resource) in self.journal.of(vm).into_iter().rev() {
+        let taken = self.journal.of(vm).into_iter().rev();
+        for (id, resource) in taken.filter(|(_, resource)| wanted(resource)) {
             let given = match &resource {
                 // Whoever calls has seen that it is gone.
                 Resource::Domain => Ok(false),
                 other => self.edges.host().release(other).map_err(Error::from),
             };
             if let Ok(true) = given {
-                tracing::warn!(%vm, "{resource} was left behind and is given back now");
+                tracing::info!(%vm, "{resource} is given back");
             }
             let struck = given.and_then(|_| self.journal.strike(vm, id));
             if let Err(error) = &struck {

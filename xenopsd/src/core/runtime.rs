@@ -3,12 +3,13 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::os::fd::OwnedFd;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use xenstore::layout::DeviceAddress;
 
 use crate::api::Int;
+use crate::dm::model::Model;
 use crate::edge::{DomId, Followed, TerminalPorts, TerminalSockets};
 
 /// One VM's.
@@ -26,6 +27,10 @@ pub struct Runtime {
     pub terminal: Terminal,
     /// Devices that an earlier daemon left half plugged or half unplugged have been looked for.
     pub looked_at: bool,
+    /// Its device model, followed.
+    pub model: Option<Arc<Model>>,
+    /// Its device model has ended by itself, and nothing was done about that yet.
+    pub model_ended: bool,
 }
 
 /// The terminal server of a VM.

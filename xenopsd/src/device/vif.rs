@@ -70,7 +70,11 @@ pub fn address(domid: DomId, vif: &Vif) -> Result<DeviceAddress, Error> {
     Ok(super::address(DeviceKind::Vif, domid, handle(vif)?))
 }
 
-fn settings(vif: &Vif) -> Result<VifSettings, Error> {
+/// What its host side is given.
+///
+/// # Errors
+/// `Unimplemented`, or what is wrong in the record.
+pub fn settings(vif: &Vif) -> Result<VifSettings, Error> {
     let bridge = match &vif.backend {
         Network::Local(bridge) => bridge.clone(),
         Network::Remote { .. } => {

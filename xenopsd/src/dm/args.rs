@@ -2,9 +2,9 @@
 //!
 //! It is the one libxl makes for the same guest (`libxl__build_device_model_args_new`), except that
 //! - everything is a descriptor: the monitor's socket, disks (as sets, which say themselves whether they may be
-//!   written), taps. QEMU opens no path of the host's and cannot be made to;
-//! - the screen is a Unix socket in the jail, never a network address;
-//! - `-sandbox` is on, and `-chroot`, `-runas` are not there: the jail has both done before QEMU begins;
+//!   written), taps, the serial port. QEMU opens no path of the host's and cannot be made to;
+//! - it listens nowhere for viewers: the daemon does, and hands them over (`add_client`);
+//! - `-sandbox`, `-chroot`, `-runas` are not there: the jail has done more before QEMU begins;
 //! - there is one monitor. libxl's second one is for xentop's statistics;
 //! - it starts stopped (`-S`), so that nothing is emulated before the start is complete.
 
@@ -24,8 +24,8 @@ const DEFAULT_ORDER: &str = "cd";
 /// Longest name of a VM shown in the window's title and the process list, in characters.
 const MAX_NAME: usize = 64;
 
-/// Where the jail has the screen's socket.
-pub const VNC_SOCKET: &str = "/vnc/socket";
+/// The set that the serial port's terminal is in; a drive's has the drive's number.
+const SERIAL_SET: usize = IDE_DRIVES;
 
 /// What the VM asks for cannot be emulated.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -121,6 +121,8 @@ pub struct Descriptors {
     pub drives: Vec<Option<usize>>,
     /// The tap of each card, by [`Machine::cards`].
     pub taps: Vec<usize>,
+    /// The terminal of the serial port, if there is one.
+    pub serial: Option<usize>,
 }
 
 impl Machine {
@@ -173,6 +175,16 @@ impl Machine {
         &self.cards
     }
 
+    /// Whether it has a serial port.
+    pub fn has_serial(&self) -> bool {
+        self.serial
+    }
+
+    /// Whether it has a screen.
+    pub fn has_screen(&self) -> bool {
+        self.video.is_some()
+    }
+
     /// The command line, without the program.
     pub fn arguments(&self, domid: u16, descriptors: &Descriptors) -> Vec<String> {
         let mut line = Line(Vec::new());
@@ -185,9 +197,9 @@ impl Machine {
         line.pair("-mon", "chardev=monitor,mode=control");
         line.flag("-nodefaults");
         line.flag("-no-user-config");
-        line.pair("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny");
         line.pair("-name", format!("guest={},process=qemu-dm-{domid}", escaped(&self.name)));
         self.screen(&mut line);
+        Self::serial(&mut line, descriptors);
         line.pair("-boot", format!("order={}", self.order));
         line.flag("-usb");
         line.pair("-device", "usb-tablet");
@@ -205,20 +217,26 @@ impl Machine {
     }
 
     fn screen(&self, line: &mut Line) {
-        match self.video {
-            Some(_) => line.pair("-vnc", format!("unix:{VNC_SOCKET}")),
-            // QEMU's own default is a server on a network address (XSA-119).
-            None => line.pair("-vnc", "none"),
-        }
+        // QEMU's own default is a server on a network address (XSA-119). This one listens nowhere.
+        line.pair("-vnc", "none");
         line.pair("-display", "none");
         if let Some(keymap) = &self.keymap {
             line.pair("-k", keymap.clone());
         }
-        line.pair("-serial", if self.serial { "pty" } else { "null" });
         if let Some((card, mib)) = self.video {
             let model = if card == VideoCard::StandardVga { "VGA" } else { "cirrus-vga" };
             line.pair("-device", format!("{model},vgamem_mb={mib}"));
         }
+    }
+
+    fn serial(line: &mut Line, descriptors: &Descriptors) {
+        let Some(fd) = descriptors.serial else {
+            line.pair("-serial", "null");
+            return;
+        };
+        line.pair("-add-fd", format!("fd={fd},set={SERIAL_SET}"));
+        line.pair("-chardev", format!("serial,id=serial0,path=/dev/fdset/{SERIAL_SET}"));
+        line.pair("-serial", "chardev:serial0");
     }
 
     fn network(&self, line: &mut Line, descriptors: &Descriptors) {
@@ -240,7 +258,11 @@ impl Machine {
                 line.pair("-add-fd", format!("fd={fd},set={set}"));
             }
             // The format is said, never guessed: what a guest wrote to its disk would decide otherwise.
-            let file = descriptor.map_or_else(String::new, |_| format!(",file=/dev/fdset/{set},format=raw"));
+            let file = descriptor.map_or_else(String::new, |_| {
+                format!(
+                    ",driver=raw,file.driver=host_device,file.filename=/dev/fdset/{set},file.auto-read-only=off"
+                )
+            });
             let id = format!("ide-{}", drive.number);
             let place = format!("bus=ide.{},unit={}", drive.index / 2, drive.index % 2);
             if drive.cdrom {

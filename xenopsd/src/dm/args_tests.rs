@@ -37,16 +37,17 @@ fn the_whole_command_line() {
     });
     let vif = (test_vif(ID, "0"), MAC.to_owned());
     let machine = Machine::of(&vm, &[disk("xvda"), disk("xvde"), cdrom("hdc")], &[vif]).unwrap();
-    let descriptors = Descriptors { monitor: 3, drives: vec![Some(4), None], taps: vec![5] };
+    let descriptors = Descriptors { monitor: 3, drives: vec![Some(4), None], taps: vec![5], serial: Some(6) };
     let expected = "-xen-domid|7|-xen-domid-restrict|-no-shutdown|-S|\
         -chardev|socket,id=monitor,fd=3,server=on,wait=off|-mon|chardev=monitor,mode=control|\
         -nodefaults|-no-user-config|\
-        -sandbox|on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny|\
-        -name|guest=a,, b,process=qemu-dm-7|-vnc|unix:/vnc/socket|-display|none|-serial|pty|\
-        -device|cirrus-vga,vgamem_mb=4|-boot|order=dcn|-usb|-device|usb-tablet|-smp|1,maxcpus=2|\
+        -name|guest=a,, b,process=qemu-dm-7|-vnc|none|-display|none|-device|cirrus-vga,vgamem_mb=4|\
+        -add-fd|fd=6,set=4|-chardev|serial,id=serial0,path=/dev/fdset/4|-serial|chardev:serial0|\
+        -boot|order=dcn|-usb|-device|usb-tablet|-smp|1,maxcpus=2|\
         -device|rtl8139,id=nic0,netdev=net0,mac=00:16:3e:00:00:03|-netdev|tap,id=net0,fd=5|\
         -machine|xenfv,suppress-vmdesc=on|-m|252|-add-fd|fd=4,set=0|\
-        -drive|if=none,readonly=off,id=ide-51712,file=/dev/fdset/0,format=raw,cache=writeback|\
+        -drive|if=none,readonly=off,id=ide-51712,driver=raw,file.driver=host_device,\
+        file.filename=/dev/fdset/0,file.auto-read-only=off,cache=writeback|\
         -device|ide-hd,id=ide-51712,drive=ide-51712,bus=ide.0,unit=0|\
         -drive|if=none,readonly=on,id=ide-5632|-device|ide-cd,id=ide-5632,drive=ide-5632,bus=ide.1,unit=0";
     assert_eq!(machine.arguments(7, &descriptors).join("|"), expected);

@@ -3,13 +3,15 @@
 //! The other end is a process the guest may have taken over. Whatever it sends, this side keeps no more than
 //! [`MAX_LINE`] bytes and [`MAX_EVENTS`] events, waits no longer than it was told, and ends with an error that says what
 //! was wrong; afterwards the connection is of no further use. No string of an answer is ever a path, a number of a
-//! process or a size here: [`terminal`] shows how the one path that is needed is taken.
+//! process or a size here.
 
 use std::collections::VecDeque;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, IoSlice, Read, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
+
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 
 use crate::api::value::Value;
 use crate::rpc::json;
@@ -113,10 +115,24 @@ impl Qmp {
         arguments: Option<Value>,
         limit: Duration,
     ) -> Result<Value, QmpError> {
+        self.execute_with(command, arguments, None, limit)
+    }
+
+    /// The same, with a descriptor for the commands that take one along.
+    ///
+    /// # Errors
+    /// As [`Qmp::execute`].
+    pub fn execute_with(
+        &mut self,
+        command: &str,
+        arguments: Option<Value>,
+        descriptor: Option<BorrowedFd<'_>>,
+        limit: Duration,
+    ) -> Result<Value, QmpError> {
         let deadline = Instant::now() + limit;
         let id = self.next_id;
         self.next_id = self.next_id.checked_add(1).unwrap_or(1);
-        self.send(command, arguments, id, limit)?;
+        self.send(command, arguments, descriptor, id, limit)?;
         for _ in 0..MAX_UNRELATED {
             let (answered, outcome) = match self.message(command, deadline, limit)? {
                 Message::Event(event) => {
@@ -137,18 +153,38 @@ impl Qmp {
         Err(QmpError::Malformed(format!("more than {MAX_UNRELATED} messages before the answer to {command}")))
     }
 
-    /// The oldest event that was not fetched yet, waiting for one until `limit` has passed.
+    /// The events that have come, the oldest first, without waiting for any.
     ///
     /// # Errors
-    /// [`QmpError::TimedOut`] leaves the connection usable; the others do not.
-    pub fn event(&mut self, limit: Duration) -> Result<Event, QmpError> {
-        if let Some(event) = self.events.pop_front() {
-            return Ok(event);
+    /// [`QmpError::Connection`], also when the other end has closed it; [`QmpError::Malformed`].
+    pub fn events(&mut self) -> Result<Vec<Event>, QmpError> {
+        let lost = |source| QmpError::Connection { doing: "waiting for an event", source };
+        self.stream.set_nonblocking(true).map_err(lost)?;
+        let mut bytes = [0; 4096];
+        let read = self.stream.read(&mut bytes);
+        self.stream.set_nonblocking(false).map_err(lost)?;
+        match read {
+            // What came before the end is told first.
+            Ok(0) if self.events.is_empty() => return Err(lost(ErrorKind::UnexpectedEof.into())),
+            Ok(count) => self.input.push(&bytes[..count]),
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
+            Err(error) => return Err(lost(error)),
         }
-        match self.message("event", Instant::now() + limit, limit)? {
-            Message::Event(event) => Ok(event),
-            other => Err(QmpError::Malformed(format!("{} that nobody asked for", kind(&other)))),
+        while let Some(line) = self.input.line()? {
+            match parse(&line)? {
+                Message::Event(event) => self.keep(event),
+                other => return Err(QmpError::Malformed(format!("{} that nobody asked for", kind(&other)))),
+            }
         }
+        Ok(self.events.drain(..).collect())
+    }
+
+    /// Another handle of the connection, to wait on.
+    ///
+    /// # Errors
+    /// As `dup`.
+    pub fn try_clone_stream(&self) -> std::io::Result<UnixStream> {
+        self.stream.try_clone()
     }
 
     fn keep(&mut self, event: Event) {
@@ -162,6 +198,7 @@ impl Qmp {
         &mut self,
         command: &str,
         arguments: Option<Value>,
+        descriptor: Option<BorrowedFd<'_>>,
         id: i64,
         limit: Duration,
     ) -> Result<(), QmpError> {
@@ -171,7 +208,14 @@ impl Qmp {
         line.extend_from_slice(b"\r\n");
         let lost = |source| QmpError::Connection { doing: "sending a command", source };
         self.stream.set_write_timeout(Some(limit)).map_err(lost)?;
-        self.stream.write_all(&line).map_err(lost)
+        let Some(descriptor) = descriptor else { return self.stream.write_all(&line).map_err(lost) };
+        // It goes with the first byte; a line is short enough to go at once.
+        let passed = [descriptor.as_raw_fd()];
+        let message = [ControlMessage::ScmRights(&passed)];
+        let (fd, flags) = (self.stream.as_fd().as_raw_fd(), MsgFlags::MSG_NOSIGNAL);
+        let sent = sendmsg::<()>(fd, &[IoSlice::new(&line)], &message, flags, None)
+            .map_err(|errno| lost(errno.into()))?;
+        self.stream.write_all(&line[sent..]).map_err(lost)
     }
 
     fn message(&mut self, command: &str, deadline: Instant, limit: Duration) -> Result<Message, QmpError> {
@@ -287,21 +331,6 @@ impl RunState {
             () => Self::Other,
         }
     }
-}
-
-/// The pseudo-terminal of a character device, from the answer to `query-chardev`. It comes from a process that may be
-/// hostile and is used as a path: only `/dev/pts/` and a number are taken.
-pub fn terminal(answer: &Value, label: &str) -> Option<PathBuf> {
-    let Value::Array(devices) = answer else { return None };
-    let text = |value: Option<&Value>| match value {
-        Some(Value::String(text)) => text.as_str().map(str::to_owned),
-        _ => None,
-    };
-    let device = devices.iter().find(|d| text(d.get("label")).as_deref() == Some(label))?;
-    let number = text(device.get("filename"))?.strip_prefix("pty:/dev/pts/")?.to_owned();
-    // Numbers of pseudo-terminals are at most 20 bits (Linux' NR_UNIX98_PTY_MAX).
-    let sound = (1..=7).contains(&number.len()) && number.bytes().all(|b| b.is_ascii_digit());
-    sound.then(|| PathBuf::from(format!("/dev/pts/{number}")))
 }
 
 #[cfg(test)]

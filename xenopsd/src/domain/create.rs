@@ -56,6 +56,7 @@ impl VmExecutor<'_> {
         wanted.target_kib(&host)?;
         self.check_devices()?;
         self.check_terminal()?;
+        self.check_device_model()?;
         if let Some(files) = files {
             self.keep_files(files);
         }

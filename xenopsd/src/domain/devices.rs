@@ -110,7 +110,7 @@ impl<'a> VmExecutor<'a> {
         }
     }
 
-    fn vbd(&self, name: &str) -> Result<&crate::api::Vbd, Error> {
+    pub(super) fn vbd(&self, name: &str) -> Result<&crate::api::Vbd, Error> {
         let found = self.records.vbds.iter().find(|v| v.id.device == name);
         found.ok_or_else(|| Error::does_not_exist("VBD", name))
     }

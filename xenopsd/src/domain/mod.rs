@@ -4,6 +4,7 @@ mod bootloader;
 mod change;
 mod create;
 mod destroy;
+mod device_model;
 mod devices;
 mod hook;
 mod memory;
@@ -123,7 +124,12 @@ impl Executor for VmExecutor<'_> {
                 let marker = Self::pending_marker(self.domid()?)?;
                 Ok(self.core.edges.store()?.rm(&marker)?)
             }
-            Atom::Unpause => Ok(self.core.edges.hypervisor()?.unpause(self.domid()?)?),
+            Atom::StartDeviceModel => self.start_device_model(),
+            Atom::StopDeviceModel => self.stop_device_model(),
+            Atom::Unpause => {
+                self.run_device_model()?;
+                Ok(self.core.edges.hypervisor()?.unpause(self.domid()?)?)
+            }
             Atom::Pause => Ok(self.core.edges.hypervisor()?.pause(self.domid()?)?),
             Atom::PauseBestEffort => {
                 if let Err(error) = self.pause_for_good() {

@@ -1,9 +1,13 @@
 //! The real machine: Xen's libraries, xenstored, Linux.
 
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use ffi::linux::tap;
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use xenstore::Client;
 use xenstore::transport::{DEFAULT_XENBUS, Endpoint, LibTransport};
@@ -16,12 +20,12 @@ use super::linux::mac::MacAddr;
 use super::linux::netlink::{IfName, Netlink};
 use super::linux::suspend_file::{SuspendFile, SuspendFileError};
 use super::linux::terminal::{TerminalError, TerminalServers};
-use super::linux::{nftables, process, release, script, vif};
+use super::linux::{device_model, nftables, process, release, script, serial, vif};
 use super::xen::XenHypervisor;
 use super::{
-    Access, AttachedDisk, DiskId, Edges, Firmware, FirmwarePaths, Followed, FoundKernel, Host, HostError,
-    ImageFile, KernelSearch, KernelSearchError, Prepared, ScriptEnd, ScriptError, ScriptRun, TerminalSockets,
-    TerminalWanted, VifSettings,
+    Access, AttachedDisk, DeviceModel, DiskId, DomId, Edges, Firmware, FirmwarePaths, Followed, FoundKernel,
+    Host, HostError, ImageFile, KernelSearch, KernelSearchError, NewDeviceModel, Note, Prepared, ScriptEnd,
+    ScriptError, ScriptRun, Terminal, TerminalSockets, TerminalWanted, VifSettings,
 };
 use crate::state::journal::{ProcessId, Resource};
 
@@ -67,6 +71,9 @@ fn open_store(address: StoreAddress) -> Result<Client, xenstore::Error> {
 /// microseconds, on a busy dom0 a little longer.
 const INTERFACE_LIMIT: Duration = Duration::from_secs(30);
 
+/// Where taps are made.
+const TUN: &str = "/dev/net/tun";
+
 /// Linux in dom0.
 #[derive(Debug)]
 pub struct LinuxHost {
@@ -80,6 +87,8 @@ pub struct LinuxHost {
     pub terminals: TerminalServers,
     /// Who is told when processes end.
     pub ends: Ends,
+    /// How device models run.
+    pub device_models: device_model::Settings,
 }
 
 impl Host for LinuxHost {
@@ -227,6 +236,44 @@ impl Host for LinuxHost {
 
     fn stop_process(&self, process: &ProcessId, patience: Duration) -> Result<bool, HostError> {
         process::stop(process, patience).map_err(|e| unusable_process(process, &e))
+    }
+
+    fn make_tap(&self, interface: &str, settings: &VifSettings) -> Result<OwnedFd, HostError> {
+        let control = File::options().read(true).write(true).custom_flags(libc::O_NONBLOCK).open(TUN);
+        let control =
+            control.map_err(|e| unusable_network(format!("{TUN}: {e} (is the module tun loaded?)")))?;
+        tap::make(control.as_fd(), interface)
+            .map_err(|e| unusable_network(format!("tap {interface} cannot be made: {e}")))?;
+        self.connect_vif(interface, settings)?;
+        Ok(control.into())
+    }
+
+    fn open_terminal(&self) -> Result<Terminal, HostError> {
+        serial::open().map_err(|error| HostError::Unusable {
+            class: "terminal",
+            text: format!("a pseudo-terminal cannot be made: {error}"),
+        })
+    }
+
+    fn check_device_model(&self) -> Result<(), HostError> {
+        device_model::check(&self.device_models)
+    }
+
+    fn start_device_model(
+        &self,
+        new: NewDeviceModel<'_>,
+        note: &mut Note<'_>,
+    ) -> Result<Arc<dyn DeviceModel>, HostError> {
+        device_model::start(&self.device_models, new, note)
+    }
+
+    fn adopt_device_model(
+        &self,
+        domid: DomId,
+        vm: &str,
+        process: &ProcessId,
+    ) -> Result<Option<Arc<dyn DeviceModel>>, HostError> {
+        device_model::adopt(&self.device_models, domid, vm, process)
     }
 
     fn release(&self, resource: &Resource) -> Result<bool, HostError> {

@@ -11,6 +11,7 @@
 
 mod acpi;
 mod build;
+mod device_model;
 mod events;
 mod firmware;
 mod image;
@@ -21,13 +22,16 @@ mod pool;
 mod xen;
 
 use std::convert::Infallible;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam::channel::Receiver;
 
 use crate::state::journal::{ProcessId, Resource};
 
+pub use device_model::{DeviceModel, FIRST_DESCRIPTOR, KILL_LIMIT, MONITOR, NewDeviceModel, Note, Terminal};
 pub use ffi::builder::HOLE_SIZES;
 pub use ffi::domid::DomId;
 pub use ffi::linux::ethtool::Offload;
@@ -212,7 +216,7 @@ pub struct AttachedDisk {
     pub node: PathBuf,
     /// Held while the disk is attached: it keeps a loop device alive until the backend has it, after which the kernel
     /// clears it with the last user, and a block device from changing under the backend's feet.
-    pub keep: Option<std::os::fd::OwnedFd>,
+    pub keep: Option<OwnedFd>,
 }
 
 /// What a network interface's host side is given.
@@ -448,6 +452,47 @@ pub trait Host: Send + Sync {
     /// # Errors
     /// [`HostError::Unusable`].
     fn stop_process(&self, process: &ProcessId, patience: Duration) -> Result<bool, HostError>;
+
+    /// Makes a network device whose packets go to and come from whoever has the descriptor, and puts it into its bridge. It
+    /// ends with the last descriptor.
+    ///
+    /// # Errors
+    /// [`HostError`].
+    fn make_tap(&self, interface: &str, settings: &VifSettings) -> Result<OwnedFd, HostError>;
+
+    /// Makes a pseudo-terminal, raw.
+    ///
+    /// # Errors
+    /// [`HostError::Unusable`].
+    fn open_terminal(&self) -> Result<Terminal, HostError>;
+
+    /// Checks, taking nothing, that a device model can be started in a jail.
+    ///
+    /// # Errors
+    /// [`HostError`] that names what is missing and which setting accepts that.
+    fn check_device_model(&self) -> Result<(), HostError>;
+
+    /// Starts a device model in its jail, writing down with `note` what is taken before it exists. What a failed start has
+    /// taken is still noted, for [`Host::release`].
+    ///
+    /// # Errors
+    /// [`HostError`].
+    fn start_device_model(
+        &self,
+        new: NewDeviceModel<'_>,
+        note: &mut Note<'_>,
+    ) -> Result<Arc<dyn DeviceModel>, HostError>;
+
+    /// Holds a device model that an earlier daemon started; none when it has ended.
+    ///
+    /// # Errors
+    /// [`HostError`].
+    fn adopt_device_model(
+        &self,
+        domid: DomId,
+        vm: &str,
+        process: &ProcessId,
+    ) -> Result<Option<Arc<dyn DeviceModel>>, HostError>;
 
     /// Gives back a resource that the journal names and that nobody of this run holds; whether there was anything to
     /// give.

@@ -3,8 +3,8 @@
 //!
 //! ```text
 //!   start     check ─► hook ─► create ─► [find kernel] ─► ∥ { build ─► terminal · ∥ writable disks ─► ∥ read-only disks ·
-//!             each interface } ─► settle
-//!   destroy   pause ─► close devices ─► stop terminal ─► destroy domain ─► release devices
+//!             each interface } ─► [start device model] ─► settle
+//!   destroy   pause ─► stop device model ─► close devices ─► stop terminal ─► destroy domain ─► release devices
 //!   shutdown  hook ─► [ask the guest] ─► destroy ─► hook
 //!   reboot    [ask the guest] ─► hook ─► destroy ─► hooks ─► start ─► unpause
 //!   plug      begin ─► plug ─► end                unplug    unplug
@@ -97,6 +97,10 @@ pub enum Atom {
     Keep(Change),
     /// What runs is brought in line with its record.
     Apply(Change),
+    /// A QEMU that emulates for the domain, set up and waiting.
+    StartDeviceModel,
+    /// Ends it; there may be none.
+    StopDeviceModel,
     /// Marks the domain as complete: until then a restarted daemon takes it for half built and removes it.
     Settle,
     /// Lets the vcpus run.
@@ -164,7 +168,12 @@ pub fn start(records: &Records) -> Vec<Step> {
     let [check, create, settle] = [Atom::CheckStart, Atom::CreateDomain, Atom::Settle].map(Step::Do);
     let mut steps = vec![check, hook, create];
     steps.extend(find_kernel(&records.vm));
-    steps.extend([fill(Atom::BuildDomain, Screen::Fresh, records), settle]);
+    steps.push(fill(Atom::BuildDomain, Screen::Fresh, records));
+    // It maps the domain's memory, and its disks' devices are there by then.
+    if matches!(records.vm.ty, BuilderInfo::Hvm(_)) {
+        steps.push(Step::Do(Atom::StartDeviceModel));
+    }
+    steps.push(settle);
     tidy(steps)
 }
 
@@ -306,8 +315,9 @@ fn hook(hook: Hook, reason: HookReason) -> Step {
 }
 
 /// How a domain ends, in whatever state it is.
-const END: [Atom; 5] = [
+const END: [Atom; 6] = [
     Atom::PauseBestEffort,
+    Atom::StopDeviceModel,
     Atom::CloseDevices,
     Atom::StopTerminal(Screen::Fresh),
     Atom::DestroyDomain,
@@ -334,6 +344,7 @@ impl Atom {
             Self::OpenImage(disk) => vec![Self::DiscardImage(disk.clone())],
             Self::RequestSuspend => vec![Self::ResumeDomain],
             Self::Keep(change) => change.undo(),
+            Self::StartDeviceModel => vec![Self::StopDeviceModel],
             Self::CheckStart
             | Self::Hook(..)
             | Self::Delay(_)
@@ -343,6 +354,7 @@ impl Atom {
             | Self::EndPlug(_)
             | Self::Unplug(..)
             | Self::Apply(_)
+            | Self::StopDeviceModel
             | Self::Settle
             | Self::Unpause
             | Self::Pause
@@ -367,6 +379,8 @@ impl Atom {
     pub fn weight(&self) -> u32 {
         match self {
             Self::SaveDomain | Self::RestoreDomain(_) => 10,
+            // Some tenths of a second, as long as the build of a small guest.
+            Self::StartDeviceModel => 4,
             _ => 1,
         }
     }
@@ -381,6 +395,7 @@ impl Atom {
         !matches!(
             self,
             Self::PauseBestEffort
+                | Self::StopDeviceModel
                 | Self::CloseDevices
                 | Self::StopTerminal(_)
                 | Self::DestroyDomain
@@ -408,6 +423,8 @@ impl std::fmt::Display for Atom {
             Self::Unplug(device, Unplugging::Forced) => write!(f, "unplug {device} by force"),
             Self::Keep(change) => write!(f, "store {change}"),
             Self::Apply(change) => write!(f, "apply {change}"),
+            Self::StartDeviceModel => write!(f, "start device model"),
+            Self::StopDeviceModel => write!(f, "stop device model"),
             Self::Settle => write!(f, "settle"),
             Self::Unpause => write!(f, "unpause"),
             Self::Pause | Self::PauseBestEffort => write!(f, "pause"),

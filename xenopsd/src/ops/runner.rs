@@ -188,7 +188,14 @@ mod tests {
     }
 
     fn undone() -> Vec<String> {
-        let steps = ["pause", "close devices", "stop terminal", "destroy domain", "release devices"];
+        let steps = [
+            "pause",
+            "stop device model",
+            "close devices",
+            "stop terminal",
+            "destroy domain",
+            "release devices",
+        ];
         steps.map(str::to_owned).to_vec()
     }
 

@@ -33,7 +33,8 @@ const PAGE_KIB: u64 = 4;
 const MAX_VCPUS: u32 = 512;
 
 /// The keys of a script, below `vm-data/sim`.
-pub const SCRIPT_KEYS: &[&str] = &["shutdown", "suspend", "then", "then-ms", "devices", "flood", "balloon"];
+pub const SCRIPT_KEYS: &[&str] =
+    &["shutdown", "suspend", "then", "then-ms", "devices", "device-model", "flood", "balloon"];
 
 /// How a guest takes a request to shut down.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

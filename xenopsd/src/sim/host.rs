@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::Write;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -15,11 +16,11 @@ use super::faults::Injected;
 use super::processes::Processes;
 use super::{Shared, SimOptions};
 use crate::edge::linux::terminal::ROLE;
-use crate::edge::linux::{loopdev, script};
+use crate::edge::linux::{loopdev, script, serial};
 use crate::edge::{
-    Access, AttachedDisk, DiskId, Firmware, Followed, FoundKernel, Host, HostError, Image, ImageFile,
-    KernelSearch, KernelSearchError, Prepared, ScriptEnd, ScriptError, ScriptRun, SuspendFile, Tell,
-    TerminalSockets, TerminalWanted, VifSettings,
+    Access, AttachedDisk, DeviceModel, DiskId, DomId, Firmware, Followed, FoundKernel, Host, HostError,
+    Image, ImageFile, KernelSearch, KernelSearchError, NewDeviceModel, Note, Prepared, ScriptEnd,
+    ScriptError, ScriptRun, SuspendFile, Tell, Terminal, TerminalSockets, TerminalWanted, VifSettings,
 };
 use crate::state::journal::{ProcessId, Resource};
 
@@ -52,12 +53,14 @@ pub(super) struct SimHost {
     hooks: Option<PathBuf>,
     /// The disk behind each loop device that there ever was.
     loops: Mutex<HashMap<u64, DiskId>>,
+    /// Whether device models can be started.
+    qemu: bool,
 }
 
 impl SimHost {
     pub(super) fn new(shared: Arc<Shared>, options: &SimOptions) -> Self {
         let SimOptions { disks, bridges, hooks, .. } = options.clone();
-        Self { shared, disks, bridges, hooks, loops: Mutex::default() }
+        Self { shared, disks, bridges, hooks, loops: Mutex::default(), qemu: options.qemu }
     }
 
     fn disk(&self, site: &str, path: &Path) -> Result<DiskId, HostError> {
@@ -95,7 +98,7 @@ fn sealed(what: &'static str, bytes: &[u8]) -> std::io::Result<ImageFile> {
     Image::sealed(what, what.into(), file).map_err(std::io::Error::other)
 }
 
-fn unusable(class: &'static str, error: &dyn std::fmt::Display) -> HostError {
+pub(super) fn unusable(class: &'static str, error: &dyn std::fmt::Display) -> HostError {
     HostError::Unusable { class, text: error.to_string() }
 }
 
@@ -224,12 +227,45 @@ impl Host for SimHost {
         self.shared.processes.stop(process).map_err(|e| unusable("process", &e))
     }
 
+    fn make_tap(&self, _interface: &str, settings: &VifSettings) -> Result<OwnedFd, HostError> {
+        self.bridge("host.make_tap", &settings.bridge)?;
+        Ok(File::open("/dev/null").map_err(|e| unusable("network", &format!("/dev/null: {e}")))?.into())
+    }
+
+    fn open_terminal(&self) -> Result<Terminal, HostError> {
+        self.shared.faults.check("host.open_terminal")?;
+        serial::open().map_err(|e| unusable("terminal", &e))
+    }
+
+    fn check_device_model(&self) -> Result<(), HostError> {
+        self.shared.faults.check("host.check_device_model")?;
+        if self.qemu { Ok(()) } else { Err(unusable("device model", &"the simulator has no QEMU")) }
+    }
+
+    fn start_device_model(
+        &self,
+        new: NewDeviceModel<'_>,
+        note: &mut Note<'_>,
+    ) -> Result<Arc<dyn DeviceModel>, HostError> {
+        self.shared.device_models.start(&self.shared, &new, note)
+    }
+
+    fn adopt_device_model(
+        &self,
+        _domid: DomId,
+        _vm: &str,
+        process: &ProcessId,
+    ) -> Result<Option<Arc<dyn DeviceModel>>, HostError> {
+        self.shared.device_models.adopt(&self.shared, process)
+    }
+
     fn release(&self, resource: &Resource) -> Result<bool, HostError> {
         self.shared.faults.check("host.release")?;
-        match resource {
-            Resource::Process(process) => Ok(self.shared.processes.kill(process)),
+        Ok(match resource {
+            Resource::Process(process) if self.shared.device_models.end(process.pid) => true,
+            Resource::Process(process) => self.shared.processes.kill(process),
             // Nothing else that a simulated daemon writes down exists.
-            _ => Ok(true),
-        }
+            _ => true,
+        })
     }
 }

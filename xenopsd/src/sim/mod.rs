@@ -35,12 +35,14 @@
 //! | `vm-data/sim/then-ms` | number | how long after its boot, in ms |
 //! | `vm-data/sim/devices` | `connect`, `keep`, `refuse`, `ignore`, `hostile` | connects its frontends; and does not give them back; and says why not; leaves them alone; writes nonsense into everything it may write |
 //! | `vm-data/sim/flood` | number | how many nodes it writes as fast as it can once it is up |
+//! | `vm-data/sim/device-model` | `work`, `exit`, `mute`, `nonsense`, `crash`, `flood` | an HVM guest's: does its work; ends at once; never greets; greets with nonsense; ends when the guest is to run; sends events without end |
 //! | `vm-data/sim/balloon` | `obey`, `refuse`, `slow` | follows `memory/target` as far as there is memory; never; a MiB at a time |
 //!
 //! [`SimOptions::script`] changes the defaults for all.
 
 mod backend;
 mod chance;
+mod device_model;
 mod faults;
 mod guest;
 mod hardware;
@@ -66,6 +68,7 @@ use xenstore::store::{Listening, SharedStore, listen};
 
 use crate::edge::{DomId, Edges, Events, VifSettings};
 
+pub use device_model::Doing;
 pub use faults::{Fault, Faults, When};
 pub use guest::SCRIPT_KEYS;
 pub use hardware::Hardware;
@@ -100,6 +103,8 @@ pub struct SimOptions {
     pub disks: Present,
     /// Bridges that exist.
     pub bridges: Present,
+    /// Whether there is a QEMU for HVM guests.
+    pub qemu: bool,
     /// Directories of real scripts that are run for events; none are when there is none.
     pub hooks: Option<PathBuf>,
     /// Where the store listens, for tools and `xenops console`; a private directory when none.
@@ -119,6 +124,7 @@ impl Default for SimOptions {
             terminals: false,
             disks: Present::All,
             bridges: Present::All,
+            qemu: true,
             hooks: None,
             store_socket: None,
         }
@@ -136,6 +142,7 @@ struct Shared {
     /// What interfaces in dom0 were set to.
     interfaces: Mutex<HashMap<String, VifSettings>>,
     processes: Arc<Processes>,
+    device_models: device_model::DeviceModels,
     signals: Sender<Signal>,
     /// [`SimOptions::copying`].
     copying: Duration,
@@ -207,6 +214,7 @@ pub fn machine(options: &SimOptions) -> std::io::Result<Machine> {
         trace: Trace::default(),
         interfaces: Mutex::default(),
         processes: Arc::default(),
+        device_models: device_model::DeviceModels::default(),
         signals,
         copying: options.copying,
     });
@@ -284,6 +292,30 @@ impl Machine {
     /// A process ends by itself, as one that is killed by the kernel; nothing when it is not there.
     pub fn end_process(&self, pid: crate::api::Int) {
         self.shared.processes.end(pid);
+    }
+
+    /// Domains that have a device model.
+    pub fn device_models(&self) -> Vec<DomId> {
+        self.shared.device_models.domains()
+    }
+
+    /// What a domain's device model is doing; none when it has none.
+    pub fn device_model(&self, domid: DomId) -> Option<Doing> {
+        self.shared.device_models.of(domid).map(|life| life.doing())
+    }
+
+    /// A domain's device model ends by itself; whether it had one.
+    pub fn end_device_model(&self, domid: DomId) -> bool {
+        self.shared.device_models.of(domid).is_some_and(|life| life.end())
+    }
+
+    /// A domain's device model says a line to whoever is connected to its monitor.
+    ///
+    /// # Errors
+    /// When there is none, or nobody is connected.
+    pub fn device_model_says(&self, domid: DomId, line: &str) -> std::io::Result<()> {
+        let life = self.shared.device_models.of(domid);
+        life.ok_or(std::io::ErrorKind::NotFound)?.say(line)
     }
 
     /// A guest stops by itself, whatever its script says; nothing when it is not running.

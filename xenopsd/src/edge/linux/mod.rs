@@ -3,6 +3,7 @@
 //! ```text
 //!  disk path ─► blockdev::open_disk ─┬─ Disk::Block ───────────────────────► major:minor ─► blkback
 //!                                    └─ Disk::File ──► loopdev::attach ────► major:minor ─► blkback
+//!  command line ► device_model::start ─► ffi::jail ─► QEMU
 //!  vifD.N ────► nftables (what it may send) ─► vif::connect_vif ─► netlink (address, MTU, bridge, up) ─► netback
 //! ```
 //!
@@ -11,6 +12,7 @@
 
 pub mod blockdev;
 pub mod boot;
+pub mod device_model;
 pub mod ends;
 pub mod loopdev;
 pub mod mac;
@@ -20,6 +22,7 @@ pub mod process;
 pub mod pty;
 pub mod release;
 pub mod script;
+pub mod serial;
 pub mod suspend_file;
 pub mod terminal;
 pub mod vif;

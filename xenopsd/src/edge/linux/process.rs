@@ -13,10 +13,8 @@ use ffi::pid::PidFd;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::ends::reap;
+use crate::edge::KILL_LIMIT;
 use crate::state::journal::ProcessId;
-
-/// How long a killed process may take to end. It only takes this long when it is stuck in the kernel.
-const KILL_LIMIT: Duration = Duration::from_secs(10);
 
 /// Describes a process that is there, for the journal.
 ///

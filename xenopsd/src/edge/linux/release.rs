@@ -2,15 +2,20 @@
 
 use std::fs;
 use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Component, Path};
+use std::time::Instant;
+
+use ffi::jail::Cgroup;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::blockdev::FileId;
 use super::loopdev::{self, Detached, LoopError};
 use super::netlink::{IfName, Netlink};
 use super::nftables;
 use super::process;
-use crate::edge::HostError;
+use crate::edge::{HostError, KILL_LIMIT};
 use crate::state::journal::{LoopId, Resource};
 
 /// How many names a path must have to be removed: `/run/xenopsd/root-3` is somebody's, `/run/xenopsd` is not.
@@ -35,6 +40,7 @@ pub fn release(resource: &Resource) -> Result<bool, HostError> {
         Resource::NetworkDevice(name) => remove_tap(name).map_err(|e| refused(&e)),
         Resource::Rules(name) => remove_rules(name).map_err(|e| refused(&e)),
         Resource::Socket(path) => remove_socket(Path::new(path)).map_err(|e| refused(&e)),
+        Resource::ControlGroup(name) => end_group(name).map_err(|e| refused(&e)),
         Resource::Directory(path) => remove_directory(Path::new(path)).map_err(|e| refused(&e)),
     }
 }
@@ -62,6 +68,28 @@ fn remove_tap(name: &str) -> Result<bool, Box<dyn std::error::Error>> {
 
 fn remove_rules(interface: &str) -> Result<bool, Box<dyn std::error::Error>> {
     Ok(nftables::unlock(&interface.parse()?)?)
+}
+
+/// Processes of a killed group end a little later, and the group cannot be removed before: its `cgroup.events` tells.
+fn end_group(name: &str) -> io::Result<bool> {
+    let Some(group) = Cgroup::find(name) else { return Ok(false) };
+    group.kill()?;
+    let deadline = Instant::now() + KILL_LIMIT;
+    let events = fs::File::open(group.path().join("cgroup.events"))?;
+    loop {
+        match group.remove() {
+            Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {}
+            other => return other.map(|()| true),
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        let limit = PollTimeout::try_from(left).map_err(io::Error::other)?;
+        // A change is told as an exceptional condition, once it has been read.
+        io::copy(&mut &events, &mut io::sink())?;
+        poll(&mut [PollFd::new(events.as_fd(), PollFlags::POLLPRI)], limit)?;
+    }
 }
 
 /// Only a path that the daemon can have written: absolute, without steps up, not near the root.

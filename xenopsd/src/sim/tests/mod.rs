@@ -3,6 +3,7 @@
 mod boundaries;
 mod changes;
 mod determinism;
+mod device_model;
 mod faults;
 mod guests;
 mod hooks;
@@ -31,6 +32,8 @@ use crate::api::{Boot, BuilderInfo, Disk, Error, Int, Network, PowerState, Vm};
 use crate::core::{Core, Operation, Patience};
 use crate::domain::observe;
 use crate::edge::DomId;
+use crate::ops::queue::Slot;
+use crate::ops::task::TaskHandle;
 use crate::state::Records;
 use crate::{test_vbd, test_vif, test_vm};
 

@@ -92,11 +92,12 @@ fn what_has_no_domain_is_given_back() {
 fn what_cannot_be_given_back_stays_in_the_journal_until_it_can() {
     let rig = Rig::new(&quick());
     let vm = rig.add(1, &[], |_| ());
-    rig.core.journal.take(&vm, socket("console")).unwrap();
+    let taken_before = Resource::Directory("/run/xenopsd/root".to_owned());
+    rig.core.journal.take(&vm, taken_before.clone()).unwrap();
     rig.machine.faults.arm(Fault::Nth { site: Some("host.release".to_owned()), nth: 0, when: When::Before });
     assert!(rig.run(&vm, Operation::Start).is_err());
     assert_eq!(rig.machine.faults.disarm(), 1);
-    assert_eq!(taken(&rig, &vm), [socket("console")]);
+    assert_eq!(taken(&rig, &vm), [taken_before]);
     rig.start(&vm).unwrap();
     assert_eq!(taken(&rig, &vm), [Resource::Domain]);
 }

@@ -47,6 +47,8 @@ variant! {
         Rules as "Rules" (String),
         /// A Unix socket in the file system.
         Socket as "Socket" (String),
+        /// A control group, by its name below the daemon's, with every process in it.
+        ControlGroup as "ControlGroup" (String),
         /// A directory with everything in it: an empty root for a process.
         Directory as "Directory" (String),
     }
@@ -57,9 +59,12 @@ impl Resource {
     pub(super) fn lasting(&self) -> Lasting {
         match self {
             Self::Directory(_) | Self::Socket(_) => Lasting::Host,
-            Self::Domain | Self::Loop(_) | Self::Process(_) | Self::NetworkDevice(_) | Self::Rules(_) => {
-                Lasting::Process
-            }
+            Self::Domain
+            | Self::Loop(_)
+            | Self::Process(_)
+            | Self::NetworkDevice(_)
+            | Self::Rules(_)
+            | Self::ControlGroup(_) => Lasting::Process,
         }
     }
 }
@@ -73,6 +78,7 @@ impl fmt::Display for Resource {
             Self::NetworkDevice(name) => write!(f, "network device {name}"),
             Self::Rules(name) => write!(f, "rules of interface {name}"),
             Self::Socket(path) => write!(f, "socket {path}"),
+            Self::ControlGroup(name) => write!(f, "control group {name}"),
             Self::Directory(path) => write!(f, "directory {path}"),
         }
     }

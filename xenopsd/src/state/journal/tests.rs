@@ -20,6 +20,7 @@ fn every_kind() -> Vec<Resource> {
         process(5),
         Resource::NetworkDevice("tap3.0".to_owned()),
         Resource::Rules("vif3.0".to_owned()),
+        Resource::ControlGroup("domain-3".to_owned()),
         Resource::Socket("/run/xenopsd/vnc-3".to_owned()),
         Resource::Directory("/run/xenopsd/root-3".to_owned()),
     ]
@@ -39,7 +40,7 @@ fn entries_are_read_by_the_next_daemon_in_their_order() {
     let again = Journal::open(dir.path()).unwrap();
     assert_eq!(resources(&again), every_kind());
     assert_eq!(again.vms(), [VM, "another"]);
-    assert_eq!(again.counts(), (8, 0));
+    assert_eq!(again.counts(), (9, 0));
 }
 
 #[test]
@@ -73,7 +74,7 @@ fn what_ended_with_an_earlier_boot_is_struck_off() {
         before.take(VM, resource).unwrap();
     }
     let now = Journal::open_in_boot(dir.path(), "now".to_owned()).unwrap();
-    assert_eq!(resources(&now), every_kind()[5..]);
+    assert_eq!(resources(&now), every_kind()[6..]);
     // Whatever this boot writes is this boot's.
     now.take(VM, Resource::Domain).unwrap();
     assert_eq!(Journal::open_in_boot(dir.path(), "now".to_owned()).unwrap().counts(), (3, 0));
@@ -106,7 +107,7 @@ fn nothing_is_taken_that_cannot_be_written_down() {
 proptest! {
     #[test]
     fn a_damaged_entry_never_panics(
-        at in any::<prop::sample::Index>(), byte in any::<u8>(), cut in any::<prop::sample::Index>(), kind in 0usize..7,
+        at in any::<prop::sample::Index>(), byte in any::<u8>(), cut in any::<prop::sample::Index>(), kind in 0usize..8,
     ) {
         let line = Line { vm: VM.to_owned(), boot: "b".to_owned(), resource: every_kind().swap_remove(kind) };
         let mut bytes = encode(&line, None);

@@ -1,0 +1,340 @@
+//! A running device model: commands to it, and one thread that follows what becomes of it.
+//!
+//! ```text
+//!   attach ─► monitor greets ─► ready (set up, waiting) ─► follow ─► run
+//!                                                            │ thread: waits for
+//!                  process ended ──► Notice::Ended ◄─────────┤  the process
+//!                  RTC_CHANGE ─────► Notice::Clock ◄─────────┤  the monitor
+//!                  reset, shutdown ► Notice::Look  ◄─────────┘  a wake
+//! ```
+//!
+//! Nothing that comes through the monitor is believed further than that: the hypervisor says whether a guest has stopped,
+//! the process's descriptor whether it has ended.
+
+use std::convert::Infallible;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use crossbeam::channel::{Receiver, bounded, select};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+
+use super::qmp::{Event, Qmp, QmpError, RunState};
+use crate::api::value::Value;
+use crate::edge::{DeviceModel, HostError};
+
+/// How long a device model that is up may take to answer a command. It answers in microseconds, unless a disk hangs.
+const ANSWER_LIMIT: Duration = Duration::from_secs(10);
+
+/// The monitor is not listened to for this long after it has said something: a flood costs its guest, not dom0.
+const THROTTLE: Duration = Duration::from_millis(100);
+
+/// How long a process whose monitor was closed may take to be gone.
+const END_LIMIT: Duration = Duration::from_secs(2);
+
+/// Furthest that a guest's clock may be off, in seconds: what a year of four digits can be.
+const MAX_CLOCK_OFFSET: i64 = 10_000 * 366 * 86_400;
+
+/// Why a device model is of no use.
+#[derive(Debug, thiserror::Error)]
+pub enum ModelError {
+    /// It ended.
+    #[error("the device model ended while it started: {0}")]
+    Ended(String),
+    /// It was not wanted any more.
+    #[error("cancelled")]
+    Cancelled,
+    /// Its monitor cannot be reached or does not follow the protocol.
+    #[error(transparent)]
+    Monitor(#[from] QmpError),
+    /// It is up, and not as it was started.
+    #[error("the device model is not waiting for its guest, as it was told, but {0:?}")]
+    State(RunState),
+    /// What the daemon needs for it cannot be had.
+    #[error("the device model cannot be followed: {0}")]
+    Follow(#[source] io::Error),
+    /// It cannot be ended, or is not in its jail.
+    #[error(transparent)]
+    Host(#[from] HostError),
+}
+
+/// What becomes of a device model.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Notice {
+    /// It has ended without having been told to; with what it said last.
+    Ended(String),
+    /// The guest has set its clock: seconds it is off the one it was started with.
+    Clock(i64),
+    /// Something happened that the hypervisor knows more about.
+    Look,
+}
+
+/// Who is told. It is called on the device model's thread and may block.
+pub type Tell = Box<dyn Fn(Notice) + Send>;
+
+/// A device model that is ready. Dropping this leaves it running, unfollowed.
+pub struct Model {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    process: Arc<dyn DeviceModel>,
+    qmp: Mutex<Qmp>,
+    /// Wakes the thread: something came with an answer, or it is to end.
+    wake: EventFd,
+    /// The thread is not wanted any more.
+    released: AtomicBool,
+    ended: AtomicBool,
+}
+
+impl Model {
+    /// Connects to a device model and waits, no longer than `limit`, until its monitor answers.
+    ///
+    /// # Errors
+    /// [`ModelError`]; the process is not ended.
+    pub fn attach(
+        process: Arc<dyn DeviceModel>,
+        limit: Duration,
+        cancelled: Option<&Receiver<Infallible>>,
+    ) -> Result<Self, ModelError> {
+        let doing = "connecting to its monitor";
+        let started = connect(&*process)
+            .map_err(|source| QmpError::Connection { doing, source })
+            .and_then(|stream| unless_cancelled(stream, limit, cancelled));
+        let qmp = match started {
+            Ok(qmp) => qmp,
+            Err(QmpError::Connection { .. }) if has_ended(process.ended(), END_LIMIT) => {
+                return Err(ModelError::Ended(process.last_words()));
+            }
+            Err(QmpError::Connection { .. }) if is_disconnected(cancelled) => {
+                return Err(ModelError::Cancelled);
+            }
+            Err(other) => return Err(other.into()),
+        };
+        let wake = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)
+            .map_err(|errno| ModelError::Follow(errno.into()))?;
+        let (released, ended) = (AtomicBool::new(false), AtomicBool::new(false));
+        let shared = Shared { process, qmp: Mutex::new(qmp), wake, released, ended };
+        Ok(Self { shared: Arc::new(shared) })
+    }
+
+    /// Makes sure that it is set up and emulates nothing yet, and takes away what it needed to get there.
+    ///
+    /// # Errors
+    /// [`ModelError`].
+    pub fn seal(&self) -> Result<(), ModelError> {
+        let state = RunState::of(&self.shared.execute("query-status", None, None)?);
+        if state != RunState::Prelaunch {
+            return Err(ModelError::State(state));
+        }
+        Ok(self.shared.process.seal()?)
+    }
+
+    /// Follows it from now on, for as long as this value lives.
+    ///
+    /// # Errors
+    /// [`ModelError::Follow`].
+    pub fn follow(&self, name: &str, tell: Tell) -> Result<(), ModelError> {
+        let shared = Arc::clone(&self.shared);
+        let stream = shared.qmp().try_clone_stream().map_err(ModelError::Follow)?;
+        let watch = Watch { shared, stream: Some(stream), tell };
+        let thread = std::thread::Builder::new().name(name.into()).stack_size(crate::ops::WORKER_STACK);
+        thread.spawn(move || watch.run()).map(drop).map_err(ModelError::Follow)
+    }
+
+    /// Lets it emulate; one that does is left so.
+    ///
+    /// # Errors
+    /// [`ModelError::Monitor`].
+    pub fn run(&self) -> Result<(), ModelError> {
+        Ok(self.shared.execute("cont", None, None).map(drop)?)
+    }
+
+    /// Ends it.
+    ///
+    /// # Errors
+    /// [`ModelError::Host`] when it does not end.
+    pub fn end(&self) -> Result<(), ModelError> {
+        self.shared.release();
+        Ok(self.shared.process.kill()?)
+    }
+
+    /// Whether it has ended by itself.
+    pub fn has_ended(&self) -> bool {
+        self.shared.ended.load(Ordering::Acquire)
+    }
+}
+
+impl std::fmt::Debug for Model {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Model").field("ended", &self.has_ended()).finish_non_exhaustive()
+    }
+}
+
+impl Drop for Model {
+    fn drop(&mut self) {
+        self.shared.release();
+    }
+}
+
+impl Shared {
+    fn qmp(&self) -> MutexGuard<'_, Qmp> {
+        self.qmp.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn execute(
+        &self,
+        command: &str,
+        arguments: Option<Value>,
+        descriptor: Option<BorrowedFd<'_>>,
+    ) -> Result<Value, QmpError> {
+        let answer = self.qmp().execute_with(command, arguments, descriptor, ANSWER_LIMIT);
+        // Events may have come before the answer.
+        self.wake();
+        answer
+    }
+
+    fn wake(&self) {
+        // It fails when it is full, and then a wake is due anyway.
+        let _ = self.wake.write(1);
+    }
+
+    fn release(&self) {
+        self.released.store(true, Ordering::Release);
+        self.wake();
+    }
+}
+
+fn connect(process: &dyn DeviceModel) -> io::Result<UnixStream> {
+    process.connect()
+}
+
+/// The monitor's greeting, which a cancelled task does not wait for.
+fn unless_cancelled(
+    stream: UnixStream,
+    limit: Duration,
+    cancelled: Option<&Receiver<Infallible>>,
+) -> Result<Qmp, QmpError> {
+    let Some(cancelled) = cancelled else { return Qmp::start(stream, limit) };
+    let doing = "duplicating its monitor's connection";
+    let other = stream.try_clone().map_err(|source| QmpError::Connection { doing, source })?;
+    let (done, over) = bounded::<Infallible>(0);
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            select! {
+                recv(cancelled) -> _ => drop(other.shutdown(std::net::Shutdown::Both)),
+                recv(over) -> _ => {}
+            }
+        });
+        let qmp = Qmp::start(stream, limit);
+        drop(done);
+        qmp
+    })
+}
+
+fn is_disconnected(cancelled: Option<&Receiver<Infallible>>) -> bool {
+    cancelled.is_some_and(|c| matches!(c.try_recv(), Err(crossbeam::channel::TryRecvError::Disconnected)))
+}
+
+/// Whether the descriptor becomes readable within `limit`.
+fn has_ended(ended: BorrowedFd<'_>, limit: Duration) -> bool {
+    wait(&mut [PollFd::new(ended, PollFlags::POLLIN)], Some(limit)).is_ok_and(|count| count > 0)
+}
+
+fn wait(descriptors: &mut [PollFd<'_>], limit: Option<Duration>) -> io::Result<usize> {
+    let deadline = limit.map(|limit| Instant::now() + limit);
+    loop {
+        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        // A part of a millisecond would be none, and the wait a busy one.
+        let left = left.map(|left| left + Duration::from_millis(1));
+        let timeout = left.map_or(Ok(PollTimeout::NONE), PollTimeout::try_from).map_err(io::Error::other)?;
+        match poll(descriptors, timeout) {
+            Ok(count) => return Ok(usize::try_from(count).unwrap_or(0)),
+            Err(nix::errno::Errno::EINTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+}
+
+/// The thread of one device model.
+struct Watch {
+    shared: Arc<Shared>,
+    /// To wait on; none once the monitor is of no use any more.
+    stream: Option<UnixStream>,
+    tell: Tell,
+}
+
+impl Watch {
+    fn run(mut self) {
+        let mut deaf_until = None::<Instant>;
+        loop {
+            let deaf = deaf_until.map(|until| until.saturating_duration_since(Instant::now()));
+            let deaf = deaf.filter(|left| !left.is_zero());
+            if let Err(error) = self.wait(deaf) {
+                tracing::error!(%error, "a device model cannot be waited for; its end will not be noticed");
+                return;
+            }
+            let _ = self.shared.wake.read();
+            if self.shared.released.load(Ordering::Acquire) {
+                return;
+            }
+            if has_ended(self.shared.process.ended(), Duration::ZERO) {
+                self.shared.ended.store(true, Ordering::Release);
+                (self.tell)(Notice::Ended(self.shared.process.last_words()));
+                return;
+            }
+            if deaf.is_none() && self.listen() {
+                deaf_until = Some(Instant::now() + THROTTLE);
+            }
+        }
+    }
+
+    fn wait(&self, deaf: Option<Duration>) -> io::Result<()> {
+        let readable = |fd| PollFd::new(fd, PollFlags::POLLIN);
+        let mut descriptors = vec![readable(self.shared.process.ended()), readable(self.shared.wake.as_fd())];
+        if let (Some(stream), None) = (&self.stream, deaf) {
+            descriptors.push(readable(stream.as_fd()));
+        }
+        wait(&mut descriptors, deaf).map(drop)
+    }
+
+    /// Whether there was something.
+    fn listen(&mut self) -> bool {
+        if self.stream.is_none() {
+            return false;
+        }
+        let events = self.shared.qmp().events();
+        match events {
+            Ok(events) => {
+                if let Some(clock) = events.iter().rev().find_map(clock) {
+                    (self.tell)(Notice::Clock(clock));
+                }
+                if events.iter().any(|event| matches!(&*event.name, "RESET" | "SHUTDOWN")) {
+                    (self.tell)(Notice::Look);
+                }
+                !events.is_empty()
+            }
+            Err(error) => {
+                // A process that ends closes it a moment before.
+                if !has_ended(self.shared.process.ended(), END_LIMIT) {
+                    tracing::error!(%error, "the device model's monitor is not listened to any more");
+                }
+                self.stream = None;
+                false
+            }
+        }
+    }
+}
+
+fn clock(event: &Event) -> Option<i64> {
+    match (&*event.name, event.data.get("offset")) {
+        ("RTC_CHANGE", Some(Value::Int(offset))) => {
+            Some((*offset).clamp(-MAX_CLOCK_OFFSET, MAX_CLOCK_OFFSET))
+        }
+        _ => None,
+    }
+}

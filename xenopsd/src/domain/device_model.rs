@@ -1,0 +1,250 @@
+//! The atoms that start and stop a domain's device model, and what is done when it ends by itself.
+
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::{Arc, Weak};
+
+use xenstore::layout::{domain_path, vm_path};
+use xenstore::{Batch, Operations, Path};
+
+use super::VmExecutor;
+use crate::api::{BuilderInfo, Disk, Error, VbdMode, Vm};
+use crate::core::Core;
+use crate::device::{store_domid, vif};
+use crate::dm::args::{Card, Descriptors, Drive, Machine};
+use crate::dm::model::{Model, ModelError, Notice, Tell};
+use crate::edge::linux::device_model::ROLE;
+use crate::edge::{Access, DeviceModel, DomId, FIRST_DESCRIPTOR, HostError, MONITOR, NewDeviceModel};
+use crate::state::journal::{ProcessId, Resource};
+
+/// What clients know the device model as.
+const NAME: &str = "qemu";
+
+/// What is passed to a device model, and what its command line calls it.
+#[derive(Default)]
+struct Luggage {
+    given: Vec<OwnedFd>,
+    descriptors: Descriptors,
+    /// Where the serial port's readers find it.
+    tty: Option<PathBuf>,
+}
+
+impl Luggage {
+    fn put(&mut self, descriptor: OwnedFd) -> usize {
+        self.given.push(descriptor);
+        FIRST_DESCRIPTOR + self.given.len() - 1
+    }
+}
+
+impl VmExecutor<'_> {
+    /// Finds what would make the start of a device model fail, taking nothing.
+    pub(super) fn check_device_model(&self) -> Result<(), Error> {
+        if !matches!(self.records.vm.ty, BuilderInfo::Hvm(_)) {
+            return Ok(());
+        }
+        self.machine()?;
+        self.core.edges.host().check_device_model().map_err(|error| self.not_started(&error))
+    }
+
+    pub(super) fn start_device_model(&self) -> Result<(), Error> {
+        let domid = self.domid()?;
+        let machine = self.machine()?;
+        let luggage = self.pack(domid, &machine)?;
+        let arguments = machine.arguments(domid.get(), &luggage.descriptors);
+        let new = NewDeviceModel { domid, vm: self.vm(), arguments: &arguments, descriptors: luggage.given };
+        let mut process = None;
+        let mut note = |resource: Resource| {
+            if let Resource::Process(noted) = &resource {
+                process = Some(noted.clone());
+            }
+            let noted = self.core.journal.take(self.vm(), resource).map(drop);
+            noted.map_err(|error| HostError::Unusable { class: "journal", text: error.to_string() })
+        };
+        let started = self.core.edges.host().start_device_model(new, &mut note);
+        let started = started.map_err(|error| self.not_started(&error))?;
+        let limit = self.core.patience.device_model;
+        let cancelled = Some(self.task.cancel_event());
+        let model = self
+            .slot
+            .without(|| Model::attach(started, limit, cancelled))
+            .and_then(|model| model.seal().map(|()| model))
+            .map_err(|error| match error {
+                ModelError::Cancelled => self.task.cancelled_error(),
+                other => self.not_started(&other),
+            })?;
+        self.announce_device_model(domid, process.as_ref(), luggage.tty)?;
+        self.core.keep_model(&self.records.vm, model).map_err(|error| self.not_started(&error))
+    }
+
+    /// Ends it, and gives back what was taken for it. There may be none.
+    pub(super) fn stop_device_model(&self) -> Result<(), Error> {
+        let model = self.core.runtimes.with(self.vm(), |r| r.model.take());
+        let ended = model.map_or(Ok(()), |model| model.end());
+        let given = self.core.give_back_of(self.vm(), is_of_device_model);
+        ended.map_err(|error| Error::internal(format!("VM {}: {error}", self.vm()))).and(given)
+    }
+
+    /// An HVM guest runs only while its device model does.
+    pub(super) fn run_device_model(&self) -> Result<(), Error> {
+        match self.core.runtimes.with(self.vm(), |r| r.model.clone()) {
+            None => Ok(()),
+            Some(model) => model.run().map_err(|error| Error::internal(format!("VM {}: {error}", self.vm()))),
+        }
+    }
+
+    fn machine(&self) -> Result<Machine, Error> {
+        let vifs: Vec<_> = self.records.vifs.iter().map(|vif| (vif.clone(), vif.mac.clone())).collect();
+        Machine::of(&self.records.vm, &self.records.vbds, &vifs).map_err(|error| self.not_started(&error))
+    }
+
+    fn pack(&self, domid: DomId, machine: &Machine) -> Result<Luggage, Error> {
+        let mut luggage = Luggage::default();
+        luggage.descriptors.monitor = MONITOR;
+        for drive in machine.drives() {
+            let number = self.open_drive(drive)?.map(|descriptor| luggage.put(descriptor));
+            luggage.descriptors.drives.push(number);
+        }
+        for card in machine.cards() {
+            let tap = self.make_tap(domid, card)?;
+            let number = luggage.put(tap);
+            luggage.descriptors.taps.push(number);
+        }
+        if machine.has_serial() {
+            let terminal = self.core.edges.host().open_terminal()?;
+            luggage.descriptors.serial = Some(luggage.put(terminal.master));
+            // Unused there: it keeps the terminal from ending when the last reader goes.
+            luggage.put(terminal.slave);
+            luggage.tty = Some(terminal.path);
+        }
+        Ok(luggage)
+    }
+
+    /// A block device of its own, also for a file: a limit of the size of files holds for a device model.
+    fn open_drive(&self, drive: &Drive) -> Result<Option<OwnedFd>, Error> {
+        let vbd = self.vbd(&drive.vbd)?;
+        let path = match &vbd.backend {
+            None => return Ok(None),
+            Some(Disk::Local(path)) => path,
+            Some(Disk::Vdi(vdi)) => {
+                return Err(Error::Unimplemented(format!("disk {vdi} of a storage service")));
+            }
+        };
+        let read_only = drive.cdrom || vbd.mode == VbdMode::ReadOnly;
+        let access = if read_only { Access::ReadOnly } else { Access::ReadWrite };
+        Ok(self.core.edges.host().attach_disk(std::path::Path::new(path), access)?.keep)
+    }
+
+    fn make_tap(&self, domid: DomId, card: &Card) -> Result<OwnedFd, Error> {
+        let wanted = |vif: &&crate::api::Vif| u32::try_from(vif.position) == Ok(card.position);
+        let vif = self.records.vifs.iter().find(wanted);
+        let vif = vif.ok_or_else(|| Error::does_not_exist("VIF", card.position.to_string()))?;
+        let name = format!("tap{domid}.{}", card.position);
+        Ok(self.core.edges.host().make_tap(&name, &vif::settings(vif)?)?)
+    }
+
+    /// Tells the store what `xl` and people look for.
+    fn announce_device_model(
+        &self,
+        domid: DomId,
+        process: Option<&ProcessId>,
+        tty: Option<PathBuf>,
+    ) -> Result<(), Error> {
+        let home = domain_path(store_domid(domid));
+        let at = |name: &str| home.join(name).map_err(xenstore::Error::from);
+        let mut batch = Batch::new();
+        if let Some(process) = process {
+            batch.write(at("image/device-model-pid")?, process.pid.to_string());
+        }
+        if let Some(tty) = tty {
+            batch.write(at("serial/0/tty")?, tty.into_os_string().into_encoded_bytes());
+        }
+        Ok(self.core.edges.store()?.commit(&batch)?)
+    }
+
+    fn not_started(&self, error: &dyn std::fmt::Display) -> Error {
+        let message = error.to_string();
+        Error::FailedToStartEmulator { id: self.vm().to_owned(), name: NAME.to_owned(), message }
+    }
+}
+
+/// What goes with a device model and not only with its domain.
+fn is_of_device_model(resource: &Resource) -> bool {
+    match resource {
+        Resource::Process(process) => process.role == ROLE,
+        Resource::Socket(_) | Resource::ControlGroup(_) => true,
+        _ => false,
+    }
+}
+
+impl Core {
+    /// Finds the device model of a VM whose domain an earlier daemon left running. One that has ended meanwhile is as one
+    /// that ends now.
+    ///
+    /// # Errors
+    /// When it is there and cannot be reached.
+    pub fn adopt_device_model(&self, vm: &Vm, domid: DomId) -> Result<(), Error> {
+        let noted = self.journal.of(&vm.id).into_iter().find_map(|(_, resource)| match resource {
+            Resource::Process(process) if process.role == ROLE => Some(process),
+            _ => None,
+        });
+        let known = self.runtimes.with(&vm.id, |r| r.model.is_some());
+        let Some(process) = noted.filter(|_| !known) else { return Ok(()) };
+        let failed = |error: &dyn std::fmt::Display| Error::internal(format!("VM {}: {error}", vm.id));
+        let found = self.edges.host().adopt_device_model(domid, &vm.id, &process).map_err(|e| failed(&e))?;
+        let Some(found) = found else {
+            tracing::error!(vm = %vm.id, %domid, pid = process.pid, "the device model ended while no daemon ran");
+            self.runtimes.with(&vm.id, |r| r.model_ended = true);
+            return Ok(());
+        };
+        tracing::info!(vm = %vm.id, %domid, pid = process.pid, "the device model is picked up");
+        let model = self.adopted(found).map_err(|error| failed(&error))?;
+        self.keep_model(vm, model).map_err(|error| failed(&error))
+    }
+
+    fn adopted(&self, found: Arc<dyn DeviceModel>) -> Result<Model, ModelError> {
+        Model::attach(found, self.patience.device_model, None)
+    }
+
+    /// Follows a device model for as long as its domain lives.
+    fn keep_model(&self, vm: &Vm, model: Model) -> Result<(), ModelError> {
+        let name = format!("dm-{}", vm.id);
+        model.follow(&name, self.tell(vm))?;
+        self.runtimes.with(&vm.id, |r| (r.model, r.model_ended) = (Some(Arc::new(model)), false));
+        Ok(())
+    }
+
+    fn tell(&self, vm: &Vm) -> Tell {
+        let (core, id) = (Weak::clone(&self.me), vm.id.clone());
+        // What the guest's clock is told relative to.
+        let base: i64 = match &vm.ty {
+            BuilderInfo::Hvm(hvm) => hvm.timeoffset.trim().parse().unwrap_or(0),
+            _ => 0,
+        };
+        Box::new(move |notice| {
+            let Some(core) = core.upgrade() else { return };
+            match notice {
+                Notice::Ended(words) => {
+                    tracing::error!(vm = %id, "the device model ended unexpectedly: {words}");
+                    core.runtimes.with(&id, |r| r.model_ended = true);
+                    core.check_soon(&id, "device model");
+                }
+                Notice::Look => core.check_soon(&id, "device model"),
+                Notice::Clock(offset) => {
+                    let offset = base.saturating_add(offset);
+                    tracing::info!(vm = %id, offset, "the guest has set its clock");
+                    if let Err(error) = core.keep_clock(&id, offset) {
+                        tracing::error!(vm = %id, %error, "the guest's clock is not kept");
+                    }
+                }
+            }
+        })
+    }
+
+    fn keep_clock(&self, vm: &str, offset: i64) -> Result<(), Error> {
+        let Ok(uuid) = uuid::Uuid::try_parse(vm) else { return Ok(()) };
+        let node: Path = vm_path(uuid).join("rtc/timeoffset").map_err(xenstore::Error::from)?;
+        self.edges.store()?.write(&node, offset.to_string())?;
+        self.announce(vm);
+        Ok(())
+    }
+}

@@ -1,0 +1,250 @@
+//! Device models without emulation: a monitor that answers as QEMU's does, and an end.
+//!
+//! One lives as long as its domain's machine, whatever becomes of the daemon; the next one finds it by its number.
+
+use std::collections::BTreeMap;
+use std::io::{self, BufRead, BufReader, PipeReader, PipeWriter, Write};
+use std::net::Shutdown;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use xenstore::Operations;
+
+use super::Shared;
+use crate::api::Int;
+use crate::edge::{DeviceModel, DomId, HostError, NewDeviceModel, Note};
+use crate::state::journal::{ProcessId, Resource};
+
+/// Above every number that Linux gives to a process, so that none is ever meant.
+const FIRST_PID: i64 = 1 << 23;
+
+const GREETING: &str = r#"{"QMP": {"version": {"package": "simulated"}, "capabilities": []}}"#;
+
+/// What a device model does, as its VM's script says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Manners {
+    Work,
+    /// Ends before it greets.
+    Exit,
+    /// Never says a word.
+    Mute,
+    /// Says what is not the protocol.
+    Nonsense,
+    /// Ends when it is told to emulate.
+    Crash,
+    /// Sends events as fast as they are taken, once it emulates.
+    Flood,
+}
+
+impl Manners {
+    fn of(word: &str) -> Self {
+        match word {
+            "exit" => Self::Exit,
+            "mute" => Self::Mute,
+            "nonsense" => Self::Nonsense,
+            "crash" => Self::Crash,
+            "flood" => Self::Flood,
+            _ => Self::Work,
+        }
+    }
+}
+
+/// All device models of a machine, by the number of their process.
+#[derive(Default)]
+pub(super) struct DeviceModels {
+    table: Mutex<BTreeMap<i64, Arc<Life>>>,
+    started: AtomicI64,
+}
+
+/// What a domain's device model is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Doing {
+    /// Set up, and waiting.
+    Waiting,
+    /// Emulating.
+    Emulating,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl DeviceModels {
+    pub(super) fn start(
+        &self,
+        shared: &Arc<Shared>,
+        new: &NewDeviceModel<'_>,
+        note: &mut Note<'_>,
+    ) -> Result<Arc<dyn DeviceModel>, HostError> {
+        shared.faults.check("host.start_device_model")?;
+        let number = self.started.fetch_add(1, Ordering::Relaxed);
+        let pid = Int::try_from(FIRST_PID + number).unwrap_or(Int::MAX);
+        note(Resource::Process(ProcessId { pid, started: number, uid: 0, role: "qemu".to_owned() }))?;
+        shared.faults.check("host.exec_device_model")?;
+        let life = Life::begin(shared, new.domid).map_err(|e| super::host::unusable("device model", &e))?;
+        lock(&self.table).insert(FIRST_PID + number, Arc::clone(&life));
+        Ok(Arc::new(Process { shared: Arc::clone(shared), life }))
+    }
+
+    pub(super) fn adopt(
+        &self,
+        shared: &Arc<Shared>,
+        process: &ProcessId,
+    ) -> Result<Option<Arc<dyn DeviceModel>>, HostError> {
+        shared.faults.check("host.adopt_device_model")?;
+        let life = i64::try_from(process.pid).ok().and_then(|pid| lock(&self.table).get(&pid).cloned());
+        let living = life.filter(|life| life.lives());
+        Ok(living.map(|life| Arc::new(Process { shared: Arc::clone(shared), life }) as Arc<dyn DeviceModel>))
+    }
+
+    /// Whether there was one.
+    pub(super) fn end(&self, pid: Int) -> bool {
+        let life = i64::try_from(pid).ok().and_then(|pid| lock(&self.table).remove(&pid));
+        life.is_some_and(|life| life.end())
+    }
+
+    /// That of a domain, if it lives.
+    pub(super) fn of(&self, domid: DomId) -> Option<Arc<Life>> {
+        lock(&self.table).values().find(|life| life.domid == domid && life.lives()).cloned()
+    }
+
+    /// Domains that have one.
+    pub(super) fn domains(&self) -> Vec<DomId> {
+        lock(&self.table).values().filter(|life| life.lives()).map(|life| life.domid).collect()
+    }
+}
+
+/// One device model, from its start to its end.
+pub(super) struct Life {
+    domid: DomId,
+    manners: Manners,
+    emulates: AtomicBool,
+    /// Closed when it ends, which makes the other end readable.
+    breath: Mutex<Option<PipeWriter>>,
+    ended: PipeReader,
+    /// Its end of the monitor's connection.
+    monitor: Mutex<Option<UnixStream>>,
+}
+
+impl Life {
+    fn begin(shared: &Shared, domid: DomId) -> io::Result<Arc<Self>> {
+        let node = format!("/local/domain/{domid}/vm-data/sim/device-model");
+        let node = xenstore::Path::new(&node).map_err(io::Error::other)?;
+        let word = shared.store.client(xenstore::DomId::DOM0).read(&node).map_err(io::Error::other)?;
+        let manners = Manners::of(&String::from_utf8_lossy(&word.unwrap_or_default()));
+        let (ended, breath) = io::pipe()?;
+        let breath = Mutex::new((manners != Manners::Exit).then_some(breath));
+        let (emulates, monitor) = (AtomicBool::new(false), Mutex::default());
+        Ok(Arc::new(Self { domid, manners, emulates, breath, ended, monitor }))
+    }
+
+    fn lives(&self) -> bool {
+        lock(&self.breath).is_some()
+    }
+
+    /// Whether it lived.
+    pub(super) fn end(&self) -> bool {
+        let lived = lock(&self.breath).take().is_some();
+        if let Some(monitor) = lock(&self.monitor).take() {
+            let _ = monitor.shutdown(Shutdown::Both);
+        }
+        lived
+    }
+
+    pub(super) fn doing(&self) -> Doing {
+        if self.emulates.load(Ordering::Acquire) { Doing::Emulating } else { Doing::Waiting }
+    }
+
+    /// Something it says by itself.
+    pub(super) fn say(&self, line: &str) -> io::Result<()> {
+        match &*lock(&self.monitor) {
+            Some(monitor) => writeln!(&*monitor, "{line}"),
+            None => Err(io::ErrorKind::NotConnected.into()),
+        }
+    }
+
+    fn serve(&self, stream: &UnixStream) -> io::Result<()> {
+        match self.manners {
+            Manners::Mute => return Ok(()),
+            Manners::Nonsense => return self.say("hello"),
+            _ => self.say(GREETING)?,
+        }
+        for line in BufReader::new(stream).lines() {
+            let line = line?;
+            let Ok(command) = crate::rpc::json::parse(line.as_bytes()) else { continue };
+            let text = |key| match command.get(key) {
+                Some(crate::api::value::Value::String(text)) => {
+                    String::from_utf8_lossy(text.as_bytes()).into_owned()
+                }
+                Some(crate::api::value::Value::Int(number)) => number.to_string(),
+                _ => String::new(),
+            };
+            let (name, id) = (text("execute"), text("id"));
+            let answer = match &*name {
+                "query-status" if self.doing() == Doing::Waiting => r#"{"status": "prelaunch"}"#,
+                "query-status" => r#"{"status": "running"}"#,
+                _ => "{}",
+            };
+            if name == "cont" {
+                if self.manners == Manners::Crash {
+                    self.end();
+                    return Ok(());
+                }
+                self.emulates.store(true, Ordering::Release);
+            }
+            self.say(&format!(r#"{{"return": {answer}, "id": {id}}}"#))?;
+            if self.manners == Manners::Flood && self.doing() == Doing::Emulating {
+                // Until nobody listens any more.
+                loop {
+                    (&*stream).write_all(b"{\"event\": \"RTC_CHANGE\", \"data\": {\"offset\": 1}}\n")?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// One device model as the daemon holds it.
+struct Process {
+    shared: Arc<Shared>,
+    life: Arc<Life>,
+}
+
+impl DeviceModel for Process {
+    fn ended(&self) -> BorrowedFd<'_> {
+        self.life.ended.as_fd()
+    }
+
+    fn connect(&self) -> io::Result<UnixStream> {
+        self.shared.faults.check("device_model.connect").map_err(io::Error::other)?;
+        if !self.life.lives() {
+            return Err(io::ErrorKind::ConnectionRefused.into());
+        }
+        let (ours, theirs) = UnixStream::pair()?;
+        *lock(&self.life.monitor) = Some(theirs.try_clone()?);
+        let life = Arc::clone(&self.life);
+        let serve = move || {
+            // It fails when the other end is closed.
+            let _ = life.serve(&theirs);
+        };
+        let thread = std::thread::Builder::new().name("simulated-dm".into());
+        thread.stack_size(crate::ops::WORKER_STACK).spawn(serve)?;
+        Ok(ours)
+    }
+
+    fn seal(&self) -> Result<(), HostError> {
+        Ok(self.shared.faults.check("device_model.seal")?)
+    }
+
+    fn kill(&self) -> Result<(), HostError> {
+        self.shared.faults.check("device_model.kill")?;
+        self.life.end();
+        Ok(())
+    }
+
+    fn last_words(&self) -> String {
+        "the simulator ended it".to_owned()
+    }
+}

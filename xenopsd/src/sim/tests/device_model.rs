@@ -1,0 +1,244 @@
+//! Device models: their start, every way in which it fails, their end at any moment, and the next daemon.
+
+use super::*;
+use crate::api::{Action, HvmInfo};
+use crate::domain::VmExecutor;
+use crate::ops::explain::Trace;
+use crate::ops::plan::{self, Atom, Records as VmRecords, Step};
+use crate::ops::runner;
+use crate::sim::{Doing, When};
+use crate::state::journal::Resource;
+use xenstore::Operations;
+
+const START: [Atom; 3] = [Atom::CreateDomain, Atom::StartDeviceModel, Atom::Settle];
+
+fn hvm(rig: &Rig, word: &str, on_crash: Action) -> String {
+    let script = [("device-model", word)];
+    rig.add(1, &script, |vm| {
+        vm.ty = BuilderInfo::Hvm(HvmInfo {
+            serial: Some("pty".to_owned()),
+            timeoffset: "100".to_owned(),
+            ..HvmInfo::default()
+        });
+        vm.on_crash = vec![on_crash];
+    })
+}
+
+/// Runs a plan on the VM's queue.
+fn run(rig: &Rig, vm: &str, plan: Vec<Step>) -> Result<(), Error> {
+    let task = rig.core.tasks.create_unowned("test");
+    run_as(rig, vm, plan, &task)
+}
+
+fn run_as(rig: &Rig, vm: &str, plan: Vec<Step>, task: &TaskHandle) -> Result<(), Error> {
+    let (done, outcome) = bounded(1);
+    let (core, id, task) = (Arc::clone(&rig.core), vm.to_owned(), task.clone());
+    let job = move |slot: &Slot| {
+        let records = VmRecords {
+            vm: core.records.vm(&id).unwrap(),
+            vbds: core.records.devices(&id).unwrap(),
+            vifs: core.records.devices(&id).unwrap(),
+        };
+        let executor = VmExecutor::new(&core, &records, &task, slot);
+        let outcome = runner::run(&executor, &task, &Trace::unseen(&task), &plan);
+        drop(core);
+        done.send(outcome).unwrap();
+    };
+    rig.core.queues.push(vm, None, Box::new(job)).unwrap();
+    outcome.recv_timeout(LONG).expect("the plan ends")
+}
+
+fn start(rig: &Rig, vm: &str) -> Result<(), Error> {
+    run(rig, vm, START.map(Step::Do).to_vec())
+}
+
+/// What is there of a VM that had a domain before: the store keeps the directories above its nodes.
+fn used(rig: &Rig, vm: &str) -> Remains {
+    run(rig, vm, vec![Step::Do(Atom::CreateDomain)]).unwrap();
+    run(rig, vm, plan::destroy()).unwrap();
+    rig.remains(vm)
+}
+
+fn read(rig: &Rig, path: &str) -> Option<String> {
+    let path = xenstore::Path::new(path).unwrap();
+    let mut store = rig.machine.store.client(xenstore::DomId::DOM0);
+    store.read(&path).unwrap().map(|value| String::from_utf8(value).unwrap())
+}
+
+fn process(rig: &Rig, vm: &str) -> Option<Resource> {
+    let taken = rig.core.journal.of(vm).into_iter().map(|(_, resource)| resource);
+    taken.into_iter().find(|resource| matches!(resource, Resource::Process(p) if p.role == "qemu"))
+}
+
+#[test]
+fn it_waits_until_its_guest_runs_and_ends_with_the_domain() {
+    let rig = Rig::new(&quick());
+    let vm = hvm(&rig, "work", Action::Shutdown);
+    let before = used(&rig, &vm);
+    start(&rig, &vm).unwrap();
+    let domid = rig.domid(&vm).unwrap();
+    assert_eq!(rig.machine.device_model(domid), Some(Doing::Waiting));
+    let Some(Resource::Process(noted)) = process(&rig, &vm) else { panic!("it is not written down") };
+    let home = format!("/local/domain/{domid}");
+    assert_eq!(read(&rig, &format!("{home}/image/device-model-pid")), Some(noted.pid.to_string()));
+    assert!(read(&rig, &format!("{home}/serial/0/tty")).is_some_and(|tty| tty.starts_with("/dev/pts/")));
+    run(&rig, &vm, vec![Step::Do(Atom::Unpause)]).unwrap();
+    assert_eq!(rig.machine.device_model(domid), Some(Doing::Emulating));
+    run(&rig, &vm, plan::destroy()).unwrap();
+    assert!(rig.machine.device_models().is_empty());
+    rig.until_remains(&vm, &before, "its end");
+}
+
+#[test]
+fn one_that_does_not_become_ready_is_an_error_and_leaves_nothing() {
+    for (word, said) in [("exit", "ended while it started"), ("mute", "no answer"), ("nonsense", "JSON")] {
+        let limit = if word == "mute" { Duration::from_millis(50) } else { LONG };
+        let rig = Rig::with_patience(&quick(), Patience { device_model: limit, ..long() });
+        let vm = hvm(&rig, word, Action::Shutdown);
+        let before = used(&rig, &vm);
+        match start(&rig, &vm) {
+            Err(Error::FailedToStartEmulator { id, message, .. }) => {
+                assert_eq!(id, vm);
+                assert!(message.contains(said), "{word}: {message}");
+            }
+            other => panic!("{word}: {other:?}"),
+        }
+        assert!(rig.machine.device_models().is_empty(), "{word}");
+        rig.until_remains(&vm, &before, word);
+    }
+}
+
+#[test]
+fn nobody_waits_for_a_mute_one_whose_task_is_cancelled() {
+    let rig = Rig::new(&quick());
+    let vm = hvm(&rig, "mute", Action::Shutdown);
+    let before = used(&rig, &vm);
+    let task = rig.core.tasks.create("test");
+    std::thread::scope(|scope| {
+        let starting = scope.spawn(|| run_as(&rig, &vm, START.map(Step::Do).to_vec(), &task));
+        rig.until("it is there", || process(&rig, &vm).is_some());
+        rig.core.tasks.cancel(task.id()).unwrap();
+        assert_eq!(starting.join().unwrap(), Err(task.cancelled_error()));
+    });
+    assert!(rig.machine.device_models().is_empty());
+    rig.until_remains(&vm, &before, "the cancel");
+}
+
+#[test]
+fn no_failing_call_of_its_start_or_end_leaves_anything() {
+    let rig = Rig::new(&quick());
+    let vm = hvm(&rig, "work", Action::Shutdown);
+    let before = used(&rig, &vm);
+    let everything = || {
+        let mut steps = START.map(Step::Do).to_vec();
+        steps.extend(plan::destroy());
+        steps
+    };
+    rig.machine.faults.record();
+    run(&rig, &vm, everything()).unwrap();
+    let calls = rig.machine.faults.recorded();
+    let mut own: Vec<_> =
+        calls.iter().filter(|s| s.contains("device_model") || s.starts_with("host.")).collect();
+    own.sort();
+    own.dedup();
+    assert!(own.len() >= 7, "{own:?}");
+    for site in own {
+        rig.machine.faults.arm(Fault::Nth { site: Some(site.clone()), nth: 0, when: When::Before });
+        let outcome = run(&rig, &vm, everything());
+        assert_eq!(rig.machine.faults.disarm(), 1, "{site}");
+        assert!(outcome.is_err(), "{site}");
+        // What could not be ended in the first go is ended by the next.
+        run(&rig, &vm, plan::destroy()).unwrap();
+        assert!(rig.machine.device_models().is_empty(), "{site}");
+        rig.until_remains(&vm, &before, site);
+    }
+}
+
+#[test]
+fn a_guest_whose_device_model_ends_has_crashed() {
+    for word in ["work", "crash"] {
+        let rig = Rig::new(&quick());
+        let vm = hvm(&rig, word, Action::Shutdown);
+        let before = used(&rig, &vm);
+        start(&rig, &vm).unwrap();
+        let domid = rig.domid(&vm).unwrap();
+        // One that ends on `cont` does not answer.
+        assert_eq!(run(&rig, &vm, vec![Step::Do(Atom::Unpause)]).is_ok(), word == "work");
+        if word == "work" {
+            assert!(rig.machine.end_device_model(domid));
+        }
+        rig.until_remains(&vm, &before, word);
+    }
+}
+
+#[test]
+fn a_guest_to_be_kept_for_inspection_is_paused_once() {
+    let rig = Rig::new(&quick());
+    let vm = hvm(&rig, "work", Action::Pause);
+    start(&rig, &vm).unwrap();
+    run(&rig, &vm, vec![Step::Do(Atom::Unpause)]).unwrap();
+    assert_eq!(rig.state(&vm), PowerState::Running);
+    assert!(rig.machine.end_device_model(rig.domid(&vm).unwrap()));
+    rig.until("it is paused", || rig.state(&vm) == PowerState::Paused);
+    rig.run(&vm, Operation::Check).unwrap();
+    rig.core.edges.hypervisor().unwrap().unpause(rig.domid(&vm).unwrap()).unwrap();
+    assert_eq!(rig.state(&vm), PowerState::Running, "paused a second time");
+}
+
+#[test]
+fn the_next_daemon_picks_it_up() {
+    let rig = Rig::new(&quick());
+    let vm = hvm(&rig, "work", Action::Shutdown);
+    let before = used(&rig, &vm);
+    start(&rig, &vm).unwrap();
+    run(&rig, &vm, vec![Step::Do(Atom::Unpause)]).unwrap();
+    let domid = rig.domid(&vm).unwrap();
+    let rig = rig.restart();
+    rig.until("it is followed", || rig.core.runtimes.with(&vm, |r| r.model.is_some()));
+    assert_eq!(rig.machine.device_model(domid), Some(Doing::Emulating));
+    assert!(process(&rig, &vm).is_some());
+    assert!(rig.machine.end_device_model(domid));
+    rig.until_remains(&vm, &before, "its end is noticed");
+}
+
+#[test]
+fn one_that_ended_while_no_daemon_ran_is_noticed_by_the_next() {
+    let rig = Rig::new(&quick());
+    let vm = hvm(&rig, "work", Action::Shutdown);
+    let before = used(&rig, &vm);
+    start(&rig, &vm).unwrap();
+    let domid = rig.domid(&vm).unwrap();
+    rig.machine.faults.arm(Fault::From { nth: 0 });
+    assert!(rig.machine.end_device_model(domid));
+    let rig = rig.restart();
+    rig.until_remains(&vm, &before, "the next daemon's look");
+}
+
+#[test]
+fn the_guests_clock_is_kept() {
+    let rig = Rig::new(&quick());
+    let vm = hvm(&rig, "work", Action::Shutdown);
+    start(&rig, &vm).unwrap();
+    let domid = rig.domid(&vm).unwrap();
+    let node = format!("/vm/{vm}/rtc/timeoffset");
+    for (offset, kept) in [(3600, 3700), (-200, -100)] {
+        let event = format!(r#"{{"event": "RTC_CHANGE", "data": {{"offset": {offset}}}}}"#);
+        rig.machine.device_model_says(domid, &event).unwrap();
+        rig.until("it is kept", || read(&rig, &node) == Some(kept.to_string()));
+    }
+    // Whatever else it says changes nothing.
+    rig.machine.device_model_says(domid, r#"{"event": "RESET"}"#).unwrap();
+    rig.machine.device_model_says(domid, "nonsense").unwrap();
+    run(&rig, &vm, plan::destroy()).unwrap();
+}
+
+#[test]
+fn one_that_floods_is_ended_as_any() {
+    let rig = Rig::new(&quick());
+    let vm = hvm(&rig, "flood", Action::Shutdown);
+    let before = used(&rig, &vm);
+    start(&rig, &vm).unwrap();
+    run(&rig, &vm, vec![Step::Do(Atom::Unpause)]).unwrap();
+    run(&rig, &vm, plan::destroy()).unwrap();
+    rig.until_remains(&vm, &before, "the flood");
+}
