@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use clap::{CommandFactory, FromArgMatches, Parser};
 use guest_installer::limits;
-use guest_installer::worker::Worker;
+use guest_installer::worker::{self, Worker};
 
 use crate::core::Patience;
 use crate::edge::linux::device_model;
@@ -119,6 +119,9 @@ pub struct Config {
     /// Largest ramdisk taken from a guest's disk, in bytes; `pv-ramdisk-max-size` in a VM's platformdata overrides it
     #[arg(long, default_value_t = limits::RAMDISK_BYTES)]
     pub pv_ramdisk_max_size: u64,
+    /// Seconds that reading a guest's disk may take
+    #[arg(long, default_value_t = worker::WALL.as_secs(), value_parser = clap::value_parser!(u64).range(1..=600))]
+    pub boot_loader_timeout: u64,
     /// User number of domain 0's boot loader; those of others follow it
     #[arg(long, default_value_t = 65_536, value_parser = uid_base)]
     pub boot_loader_uid_base: u32,
@@ -275,6 +278,7 @@ impl Config {
             uid_base: self.boot_loader_uid_base,
             kernel_limit: self.pv_kernel_max_size,
             ramdisk_limit: self.pv_ramdisk_max_size,
+            wall: Duration::from_secs(self.boot_loader_timeout),
         }
     }
 

@@ -7,7 +7,7 @@ use std::process::Command;
 
 use crossbeam::channel::{Receiver, bounded};
 use guest_installer::boot::Request;
-use guest_installer::worker::Worker;
+use guest_installer::worker::{self, Worker};
 use xenopsd::edge::{BootLoader, DomId, FoundKernel, KernelLimits, KernelSearch, KernelSearchError};
 
 /// An ELF file, as far as anybody here looks.
@@ -35,7 +35,13 @@ fn search(
 ) -> Result<FoundKernel, KernelSearchError> {
     let worker =
         Worker { program: env!("CARGO_BIN_EXE_xenopsd").into(), arguments: Worker::default().arguments };
-    let loader = BootLoader { worker, uid_base: 0x2000_0000, kernel_limit: 1 << 20, ramdisk_limit: 1 << 20 };
+    let loader = BootLoader {
+        worker,
+        uid_base: 0x2000_0000,
+        kernel_limit: 1 << 20,
+        ramdisk_limit: 1 << 20,
+        wall: worker::WALL,
+    };
     let request = Request::default();
     let domid = DomId::new(7).unwrap();
     loader.search(

@@ -18,7 +18,7 @@ pub mod record;
 use crate::boot::{Booted, Request};
 
 pub use inside::main_if_asked;
-pub use outside::{Files, Jailing, Limit, Worker, run};
+pub use outside::{Files, Jailing, Limit, WALL, Worker, run};
 
 /// The name a worker is started under, its `argv[0]`.
 pub const NAME: &str = "boot-worker";

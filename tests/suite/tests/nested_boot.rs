@@ -1,10 +1,10 @@
 //! A real PV guest that boots what is on its own disk, changes its kernel from inside, and reboots into that one; and
-//! `xl` with our `pygrub` on such a disk.
+//! one disk that `xl` boots with our `pygrub` as a PV guest and the daemon as a PVH guest.
 
 use std::process::Command;
 
 use suite::{Dom0, Guest};
-use xen_host::target;
+use xen_host::{Options, target};
 use xenopsd::api::PowerState;
 
 /// Makes `/root/tree`: a kernel as Debian packs it, the test guest's initramfs, a second one with what a guest needs to
@@ -54,25 +54,32 @@ fn fat_disk(dom0: &Dom0) {
     dom0.host.put(&image, "/root/debian.img").expect("is copied");
 }
 
-fn config(name: &str, bootloader: &str) -> String {
+/// A dom0 whose daemon has patience: emulated processors, which others keep busy, unpack a kernel in seconds.
+fn dom0() -> Dom0 {
+    let dom0 = Dom0::without_daemon(Options::default());
+    dom0.start_daemon("--boot-loader-timeout 300");
+    dom0.sh(MAKE_TREE);
+    dom0
+}
+
+fn config(name: &str, kind: &str, bootloader: &str) -> String {
     let guest = Guest::new(name);
     let uuid = guest.id();
     format!(
-        "name = \"{name}\"\nuuid = \"{uuid}\"\ntype = \"pv\"\nmemory = 128\nvcpus = 1\nbootloader = \"{bootloader}\"\n\
+        "name = \"{name}\"\nuuid = \"{uuid}\"\ntype = \"{kind}\"\nmemory = 128\nvcpus = 1\nbootloader = \"{bootloader}\"\n\
          extra = \"console=hvc0\"\non_reboot = \"restart\"\ndisk = [\"/root/debian.img,raw,xvda,rw\"]\n"
     )
 }
 
 #[test]
 fn a_guest_boots_its_own_kernel_and_reboots_into_the_one_it_installs() {
-    let dom0 = Dom0::start();
-    dom0.sh(MAKE_TREE);
+    let dom0 = dom0();
     fat_disk(&dom0);
     let before = dom0.snapshot();
     let guest = Guest::new("debian");
     dom0.sh(&format!(
         "cat >/root/debian.cfg <<'EOF'\n{}EOF\nxenops create --start /root/debian.cfg",
-        config("debian", "pygrub")
+        config("debian", "pv", "pygrub")
     ));
     dom0.said(&guest, "GUEST: ready");
     assert_eq!(dom0.type_into(&guest, "cat /proc/cmdline"), "booted=old console=hvc0");
@@ -110,16 +117,23 @@ fn a_guest_boots_its_own_kernel_and_reboots_into_the_one_it_installs() {
 }
 
 #[test]
-fn xl_boots_with_our_pygrub() {
+fn xl_boots_with_our_pygrub_what_the_daemon_boots_as_pvh() {
     let program = target().join("release/pygrub");
     assert!(program.is_file(), "{} is not built: cargo build --release --bins", program.display());
-    let dom0 = Dom0::start();
-    dom0.sh(MAKE_TREE);
+    let dom0 = dom0();
     dom0.sh("truncate -s 128M /root/debian.img; mke2fs -q -F -t ext4 -d /root/tree /root/debian.img");
     dom0.host.put(&program, "/usr/local/bin/pygrub").expect("is copied");
-    let text = config("debian-xl", "/usr/local/bin/pygrub").replace(",raw,xvda,rw", ",raw,xvda,w");
+    let text = config("debian-xl", "pv", "/usr/local/bin/pygrub").replace(",raw,xvda,rw", ",raw,xvda,w");
     dom0.sh(&format!("cat >/root/xl.cfg <<'EOF'\n{text}EOF\nxl create /root/xl.cfg"));
     dom0.host.wait_for_guest("debian-xl", "GUEST: ready", suite::LIMIT).expect("boots");
     dom0.sh("xl destroy debian-xl");
     assert_eq!(dom0.sh("ls -A /var/run/xen/pygrub 2>/dev/null || true"), "", "xl has removed the files");
+
+    let guest = Guest::new("debian-pvh");
+    let text = config("debian-pvh", "pvh", "pygrub");
+    dom0.sh(&format!("cat >/root/pvh.cfg <<'EOF'\n{text}EOF\nxenops create --start /root/pvh.cfg"));
+    dom0.said(&guest, "GUEST: ready");
+    assert_eq!(dom0.type_into(&guest, "cat /sys/hypervisor/guest_type"), "PVH");
+    assert_eq!(dom0.type_into(&guest, "cat /proc/cmdline"), "booted=old console=hvc0");
+    dom0.hard_shutdown(&guest).expect("goes down");
 }

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use crossbeam::channel::bounded;
 use ffi::jail::uid_of;
@@ -25,6 +26,8 @@ pub struct BootLoader {
     pub kernel_limit: u64,
     /// Largest size of all ramdisks together, likewise.
     pub ramdisk_limit: u64,
+    /// How long reading a disk may take.
+    pub wall: Duration,
 }
 
 impl BootLoader {
@@ -82,7 +85,7 @@ impl BootLoader {
         let (done, ended) = bounded(1);
         let outcome = std::thread::scope(|scope| {
             scope.spawn(|| {
-                let limit = Limit { stop: Some(stop.as_fd()), ..Limit::default() };
+                let limit = Limit { wall: self.wall, stop: Some(stop.as_fd()) };
                 let outcome = worker::run(&self.worker, Jailing::User(uid), limit, job, files);
                 let _ = done.send(outcome);
             });
