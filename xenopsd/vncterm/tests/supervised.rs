@@ -43,6 +43,7 @@ impl Rig {
                 uid_base: BASE,
                 kernel_limit: 0,
                 ramdisk_limit: 0,
+                wall: Duration::ZERO,
             },
             firmware: FirmwarePaths::default(),
             terminals: TerminalServers::new(program.into(), BASE),
