@@ -74,8 +74,9 @@ fn disks_hold_what_is_written_and_only_where_it_may_be() {
 #[test]
 fn interfaces_carry_packets_between_guests_and_dom0() {
     let dom0 = Dom0::start();
-    // A bridge whose MTU nobody has set takes the smallest of its ports', and later ports take the bridge's.
-    dom0.sh("ip link set xenbr0 mtu 1500");
+    // A bridge whose MTU nobody has set takes the smallest of its ports', and later ports take the bridge's. To set what it
+    // has already is not to set it.
+    dom0.sh("ip link set xenbr0 mtu 1499; ip link set xenbr0 mtu 1500");
     let before = dom0.snapshot();
     let one = Guest::new("one").cmdline("gip=10.9.0.31").vif("xenbr0");
     let mut two = Guest::new("two").cmdline("gip=10.9.0.32").vif("xenbr0").vif("xenbr0");
