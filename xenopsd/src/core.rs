@@ -55,6 +55,8 @@ pub struct Patience {
     pub suspend: Duration,
     /// How long a device model may take until it is ready.
     pub device_model: Duration,
+    /// How long a guest may take to give memory back, or to take it.
+    pub balloon: Duration,
     /// How long a destroyed domain may stay a zombie before the operation ends without it.
     pub zombie: Duration,
     /// A guest that reboots itself sooner than this after its start waits before it is started again.
@@ -72,6 +74,7 @@ impl Default for Patience {
             suspend: Duration::from_secs(1200),
             // As xapi's xenopsd has it.
             device_model: Duration::from_secs(300),
+            balloon: Duration::from_secs(60),
             zombie: Duration::from_secs(30),
             // Both as xapi's xenopsd has them, too.
             least_uptime: Duration::from_secs(120),

@@ -24,7 +24,7 @@ use crate::api::{
     Call, DynamicId, Error, Int, Method, Pci, Query, UpdatesGet, Vbd, Vgpu, Vif, VmImportMetadata, VmRemove,
     Vusb,
 };
-use crate::core::{Core, Observer, Operation, VifWish, debug_info};
+use crate::core::{Core, Observer, Operation, VifWish, Wish, debug_info};
 use crate::domain::metadata;
 use crate::hostinfo;
 use crate::ops::updates::UpdatesError;
@@ -191,6 +191,13 @@ fn answer(core: &Arc<Core>, call: &Call) -> Result<Value, Error> {
             returns(m, operation.and_then(|o| core.submit(&m.id, &m.debug_info, o)))
         }
 
+        Call::VmSetVcpus(m) => returns(m, vm::change(core, &m.id, &m.debug_info, Wish::Vcpus(m.vcpus))),
+        Call::VmSetMemoryDynamicRange(m) => {
+            returns(m, vm::change(core, &m.id, &m.debug_info, Wish::Memory(m.minimum, m.maximum)))
+        }
+        Call::VmSetXsdata(m) => {
+            returns(m, vm::change(core, &m.id, &m.debug_info, Wish::Xsdata(m.xsdata.clone())))
+        }
         Call::VmDelay(m) => {
             let operation = seconds(m.delay).map(Operation::Delay);
             returns(m, operation.and_then(|o| core.submit(&m.id, &m.debug_info, o)))

@@ -5,7 +5,7 @@
 use suite::{Dom0, Guest};
 use xenopsd::api::{
     DeviceId, Error, LockedAddresses, LockingMode, Network, VbdEject, VbdInsert, VbdMode, VbdType, VifMove,
-    VifSetCarrier, VifSetLockingMode,
+    VifSetCarrier, VifSetLockingMode, VmSetMemoryDynamicRange, VmSetVcpus,
 };
 
 fn dbg() -> String {
@@ -31,6 +31,7 @@ fn devices_change_under_a_running_guest() {
     locked_interface_sends_only_from_its_addresses(&dom0);
     offloads_are_as_asked(&dom0);
     disk_has_one_writer(&dom0);
+    vcpus_and_memory_come_and_go(&dom0);
 }
 
 fn media_come_and_go(dom0: &Dom0) {
@@ -93,7 +94,8 @@ fn interface_moves_under_ping(dom0: &Dom0) {
     cable(false).expect("is pulled");
     assert!(!dom0.run("ping -c 1 -W 2 10.9.0.61").success());
     cable(true).expect("is put in");
-    dom0.sh("ping -c 2 -i 0.2 -W 20 10.9.0.61");
+    // dom0 remembers for a while that nobody answered.
+    dom0.sh("ip neigh flush dev xenbr0; ping -c 2 -i 0.2 -W 20 10.9.0.61");
     dom0.shutdown(&guest, 60.0).expect("goes down");
     dom0.sh("ip link del xenbr9");
 }
@@ -170,4 +172,38 @@ fn disk_has_one_writer(dom0: &Dom0) {
     dom0.sh("chmod 0444 /root/one.img");
     let refused = dom0.start_paused(&first);
     assert!(refused.as_ref().is_err_and(|e| e.to_string().contains("can only be read")), "{id}: {refused:?}");
+}
+
+fn vcpus_and_memory_come_and_go(dom0: &Dom0) {
+    const MIB: i64 = 1 << 20;
+    let guest = Guest::new("grows").with(|vm| {
+        (vm.vcpu_max, vm.vcpus) = (2, 1);
+        (vm.memory_static_max, vm.memory_dynamic_min) = (160 * MIB, 96 * MIB);
+    });
+    dom0.boot(&guest);
+    let count = |what: &str, online: &str| {
+        let wait = format!(
+            "n=0; while [ \"$(cat /sys/devices/system/cpu/online)\" != {online} ] && [ $n -lt 100 ]; do sleep 0.1; n=$((n + 1)); done"
+        );
+        let seen = dom0.type_into(&guest, &format!("{wait}; cat /sys/devices/system/cpu/online"));
+        assert_eq!(seen, online, "{what}");
+    };
+    count("at first", "0");
+    for (vcpus, online) in [(2, "0-1"), (1, "0"), (2, "0-1")] {
+        dom0.task(&VmSetVcpus { debug_info: dbg(), id: guest.id().to_owned(), vcpus }).expect("vcpus");
+        // The kernel starts a processor by itself; another may have to be switched on by its administrator.
+        dom0.type_into(&guest, "for c in /sys/devices/system/cpu/cpu*/online; do [ $(cat $c) = 1 ] || echo 1 2>/dev/null >$c; done");
+        count("after a change", online);
+    }
+    let range = |minimum: i64, maximum: i64| {
+        let (minimum, maximum) = (minimum * MIB, maximum * MIB);
+        dom0.task(&VmSetMemoryDynamicRange { debug_info: dbg(), id: guest.id().to_owned(), minimum, maximum })
+    };
+    for mib in [96, 160, 112] {
+        range(96, mib).expect("the balloon follows");
+        let actual = dom0.state(&guest).memory_actual;
+        assert!((actual - mib * MIB).abs() <= 2 * MIB, "{actual} bytes for {mib} MiB");
+    }
+    assert!(range(96, 161).is_err());
+    dom0.shutdown(&guest, 60.0).expect("goes down");
 }

@@ -3,9 +3,12 @@
 use std::fmt;
 
 use super::operation::Request;
-use crate::api::{BuilderInfo, DeviceId, Disk, Error, LockingMode, Network, PowerState, Vbd, VbdType, Vif};
+use crate::api::{
+    BuilderInfo, DeviceId, Dict, Disk, Error, Int, LockingMode, Network, PowerState, Vbd, VbdType, Vif, Vm,
+};
 use crate::device;
-use crate::ops::change::{self, Change};
+use crate::domain::memory;
+use crate::ops::change::{self, Aspect, Change};
 use crate::ops::plan::Device;
 
 /// What is to be different.
@@ -15,6 +18,12 @@ pub enum Wish {
     Insert(String, Disk),
     /// No medium in a drive.
     Eject(String),
+    /// As many processors.
+    Vcpus(Int),
+    /// Memory in this range, in bytes.
+    Memory(i64, i64),
+    /// Other data of its owner's.
+    Xsdata(Dict<String>),
     /// Another setting of a network interface.
     Interface(String, VifWish),
 }
@@ -55,6 +64,9 @@ impl fmt::Display for Wish {
         match self {
             Self::Insert(drive, _) => write!(f, "insert into disk {drive}"),
             Self::Eject(drive) => write!(f, "eject of disk {drive}"),
+            Self::Vcpus(vcpus) => write!(f, "change to {vcpus} vcpus"),
+            Self::Memory(..) => write!(f, "change of memory range"),
+            Self::Xsdata(_) => write!(f, "change of xsdata"),
             Self::Interface(name, wish) => write!(f, "change of {wish} of interface {name}"),
         }
     }
@@ -66,10 +78,24 @@ impl Request<'_> {
             Wish::Insert(drive, medium) => self.insert(drive, medium),
             Wish::Eject(drive) => self.eject(drive),
             Wish::Interface(name, wish) => self.interface(name, wish),
+            Wish::Vcpus(vcpus) => self.of_vm(Aspect::Vcpus, |vm| vm.vcpus = *vcpus),
+            Wish::Memory(minimum, maximum) => self.of_vm(Aspect::Memory, |vm| {
+                (vm.memory_dynamic_min, vm.memory_dynamic_max) = (*minimum, *maximum);
+            }),
+            Wish::Xsdata(xsdata) => self.of_vm(Aspect::Xsdata, |vm| vm.xsdata = xsdata.clone()),
         }
     }
 
     /// Also while the VM does not run: it is then so when it does.
+    fn of_vm(&self, aspect: Aspect, grant: impl FnOnce(&mut Vm)) -> Result<(), Error> {
+        let before = self.core.records.vm(self.vm)?;
+        let mut now = before.clone();
+        grant(&mut now);
+        memory::check(&now)?;
+        self.run(&Change::vm(before, now, aspect).plan())
+    }
+
+    /// Likewise.
     fn interface(&self, name: &str, wish: &VifWish) -> Result<(), Error> {
         let before: Vif = self.core.records.device(&DeviceId::new(self.vm, name))?;
         let mut now = before.clone();

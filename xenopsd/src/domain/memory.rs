@@ -131,6 +131,18 @@ impl Wanted {
         Ok(self.dynamic_max_kib.min(room_kib).max(self.dynamic_min_kib) / 1024 * 1024)
     }
 
+    /// As much as the host has free beside what the running domain has, within the VM's dynamic range.
+    ///
+    /// # Errors
+    /// `Not_enough_memory`, with what would have to be free.
+    pub(super) fn new_target_kib(&self, has_kib: u64, host: &Physinfo) -> Result<u64, Error> {
+        let most = has_kib + free_kib(host).saturating_sub(MEMORY_UNIT_KIB);
+        if most < self.dynamic_min_kib {
+            return Err(Error::NotEnoughMemory(bytes(self.dynamic_min_kib - has_kib + MEMORY_UNIT_KIB)));
+        }
+        Ok(self.dynamic_max_kib.min(most).max(self.dynamic_min_kib) / 1024 * 1024)
+    }
+
     /// Checks that the host has room for the domain with `target_kib`.
     ///
     /// # Errors
@@ -149,6 +161,14 @@ impl Wanted {
         let per_mib = if self.kind == GuestKind::Pv { 0 } else { PAGING_PAGES_PER_MIB };
         PAGE_KIB * (PAGING_PAGES_PER_VCPU * u64::from(self.vcpu_max) + per_mib * (self.static_max_kib / 1024))
     }
+}
+
+/// Whether a VM's memory and vcpus are what a VM can have.
+///
+/// # Errors
+/// `Invalid_vcpus`, or `Internal_error` that says what is wrong.
+pub fn check(vm: &Vm) -> Result<(), Error> {
+    Wanted::of(vm).map(drop)
 }
 
 /// Memory that no domain has and none has claimed.

@@ -7,7 +7,7 @@ mod destroy;
 mod device_model;
 mod devices;
 mod hook;
-mod memory;
+pub mod memory;
 pub mod metadata;
 pub mod observe;
 mod platform;

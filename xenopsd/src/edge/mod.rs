@@ -147,6 +147,12 @@ pub trait Hypervisor: Send {
     /// [`HypervisorError::Call`].
     fn set_scheduler(&self, domid: DomId, weight: u16, cap: u16) -> Result<(), HypervisorError>;
 
+    /// Sets what a domain may have, in KiB; taking memory from it is its own balloon driver's part.
+    ///
+    /// # Errors
+    /// [`HypervisorError::Call`].
+    fn set_memory_target(&self, domid: DomId, target_kib: u64) -> Result<(), HypervisorError>;
+
     /// Stops the domain's vcpus. Pauses are counted.
     ///
     /// # Errors

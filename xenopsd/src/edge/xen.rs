@@ -15,6 +15,9 @@ use super::{
 /// (`LIBXL_MAXMEM_CONSTANT`).
 const MAXMEM_SLACK_KIB: u64 = 1024;
 
+/// KiB of a page.
+const PAGE_KIB: u64 = 4;
+
 /// Slack of the memory map limit a PV guest is told, in KiB, as libxl's default for PV.
 const MEMMAP_SLACK_KIB: u64 = 0;
 
@@ -278,6 +281,15 @@ impl Hypervisor for XenHypervisor {
 
     fn resume(&self, domid: DomId) -> Result<(), HypervisorError> {
         Ok(self.xc.resume(domid, true)?)
+    }
+
+    fn set_memory_target(&self, domid: DomId, target_kib: u64) -> Result<(), HypervisorError> {
+        self.xc.set_max_mem_kib(domid, target_kib + MAXMEM_SLACK_KIB)?;
+        // Without the slack a guest that is told of the same target would be short of pages (XSA-153).
+        if self.xc.domain_info(domid)?.is_some_and(|domain| domain.hvm) {
+            self.xc.set_pod_target(domid, (target_kib + MAXMEM_SLACK_KIB) / PAGE_KIB)?;
+        }
+        Ok(())
     }
 
     fn set_scheduler(&self, domid: DomId, weight: u16, cap: u16) -> Result<(), HypervisorError> {

@@ -11,12 +11,14 @@
 use std::fmt;
 
 use super::plan::{Atom, Step};
-use crate::api::{Disk, Error, Vbd, Vif};
+use crate::api::{Disk, Error, Vbd, Vif, Vm};
 use crate::state::Records;
 
 /// A record that changes.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Record {
+    /// A VM's, and what of it.
+    Vm(Box<Vm>, Aspect),
     /// A disk's.
     Vbd(Box<Vbd>),
     /// A network interface's.
@@ -30,9 +32,31 @@ impl Record {
     /// As [`Records::put`].
     pub fn put(&self, records: &Records) -> Result<(), Error> {
         match self {
+            Self::Vm(vm, _) => records.put_vm(vm),
             Self::Vbd(vbd) => records.put(&**vbd),
             Self::Vif(vif) => records.put(&**vif),
         }
+    }
+}
+
+/// What of a running VM a change is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Aspect {
+    /// How many processors the guest is to use.
+    Vcpus,
+    /// How much memory it is to have.
+    Memory,
+    /// What its owner has for it.
+    Xsdata,
+}
+
+impl fmt::Display for Aspect {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Vcpus => "vcpus",
+            Self::Memory => "memory",
+            Self::Xsdata => "xsdata",
+        })
     }
 }
 
@@ -52,6 +76,11 @@ impl Change {
         Self { now: Record::Vbd(Box::new(now)), before: Record::Vbd(Box::new(drive.clone())) }
     }
 
+    /// Something else about a VM.
+    pub fn vm(before: Vm, now: Vm, aspect: Aspect) -> Self {
+        Self { now: Record::Vm(Box::new(now), aspect), before: Record::Vm(Box::new(before), aspect) }
+    }
+
     /// An interface with other settings.
     pub fn interface(before: Vif, now: Vif) -> Self {
         Self { now: Record::Vif(Box::new(now)), before: Record::Vif(Box::new(before)) }
@@ -69,7 +98,7 @@ impl Change {
         match self.now {
             // A drive is plugged and unplugged by steps of its own.
             Record::Vbd(_) => vec![Atom::Keep(reversed)],
-            Record::Vif(_) => vec![Atom::Keep(reversed.clone()), Atom::Apply(reversed)],
+            Record::Vm(..) | Record::Vif(_) => vec![Atom::Keep(reversed.clone()), Atom::Apply(reversed)],
         }
     }
 
@@ -82,6 +111,7 @@ impl Change {
 impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.now {
+            Record::Vm(_, aspect) => write!(f, "{aspect}"),
             Record::Vbd(vbd) => write!(f, "medium of disk {}", vbd.id.device),
             Record::Vif(vif) => write!(f, "interface {}", vif.id.device),
         }

@@ -1,9 +1,10 @@
 //! `VM.*` calls that only touch records, or only look.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use crate::api::{DynamicId, Error, Vm, VmState};
-use crate::core::Core;
+use crate::core::{Core, Operation, Wish};
 use crate::domain::observe;
 use crate::edge::DomainInfo;
 
@@ -11,6 +12,10 @@ pub(super) fn add(core: &Core, vm: &Vm) -> Result<String, Error> {
     core.records.put_vm(vm)?;
     core.updates.add(DynamicId::Vm(vm.id.clone()));
     Ok(vm.id.clone())
+}
+
+pub(super) fn change(core: &Arc<Core>, id: &str, dbg: &str, wish: Wish) -> Result<String, Error> {
+    core.submit(id, dbg, Operation::Change(wish))
 }
 
 pub(super) fn stat(core: &Core, id: &str) -> Result<(Vm, VmState), Error> {

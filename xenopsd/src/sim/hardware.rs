@@ -223,6 +223,12 @@ impl Hardware {
         Ok((self.frames - 2, self.frames - 1))
     }
 
+    /// What a domain may have; it keeps what it has.
+    pub(super) fn limit(&mut self, domid: DomId, pages: u64) -> Result<(), HypervisorError> {
+        self.live(domid)?.max_pages = pages;
+        Ok(())
+    }
+
     pub(super) fn pause(&mut self, domid: DomId) -> Result<(), HypervisorError> {
         let domain = self.live(domid)?;
         if domain.pauses == MAX_PAUSES {

@@ -151,6 +151,11 @@ impl Hypervisor for SimHypervisor {
         Ok(())
     }
 
+    fn set_memory_target(&self, domid: DomId, target_kib: u64) -> Result<(), HypervisorError> {
+        let pages = (target_kib + SLACK_KIB) / PAGE_KIB;
+        self.call("hypervisor.set_memory_target", |hardware| hardware.limit(domid, pages))
+    }
+
     fn set_scheduler(&self, domid: DomId, weight: u16, _cap: u16) -> Result<(), HypervisorError> {
         self.call("hypervisor.set_scheduler", |hardware| {
             if weight == 0 || hardware.info(domid).is_none() {

@@ -100,6 +100,29 @@ pub fn remove_domain(domid: DomId, uuid: Option<Uuid>) -> Batch {
     batch
 }
 
+/// Which of a running domain's processors its kernel is to use: the first `online` of `max`.
+pub fn set_online_vcpus(domid: DomId, max: u32, online: u32) -> Batch {
+    let mut batch = Batch::new();
+    for (node, value) in availability(max, online) {
+        batch.write(domain_path(domid).at(node), value);
+    }
+    batch
+}
+
+fn availability(max: u32, online: u32) -> Pairs {
+    let word = |n| if n < online { "online" } else { "offline" };
+    (0..max).map(|n| (Path::known(format!("cpu/{n}/availability")), word(n).into())).collect()
+}
+
+/// Another balloon target and range of a running domain, in KiB.
+pub fn set_memory(domid: DomId, target: u64, (dynamic_min, dynamic_max): (u64, u64)) -> Batch {
+    let mut batch = Batch::new();
+    for (name, value) in [("target", target), ("dynamic-min", dynamic_min), ("dynamic-max", dynamic_max)] {
+        batch.write(domain_path(domid).at(format!("memory/{name}")), value.to_string());
+    }
+    batch
+}
+
 /// Gives a running domain another name.
 pub fn rename_domain(domid: DomId, uuid: Uuid, name: &str) -> Batch {
     let mut batch = Batch::new();
@@ -345,8 +368,7 @@ impl Built {
     }
 
     fn availability(&self) -> Pairs {
-        let word = |n| if n < self.online_vcpus { "online" } else { "offline" };
-        (0..self.max_vcpus).map(|n| (Path::known(format!("cpu/{n}/availability")), word(n).into())).collect()
+        availability(self.max_vcpus, self.online_vcpus)
     }
 }
 

@@ -18,7 +18,8 @@ mod xenbus;
 pub use console::{Console, ConsoleServer, TerminalServer};
 pub use device::{DeviceAddress, DeviceKind, DeviceStatus, devices_of};
 pub use domain::{
-    Built, Domain, DomainKind, Memory, domain_path, libxl_path, remove_domain, rename_domain, vm_path,
+    Built, Domain, DomainKind, Memory, domain_path, libxl_path, remove_domain, rename_domain, set_memory,
+    set_online_vcpus, vm_path,
 };
 pub use table::{Content, Layout, Node, Rule, Side, Writer, document};
 pub use vbd::{BlockBackend, BlockDevice, Media, Vbd};

@@ -265,3 +265,81 @@ fn an_interface_is_locked_and_unlocked_and_its_rules_go_with_it() {
     rig.run(&vm, Operation::Shutdown(None)).unwrap();
     assert_eq!(rig.core.journal.of(&vm).len(), 0);
 }
+
+const MIB: i64 = 1 << 20;
+
+#[test]
+fn vcpus_come_and_go() {
+    let rig = Rig::new(&quick());
+    let vm = rig.add(1, &[], |vm| (vm.vcpu_max, vm.vcpus) = (4, 1));
+    let set = |vcpus| rig.run(&vm, Operation::Change(Wish::Vcpus(vcpus)));
+    set(2).unwrap();
+    rig.start_connected(&vm);
+    let domid = rig.domid(&vm).unwrap();
+    for vcpus in [2, 4, 1, 3] {
+        set(vcpus).unwrap();
+        let online = u32::try_from(vcpus).unwrap();
+        assert!(rig.machine.wait(LONG, |h| h.info(domid).is_some_and(|d| d.nr_online_vcpus == online)));
+    }
+    for bad in [0, 5, -1] {
+        assert_eq!(set(bad), Err(Error::InvalidVcpus(4)));
+    }
+    // It has as many after its next start.
+    rig.run(&vm, Operation::Reboot(None)).unwrap();
+    let domid = rig.domid(&vm).unwrap();
+    assert!(rig.machine.wait(LONG, |h| h.info(domid).is_some_and(|d| d.nr_online_vcpus == 3)));
+}
+
+#[test]
+fn memory_is_given_and_taken_and_waited_for() {
+    let rig = Rig::new(&quick());
+    let vm = rig.add(1, &[("balloon", "slow")], |vm| vm.memory_static_max = 128 * MIB);
+    rig.start_connected(&vm);
+    for mib in [32, 128, 64] {
+        rig.run(&vm, Operation::Change(Wish::Memory(16 * MIB, mib * MIB))).unwrap();
+        let state = observe::state(&rig.core, &rig.core.records.vm(&vm).unwrap()).unwrap();
+        assert!((state.memory_actual - mib * MIB).abs() <= 2 * MIB, "{} for {mib} MiB", state.memory_actual);
+        assert_eq!(state.memory_target, mib * MIB);
+    }
+    let above = rig.run(&vm, Operation::Change(Wish::Memory(16 * MIB, 129 * MIB)));
+    assert!(above.is_err(), "static_max is a limit");
+}
+
+#[test]
+fn a_balloon_that_does_not_follow_is_said_and_its_range_stays() {
+    let patience = Patience { balloon: Duration::from_millis(200), ..long() };
+    let rig = Rig::with_patience(&quick(), patience);
+    let vm = rig.add(1, &[("balloon", "refuse")], |_| ());
+    rig.start_connected(&vm);
+    let before = (rig.remains(&vm), rig.core.records.vm(&vm).unwrap());
+    let refused = rig.run(&vm, Operation::Change(Wish::Memory(16 * MIB, 32 * MIB))).unwrap_err().to_string();
+    assert!(refused.contains("balloon driver does not follow"), "{refused}");
+    assert_eq!(rig.core.records.vm(&vm).unwrap(), before.1);
+    let target = node(&rig, &format!("/local/domain/{}/memory/target", rig.domid(&vm).unwrap()));
+    assert_eq!(target.as_deref(), Some("65536"));
+    rig.until_remains(&vm, &before.0, "a range that was refused");
+}
+
+#[test]
+fn xsdata_is_replaced_and_what_the_guest_added_stays() {
+    use xenstore::Operations;
+    let rig = Rig::new(&quick());
+    let vm = rig.add(1, &[], |vm| {
+        vm.xsdata = [("vm-data/old", "1"), ("vm-data/both", "1")]
+            .map(|(k, v)| (k.to_owned(), v.to_owned()))
+            .into_iter()
+            .collect();
+    });
+    rig.start_connected(&vm);
+    let home = format!("/local/domain/{}/vm-data", rig.domid(&vm).unwrap());
+    let mut store = rig.machine.store.client(xenstore::DomId::DOM0);
+    store.write(&xenstore::Path::new(&format!("{home}/guests")).unwrap(), "1").unwrap();
+    let xsdata = [("vm-data/new", "2"), ("vm-data/both", "2"), ("device/vbd", "no")]
+        .map(|(k, v)| (k.to_owned(), v.to_owned()));
+    rig.run(&vm, Operation::Change(Wish::Xsdata(xsdata.into_iter().collect()))).unwrap();
+    let value = |name: &str| node(&rig, &format!("{home}/{name}"));
+    assert_eq!(
+        [value("old"), value("both"), value("new"), value("guests")].map(Option::unwrap_or_default),
+        ["", "2", "2", "1"]
+    );
+}

@@ -121,6 +121,7 @@ fn every_call_of_the_edges_can_fail() {
         h.domain(id).map(drop),
         h.create(&new).map(drop),
         h.set_scheduler(id, 256, 0),
+        h.set_memory_target(id, 1024),
         h.pause(id),
         h.unpause(id),
         h.destroy(id),
