@@ -48,6 +48,7 @@ impl Rig {
             firmware: FirmwarePaths::default(),
             terminals: TerminalServers::new(program.into(), BASE),
             ends: Ends::default(),
+            device_models: xenopsd::edge::linux::device_model::Settings::default(),
         };
         let guest = nix::pty::posix_openpt(OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC).unwrap();
         nix::pty::grantpt(&guest).unwrap();
