@@ -134,3 +134,32 @@ fn interfaces_carry_packets_between_guests_and_dom0() {
     }
     before.must_be_left(&dom0);
 }
+
+/// The frames for eight interfaces' grants are more than this hypervisor's default allows.
+#[test]
+fn a_guest_with_eight_interfaces_starts() {
+    const INTERFACES: usize = 8;
+    let dom0 = Dom0::start();
+    let before = dom0.snapshot();
+    let guest = (0..INTERFACES).fold(Guest::new("eight"), |guest, _| guest.vif("xenbr0"));
+    dom0.add(&guest);
+    dom0.run_guest(&guest);
+    dom0.said(&guest, "GUEST: ready");
+    let domid = dom0.domid(&guest);
+    dom0.type_into(&guest, "for n in 0 1 2 3 4 5 6 7; do ip link set eth$n up; done; echo up");
+    for number in 0..INTERFACES {
+        let state = dom0.read(&format!("/local/domain/0/backend/vif/{domid}/{number}/state"));
+        assert_eq!(state.as_deref(), Some("4"), "interface {number}");
+    }
+    let wanted = Guest::new("wish").with(|vm| {
+        vm.platformdata.0.push(("max_grant_frames".to_owned(), "65".to_owned()));
+    });
+    dom0.add(&wanted);
+    let refused = dom0.start_paused(&wanted).expect_err("more than the hypervisor allows");
+    assert!(refused.to_string().contains("xc_domain_create"), "{refused}");
+    dom0.remove(&wanted).expect("is forgotten");
+
+    dom0.shutdown(&guest, 60.0).expect("goes down");
+    dom0.remove(&guest).expect("is forgotten");
+    before.must_be_left(&dom0);
+}

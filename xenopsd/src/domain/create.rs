@@ -16,7 +16,7 @@ use super::{VmExecutor, domain_kind, guest_kind};
 use crate::api::{Boot, BuilderInfo, Dict, DirectBoot, Error, FirmwareType, Int, PvInfo, Vm};
 use crate::device::{store_domid, vbd, vif};
 use crate::edge::{
-    Built, DomId, DomainImage, Firmware, GuestKind, HvmImage, HypervisorError, Image, ImageError, ImageFile,
+    Built, DomId, DomainImage, Firmware, GrantFrames, GuestKind, HvmImage, HypervisorError, Image, ImageError, ImageFile,
     KernelImage, MAX_KERNEL, MAX_RAMDISK, NewDomain, ShimImage,
 };
 use crate::state::journal::Resource;
@@ -98,7 +98,9 @@ impl VmExecutor<'_> {
             vpmu: creation.vpmu,
             msr_relaxed: creation.msr_relaxed,
             // Each interface needs frames for its queues; the hypervisor's own default is the least.
-            max_grant_frames: creation.max_grant_frames.unwrap_or(devices.max(plain.max_grant_frames)),
+            max_grant_frames: creation
+                .max_grant_frames
+                .map_or(GrantFrames::Estimate(devices.max(plain.max_grant_frames.get())), GrantFrames::Wish),
             ssidref: u32::try_from(vm.ssidref).unwrap_or(0),
             ..plain
         };

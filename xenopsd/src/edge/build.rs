@@ -5,7 +5,7 @@ pub use ffi::xenctrl::TscMode;
 use super::{GuestKind, Image};
 
 /// Grant table frames that the hypervisor gives by itself (`gnttab_max_frames`).
-const GRANT_FRAMES: u32 = 64;
+pub(super) const GRANT_FRAMES: u32 = 64;
 
 /// What a new domain is, as far as the hypervisor fixes it at creation.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,9 +25,29 @@ pub struct NewDomain {
     /// Unknown model-specific registers read as 0 instead of faulting.
     pub msr_relaxed: bool,
     /// Grant table frames the guest may grow to.
-    pub max_grant_frames: u32,
+    pub max_grant_frames: GrantFrames,
     /// Security label; 0 lets the hypervisor choose.
     pub ssidref: u32,
+}
+
+/// A number of grant table frames, and what becomes of one that the hypervisor refuses: Xen up to 4.17 refuses more than
+/// its own `gnttab_max_frames`, which is 64 unless dom0's administrator has raised it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GrantFrames {
+    /// Somebody asked for it: refused is refused.
+    Wish(u32),
+    /// Enough for every queue of every device at its largest, which guests rarely use: refused, it becomes the
+    /// hypervisor's default.
+    Estimate(u32),
+}
+
+impl GrantFrames {
+    /// The number.
+    pub const fn get(self) -> u32 {
+        match self {
+            Self::Wish(frames) | Self::Estimate(frames) => frames,
+        }
+    }
 }
 
 impl NewDomain {
@@ -41,7 +61,7 @@ impl NewDomain {
             nested_virt: false,
             vpmu: false,
             msr_relaxed: false,
-            max_grant_frames: GRANT_FRAMES,
+            max_grant_frames: GrantFrames::Estimate(GRANT_FRAMES),
             ssidref: 0,
         }
     }

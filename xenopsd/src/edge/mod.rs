@@ -39,7 +39,7 @@ pub use ffi::migrate::Stream;
 pub use ffi::xenctrl::{DomainInfo, FeatureSet, GuestKind, Physinfo, ShutdownReason, XenVersion};
 
 pub use build::{
-    Built, DomainImage, HvmImage, KernelImage, NO_DELAY_FOR_MISSED_TICKS, NewDomain, Platform, Resources,
+    Built, DomainImage, GrantFrames, HvmImage, KernelImage, NO_DELAY_FOR_MISSED_TICKS, NewDomain, Platform, Resources,
     Ring, ShimImage, TscMode,
 };
 pub use events::{Events, Subscription};
@@ -98,7 +98,7 @@ pub trait Hypervisor: Send {
     /// [`HypervisorError::Call`].
     fn domain(&self, domid: DomId) -> Result<Option<DomainInfo>, HypervisorError>;
 
-    /// Makes an empty domain, paused.
+    /// Makes an empty domain, paused. An estimate of grant frames that is too large for the hypervisor becomes its default.
     ///
     /// # Errors
     /// [`HypervisorError::Call`].

@@ -6,8 +6,9 @@ use ffi::migrate::{self, MigrateError, RingEnds, SaveCallbacks};
 use ffi::xenctrl::{CpuidPolicy, CreateDomain, GrantVersion, HvmParam, SchedParams, Scheduler, Xenctrl};
 
 use super::acpi::Tables;
+use super::build::GRANT_FRAMES;
 use super::{
-    Built, DomId, DomainImage, DomainInfo, FeatureSet, GuestKind, HvmImage, Hypervisor, HypervisorError,
+    Built, DomId, DomainImage, DomainInfo, FeatureSet, GrantFrames, GuestKind, HvmImage, Hypervisor, HypervisorError,
     Image, KernelImage, NewDomain, Physinfo, Platform, Resources, Ring, ShimImage, Stream, XenVersion,
 };
 
@@ -17,6 +18,9 @@ const MAXMEM_SLACK_KIB: u64 = 1024;
 
 /// KiB of a page.
 const PAGE_KIB: u64 = 4;
+
+/// Asks the hypervisor for its default number of grant table frames.
+const HYPERVISORS_DEFAULT: i32 = -1;
 
 /// Slack of the memory map limit a PV guest is told, in KiB, as libxl's default for PV.
 const MEMMAP_SLACK_KIB: u64 = 0;
@@ -227,8 +231,8 @@ impl Hypervisor for XenHypervisor {
 
     fn create(&self, new: &NewDomain) -> Result<DomId, HypervisorError> {
         let grant_version = if self.xc.physinfo()?.gnttab_v2 { GrantVersion::V2 } else { GrantVersion::V1 };
-        Ok(self.xc.create_domain(&CreateDomain {
-            max_grant_frames: i32::try_from(new.max_grant_frames).unwrap_or(-1),
+        let mut wanted = CreateDomain {
+            max_grant_frames: i32::try_from(new.max_grant_frames.get()).unwrap_or(HYPERVISORS_DEFAULT),
             grant_version,
             hap: new.hap,
             nested_virt: new.nested_virt,
@@ -236,7 +240,22 @@ impl Hypervisor for XenHypervisor {
             msr_relaxed: new.msr_relaxed,
             ssidref: new.ssidref,
             ..CreateDomain::new(new.kind, new.uuid, new.max_vcpus)
-        })?)
+        };
+        match (self.xc.create_domain(&wanted), new.max_grant_frames) {
+            (Err(error), GrantFrames::Estimate(frames))
+                if frames > GRANT_FRAMES && error.is_errno(nix::libc::EINVAL) =>
+            {
+                wanted.max_grant_frames = HYPERVISORS_DEFAULT;
+                let domid = self.xc.create_domain(&wanted)?;
+                tracing::warn!(
+                    %domid,
+                    "{frames} grant table frames for its devices are more than this hypervisor allows: it has the \
+                     default; `gnttab_max_frames` on Xen's command line raises that"
+                );
+                Ok(domid)
+            }
+            (made, _) => Ok(made?),
+        }
     }
 
     fn build(

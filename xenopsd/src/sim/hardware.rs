@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, HashMap};
 
 use super::memory::Saved;
 use crate::edge::{
-    DomId, DomainInfo, GuestKind, HypervisorError, NewDomain, Physinfo, ShutdownReason, XenVersion,
+    DomId, DomainInfo, GrantFrames, GuestKind, HypervisorError, NewDomain, Physinfo, ShutdownReason,
+    XenVersion,
 };
 
 /// Pages (4 KiB) of a MiB.
@@ -167,10 +168,11 @@ impl Hardware {
         if contained && !self.hvm || !contained && new.hap || new.nested_virt && !new.hap {
             return Err(call(&format!("this machine makes no such {:?} domain", new.kind)));
         }
-        if new.max_grant_frames > MAX_GRANT_FRAMES {
+        if let GrantFrames::Wish(frames) = new.max_grant_frames
+            && frames > MAX_GRANT_FRAMES
+        {
             return Err(call(&format!(
-                "{} grant table frames are more than the hypervisor's {MAX_GRANT_FRAMES}",
-                new.max_grant_frames
+                "{frames} grant table frames are more than the hypervisor's {MAX_GRANT_FRAMES}"
             )));
         }
         let after = self.last.get() + 1..=DomId::MAX.get();
@@ -477,7 +479,12 @@ mod tests {
         for bad in [0, MAX_PV_VCPUS + 1] {
             assert!(hardware.create(&NewDomain { max_vcpus: bad, ..NEW }).is_err(), "{bad}");
         }
-        assert!(hardware.create(&NewDomain { max_grant_frames: MAX_GRANT_FRAMES + 1, ..NEW }).is_err());
+        let too_many = MAX_GRANT_FRAMES + 1;
+        assert!(
+            hardware.create(&NewDomain { max_grant_frames: GrantFrames::Wish(too_many), ..NEW }).is_err()
+        );
+        let estimate = NewDomain { max_grant_frames: GrantFrames::Estimate(too_many), ..NEW };
+        assert!(hardware.create(&estimate).is_ok());
         let id = hardware.create(&NEW).unwrap();
         let vcpus = |hardware: &Hardware| {
             let info = hardware.info(id).unwrap();
