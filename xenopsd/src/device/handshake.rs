@@ -80,7 +80,7 @@ pub fn unplug(plug: &Plug<'_>, address: DeviceAddress, id: &str, how: Unplugging
     if address.kind == DeviceKind::Vif {
         vif::forget_interface(plug.core, plug.vm, plug.domid, address.id)?;
     }
-    Ok(())
+    super::loops::detach(plug.core, plug.vm, address)
 }
 
 /// Whether the guest has a driver that took the device up; if one is about to, that is awaited.

@@ -1,6 +1,7 @@
 //! Devices: one file per class, over one xenbus handshake.
 
 mod handshake;
+pub mod loops;
 mod observed;
 pub mod sharing;
 pub mod vbd;

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use xenstore::layout::{self, BlockBackend, BlockDevice, DeviceAddress, DeviceKind, Media};
 
-use super::{Plug, handshake, plugged, sharing, store_domid};
+use super::{Plug, handshake, loops, plugged, sharing, store_domid};
 use crate::api::{Disk, Error, Vbd, VbdMode, VbdState, VbdType};
 use crate::core::Core;
 use crate::edge::{Access, DomId};
@@ -82,8 +82,8 @@ pub fn plug(plug: &Plug<'_>, vbd: &Vbd) -> Result<(), Error> {
         return Ok(());
     };
     let access = access(vbd);
-    let attached = plug.core.edges.host().attach_disk(path, access)?;
     let address = address(plug.domid, vbd)?;
+    let attached = loops::attach(plug, address.id, path, access)?;
     sharing::claim(plug.core, address, attached.id, access == Access::ReadWrite)?;
     let (major, minor) = attached.device;
     let node = attached.node.into_os_string().into_encoded_bytes();

@@ -71,6 +71,7 @@ impl<'a> VmExecutor<'a> {
             tracing::warn!(vm = self.vm(), %address, "an earlier daemon left it half plugged or half unplugged; removing it");
             self.unplug_by_force(address)?;
         }
+        device::loops::give_back_unused(self.core, self.vm(), domid)?;
         self.finish_changes(domid);
         Ok(())
     }

@@ -12,7 +12,7 @@ use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use xenstore::Client;
 use xenstore::transport::{DEFAULT_XENBUS, Endpoint, LibTransport};
 
-use super::linux::blockdev::{self, Disk, FileId, Links, OpenDiskError};
+use super::linux::blockdev::{self, Disk, Links, OpenDiskError};
 use super::linux::boot::BootLoader;
 use super::linux::ends::{Ends, Tell};
 use super::linux::loopdev::{self, AttachOptions};
@@ -23,8 +23,8 @@ use super::linux::terminal::{TerminalError, TerminalServers};
 use super::linux::{device_model, nftables, process, release, script, serial, vif};
 use super::xen::XenHypervisor;
 use super::{
-    Access, AttachedDisk, DeviceModel, DiskId, DomId, Edges, Firmware, FirmwarePaths, Followed, FoundKernel,
-    Host, HostError, ImageFile, KernelSearch, KernelSearchError, NewDeviceModel, Note, Prepared, ScriptEnd,
+    Access, AttachedDisk, DeviceModel, DiskId, DomId, Edges, FileId, Firmware, FirmwarePaths, Followed, FoundKernel,
+    Host, HostError, ImageFile, KernelSearch, KernelSearchError, NewDeviceModel, Note, Prepared, Reserve, ScriptEnd,
     ScriptError, ScriptRun, Terminal, TerminalSockets, TerminalWanted, VifSettings,
 };
 use crate::state::journal::{ProcessId, Resource};
@@ -106,7 +106,12 @@ impl Host for LinuxHost {
         Ok(file.map_or(DiskId::Block { major, minor }, FileId::into))
     }
 
-    fn attach_disk(&self, path: &Path, access: Access) -> Result<AttachedDisk, HostError> {
+    fn attach_disk(
+        &self,
+        path: &Path,
+        access: Access,
+        reserve: &mut Reserve<'_>,
+    ) -> Result<AttachedDisk, HostError> {
         let disk = open_disk(path, access)?;
         let id = disk.id();
         match disk {
@@ -120,7 +125,7 @@ impl Host for LinuxHost {
                 // The kernel frees the device with its last user: us until the backend has opened it, then the
                 // backend. A daemon killed in between leaves nothing behind.
                 let options = AttachOptions { direct_io: true, autoclear: true, ..AttachOptions::default() };
-                let (device, node) = loopdev::attach(&disk, &options, &mut |_| Ok(()))
+                let (device, node) = loopdev::attach(&disk, &options, &mut |number| reserve(number, disk.id))
                     .map_err(|error| HostError::Unusable { class: "disk", text: error.to_string() })?;
                 Ok(AttachedDisk {
                     id,

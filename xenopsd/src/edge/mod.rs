@@ -46,7 +46,7 @@ pub use events::{Events, Subscription};
 pub use firmware::{Firmware, FirmwarePaths};
 pub use image::{Image, ImageError, ImageFile, MAX_KERNEL, MAX_RAMDISK};
 pub use kernel_search::{FoundKernel, KernelLimits, KernelSearch, KernelSearchError};
-pub use linux::blockdev::Access;
+pub use linux::blockdev::{Access, FileId};
 pub use linux::boot::BootLoader;
 pub use linux::ends::Tell;
 pub use linux::mac::MacAddr;
@@ -211,6 +211,10 @@ pub enum DiskId {
     },
 }
 
+/// Writes down that the loop device of that number is about to show the file. Called again, it replaces what it wrote: the
+/// number before turned out to be somebody else's.
+pub type Reserve<'a> = dyn FnMut(u32, FileId) -> std::io::Result<()> + 'a;
+
 /// A disk as a block device in dom0, ready for a backend.
 #[derive(Debug)]
 pub struct AttachedDisk {
@@ -362,11 +366,16 @@ pub trait Host: Send + Sync {
     /// [`HostError`].
     fn check_disk(&self, path: &Path, access: Access) -> Result<DiskId, HostError>;
 
-    /// Makes a disk a block device: itself, or through a loop device.
+    /// Makes a disk a block device: itself, or through a loop device, which is reserved first.
     ///
     /// # Errors
-    /// [`HostError`].
-    fn attach_disk(&self, path: &Path, access: Access) -> Result<AttachedDisk, HostError>;
+    /// [`HostError`], also when it cannot be reserved. Nothing is attached then that the last reservation does not name.
+    fn attach_disk(
+        &self,
+        path: &Path,
+        access: Access,
+        reserve: &mut Reserve<'_>,
+    ) -> Result<AttachedDisk, HostError>;
 
     /// Which disk a block device shows: the file behind it, if it is a loop device.
     ///

@@ -1,12 +1,12 @@
 //! The Linux edge: disks and bridges that are there or not.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
@@ -18,8 +18,8 @@ use super::{Shared, SimOptions};
 use crate::edge::linux::terminal::ROLE;
 use crate::edge::linux::{loopdev, script, serial};
 use crate::edge::{
-    Access, AttachedDisk, DeviceModel, DiskId, DomId, Firmware, Followed, FoundKernel, Host, HostError,
-    Image, ImageFile, KernelSearch, KernelSearchError, NewDeviceModel, Note, Prepared, ScriptEnd,
+    Access, AttachedDisk, DeviceModel, DiskId, DomId, FileId, Firmware, Followed, FoundKernel, Host, HostError,
+    Image, ImageFile, KernelSearch, KernelSearchError, NewDeviceModel, Note, Prepared, Reserve, ScriptEnd,
     ScriptError, ScriptRun, SuspendFile, Tell, Terminal, TerminalSockets, TerminalWanted, VifSettings,
 };
 use crate::state::journal::{ProcessId, Resource};
@@ -51,8 +51,6 @@ pub(super) struct SimHost {
     disks: Present,
     bridges: Present,
     hooks: Option<PathBuf>,
-    /// The disk behind each loop device that there ever was.
-    loops: Mutex<HashMap<u64, DiskId>>,
     /// Whether device models can be started.
     qemu: bool,
 }
@@ -60,10 +58,10 @@ pub(super) struct SimHost {
 impl SimHost {
     pub(super) fn new(shared: Arc<Shared>, options: &SimOptions) -> Self {
         let SimOptions { disks, bridges, hooks, .. } = options.clone();
-        Self { shared, disks, bridges, hooks, loops: Mutex::default(), qemu: options.qemu }
+        Self { shared, disks, bridges, hooks, qemu: options.qemu }
     }
 
-    fn disk(&self, site: &str, path: &Path) -> Result<DiskId, HostError> {
+    fn disk(&self, site: &str, path: &Path) -> Result<FileId, HostError> {
         self.shared.faults.check(site).map_err(|e| unusable("disk", &e))?;
         let id = path.display().to_string();
         if !path.is_absolute() {
@@ -72,7 +70,7 @@ impl SimHost {
         if self.disks.has(&id) {
             let mut inode = DefaultHasher::new();
             path.hash(&mut inode);
-            return Ok(DiskId::File { device: 0, inode: inode.finish() });
+            return Ok(FileId { device: 0, inode: inode.finish() });
         }
         Err(HostError::Missing {
             class: "disk",
@@ -110,21 +108,26 @@ impl From<Injected> for HostError {
 
 impl Host for SimHost {
     fn check_disk(&self, path: &Path, _access: Access) -> Result<DiskId, HostError> {
-        self.disk("host.check_disk", path)
+        self.disk("host.check_disk", path).map(FileId::into)
     }
 
-    fn attach_disk(&self, path: &Path, _access: Access) -> Result<AttachedDisk, HostError> {
-        let id = self.disk("host.attach_disk", path)?;
+    /// The lowest number that is free. It stays until it is given back, whoever has it open: the kernel frees one with its
+    /// last user, and a daemon that relied on that could not tell what it has left behind.
+    fn attach_disk(
+        &self,
+        path: &Path,
+        _access: Access,
+        reserve: &mut Reserve<'_>,
+    ) -> Result<AttachedDisk, HostError> {
+        let file = self.disk("host.attach_disk", path)?;
         let keep = File::open("/dev/null").map_err(|e| unusable("disk", &format!("/dev/null: {e}")))?;
-        let number = {
-            let mut loops = self.loops.lock().unwrap_or_else(PoisonError::into_inner);
-            let number = u64::try_from(loops.len()).unwrap_or(u64::MAX);
-            loops.insert(number, id);
-            number
-        };
+        let mut loops = self.shared.loops();
+        let number = (0..u32::MAX).find(|number| !loops.contains_key(number)).unwrap_or(u32::MAX);
+        reserve(number, file).map_err(|e| unusable("disk", &format!("/dev/loop{number}: {e}")))?;
+        loops.insert(number, file);
         Ok(AttachedDisk {
-            id,
-            device: (loopdev::MAJOR, number),
+            id: file.into(),
+            device: (loopdev::MAJOR, number.into()),
             node: PathBuf::from(format!("/dev/loop{number}")),
             keep: Some(keep.into()),
         })
@@ -132,8 +135,8 @@ impl Host for SimHost {
 
     fn disk_id(&self, major: u64, minor: u64) -> Result<DiskId, HostError> {
         self.shared.faults.check("host.disk_id").map_err(|e| unusable("disk", &e))?;
-        let loops = self.loops.lock().unwrap_or_else(PoisonError::into_inner);
-        Ok(loops.get(&minor).copied().unwrap_or(DiskId::Block { major, minor }))
+        let file = u32::try_from(minor).ok().and_then(|number| self.shared.loops().get(&number).copied());
+        Ok(file.map_or(DiskId::Block { major, minor }, FileId::into))
     }
 
     /// Every disk has a kernel and a ramdisk, in memory as the real one's.
@@ -264,6 +267,7 @@ impl Host for SimHost {
         Ok(match resource {
             Resource::Process(process) if self.shared.device_models.end(process.pid) => true,
             Resource::Process(process) => self.shared.processes.kill(process),
+            Resource::Loop(device) => self.shared.detach(device),
             // Nothing else that a simulated daemon writes down exists.
             _ => true,
         })

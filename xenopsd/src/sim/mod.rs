@@ -55,7 +55,7 @@ mod terminals;
 mod trace;
 mod world;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -66,7 +66,8 @@ use crossbeam::channel::{Sender, unbounded};
 use xenstore::WatchStream;
 use xenstore::store::{Listening, SharedStore, listen};
 
-use crate::edge::{DomId, Edges, Events, VifSettings};
+use crate::edge::{DomId, Edges, Events, FileId, VifSettings};
+use crate::state::journal::LoopId;
 
 pub use device_model::Doing;
 pub use faults::{Fault, Faults, When};
@@ -143,6 +144,8 @@ struct Shared {
     interfaces: Mutex<HashMap<String, VifSettings>>,
     processes: Arc<Processes>,
     device_models: device_model::DeviceModels,
+    /// The file behind each loop device that is attached.
+    loops: Mutex<BTreeMap<u32, FileId>>,
     signals: Sender<Signal>,
     /// [`SimOptions::copying`].
     copying: Duration,
@@ -151,6 +154,21 @@ struct Shared {
 impl Shared {
     fn hardware(&self) -> MutexGuard<'_, Hardware> {
         self.hardware.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn loops(&self) -> MutexGuard<'_, BTreeMap<u32, FileId>> {
+        self.loops.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the loop device was attached to the file that is meant.
+    fn detach(&self, device: &LoopId) -> bool {
+        let (number, file) = device.meant();
+        let mut loops = self.loops();
+        let ours = loops.get(&number) == Some(&file);
+        if ours {
+            loops.remove(&number);
+        }
+        ours
     }
 
     fn change<R>(&self, change: impl FnOnce(&mut Hardware) -> R) -> R {
@@ -215,6 +233,7 @@ pub fn machine(options: &SimOptions) -> std::io::Result<Machine> {
         interfaces: Mutex::default(),
         processes: Arc::default(),
         device_models: device_model::DeviceModels::default(),
+        loops: Mutex::default(),
         signals,
         copying: options.copying,
     });
@@ -275,6 +294,11 @@ impl Machine {
     /// What an interface in dom0 was last set to.
     pub fn interface(&self, name: &str) -> Option<VifSettings> {
         self.shared.interfaces.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
+    }
+
+    /// The numbers of the loop devices that are attached.
+    pub fn loops(&self) -> Vec<u32> {
+        self.shared.loops().keys().copied().collect()
     }
 
     /// The connections of all watchers are lost, as when xenstored is restarted; they may connect again at once.

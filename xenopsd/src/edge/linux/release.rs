@@ -10,7 +10,6 @@ use std::time::Instant;
 use ffi::jail::Cgroup;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::blockdev::FileId;
 use super::loopdev::{self, Detached, LoopError};
 use super::netlink::{IfName, Netlink};
 use super::nftables;
@@ -46,8 +45,7 @@ pub fn release(resource: &Resource) -> Result<bool, HostError> {
 }
 
 fn detach(device: &LoopId) -> Result<bool, LoopError> {
-    let number = u32::try_from(device.number).unwrap_or(u32::MAX);
-    let file = FileId { device: device.device.cast_unsigned(), inode: device.inode.cast_unsigned() };
+    let (number, file) = device.meant();
     match loopdev::detach(number, file) {
         Ok(Detached::Done | Detached::WhenClosed) => Ok(true),
         // Somebody else's by now: ours is gone.

@@ -145,7 +145,7 @@ fn every_call_of_the_edges_can_fail() {
     let host = edges.host();
     for failure in [
         host.check_disk(disk, Access::ReadOnly),
-        host.attach_disk(disk, Access::ReadOnly).map(|attached| attached.id),
+        host.attach_disk(disk, Access::ReadOnly, &mut |_, _| Ok(())).map(|attached| attached.id),
         host.disk_id(7, 0),
     ] {
         assert!(failure.expect_err("all fail").to_string().contains("injected"));

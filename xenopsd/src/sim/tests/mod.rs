@@ -239,14 +239,15 @@ impl Rig {
         let now = self.remains(vm);
         let extra: Vec<_> = now.nodes.iter().filter(|n| !before.nodes.contains(n)).collect();
         panic!(
-            "left after {after}: {} files, domains {:?}, {} of {} pages, {} journal entries, {:?}, processes {:?}, {extra:?}",
+            "left after {after}: {} files, domains {:?}, {} of {} pages, {} journal entries, {:?}, processes {:?}, loop devices {:?}, {extra:?}",
             now.kept,
             now.domids,
             now.free_pages,
             before.free_pages,
             now.journal,
             now.interfaces,
-            now.processes
+            now.processes,
+            now.loops
         );
     }
 
@@ -285,6 +286,7 @@ impl Rig {
             kept: self.core.runtimes.with(vm, |r| r.kept.len()),
             disks: self.core.disks.count(),
             journal: self.core.journal.counts().0,
+            loops: self.machine.loops(),
             interfaces: self.core.records.interfaces().unwrap(),
             processes: self.machine.processes(),
         }
@@ -299,6 +301,7 @@ struct Remains {
     kept: usize,
     disks: usize,
     journal: usize,
+    loops: Vec<u32>,
     interfaces: Vec<String>,
     processes: Vec<Int>,
 }

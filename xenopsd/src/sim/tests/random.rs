@@ -213,12 +213,15 @@ impl Play {
     }
 
     fn check(&self, after: &Event) {
+        let mut loops = 0;
         for (vm, _, model) in &self.vms {
             assert_eq!(self.seen(vm), *model, "{vm} after {after:?}");
             let disks = model.plugged.iter().filter(|d| d.starts_with("disk")).count();
             let kept = self.rig.core.runtimes.with(vm, |r| r.kept.len());
             assert!(kept <= disks, "{vm} after {after:?}: {kept} files for {disks} disks");
+            loops += disks;
         }
+        assert_eq!(self.rig.machine.loops().len(), loops, "loop devices after {after:?}");
         let count = |is: fn(&Model) -> bool| self.vms.iter().filter(|(.., model)| is(model)).count();
         let (live, built) = (count(Model::has_domain), count(|m| m.built));
         let taken = u64::try_from(built).unwrap() * (64 << 20) / 4096;

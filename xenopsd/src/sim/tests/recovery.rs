@@ -38,10 +38,10 @@ fn socket(name: &str) -> Resource {
     Resource::Socket(format!("/run/xenopsd/{name}"))
 }
 
-/// Without the terminal server.
+/// Without the terminal server and loop devices.
 fn taken(rig: &Rig, vm: &str) -> Vec<Resource> {
     let all = rig.core.journal.of(vm).into_iter().map(|(_, resource)| resource);
-    all.filter(|resource| !matches!(resource, Resource::Process(_))).collect()
+    all.filter(|resource| !matches!(resource, Resource::Process(_) | Resource::Loop(_))).collect()
 }
 
 #[test]

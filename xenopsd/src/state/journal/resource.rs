@@ -3,6 +3,7 @@
 use std::fmt;
 
 use crate::api::Int;
+use crate::edge::FileId;
 use crate::state::Lasting;
 
 record! {
@@ -28,6 +29,27 @@ record! {
         device: i64,
         /// Its inode number.
         inode: i64,
+        /// The number of the VM's disk that it is for, as the guest knows it.
+        vdev: i64,
+    }
+}
+
+impl LoopId {
+    /// The loop device `number`, which shows `file`, for the disk `vdev`.
+    pub fn new(number: u32, file: FileId, vdev: u32) -> Self {
+        Self {
+            number: number.into(),
+            device: file.device.cast_signed(),
+            inode: file.inode.cast_signed(),
+            vdev: vdev.into(),
+        }
+    }
+
+    /// Its number, and the file it must show to be the one that is meant.
+    pub fn meant(&self) -> (u32, FileId) {
+        let file = FileId { device: self.device.cast_unsigned(), inode: self.inode.cast_unsigned() };
+        // No device has the last number.
+        (u32::try_from(self.number).unwrap_or(u32::MAX), file)
     }
 }
 

@@ -16,7 +16,7 @@ fn process(pid: isize) -> Resource {
 fn every_kind() -> Vec<Resource> {
     vec![
         Resource::Domain,
-        Resource::Loop(LoopId { number: 3, device: 2049, inode: 77 }),
+        Resource::Loop(LoopId { number: 3, device: 2049, inode: 77, vdev: 51712 }),
         process(5),
         Resource::NetworkDevice("tap3.0".to_owned()),
         Resource::Rules("vif3.0".to_owned()),
