@@ -16,12 +16,15 @@ use crate::edge::linux::ends::Ends;
 use crate::edge::linux::terminal::TerminalServers;
 use crate::edge::{Events, LinuxHost, real};
 use crate::rpc::codec::Codec;
-use crate::rpc::server::Server;
+use crate::rpc::server::{self, Server};
 use crate::rpc::socket::BoundSocket;
 use crate::rpc::switch::{Limits, Settings, Switch};
 use crate::service::Service;
 use crate::sim;
 use crate::state::Records;
+
+/// Descriptors that a process may have on any Linux that has not been told otherwise.
+const LEAST_FILES: u64 = 1024;
 
 /// Why the daemon cannot run; the text says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -53,7 +56,7 @@ pub fn run(config: &Config) -> Result<(), DaemonError> {
     signals.add(Signal::SIGINT);
     signals.thread_block().map_err(|e| other("signals cannot be blocked")(&e))?;
 
-    raise_file_limit();
+    let files = file_limit();
 
     let mut simulated = None;
     let edges = if config.simulate {
@@ -92,7 +95,10 @@ pub fn run(config: &Config) -> Result<(), DaemonError> {
         .map(|(socket, codec)| socket.try_clone_listener().map(|listener| (listener, codec)))
         .collect::<Result<Vec<_>, _>>()
         .map_err(|e| other("listener")(&e))?;
-    let server = Server::bind(listeners, Arc::clone(&service)).map_err(|e| other("socket server")(&e))?;
+    let limits = server::Limits::within(files);
+    tracing::info!(files, connections = limits.connections, "open files and connections, at most");
+    let server = Server::with_limits(listeners, Arc::clone(&service), limits)
+        .map_err(|e| other("socket server")(&e))?;
     let stop = server.stop_handle();
     let switch = config
         .use_switch
@@ -131,14 +137,15 @@ pub fn run(config: &Config) -> Result<(), DaemonError> {
     outcome
 }
 
-/// Each client takes a descriptor, and so does much of a VM; the usual soft limit, 1024, is for programs that use
-/// `select`. Where it cannot be raised, clients beyond it wait.
-fn raise_file_limit() {
+/// How many descriptors the daemon may have, now that it has asked for as many as it can get: each client takes one, and
+/// so does much of a VM; the usual soft limit, 1024, is for programs that use `select`.
+fn file_limit() -> u64 {
     let raised = getrlimit(Resource::RLIMIT_NOFILE)
-        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
-    if let Err(error) = raised {
-        tracing::warn!(%error, "the limit of open files cannot be raised");
-    }
+        .and_then(|(soft, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard).map(|()| hard).or(Ok(soft)));
+    raised.unwrap_or_else(|error| {
+        tracing::warn!(%error, "the limit of open files is unknown");
+        LEAST_FILES
+    })
 }
 
 fn watch(config: &Config) -> Result<Events, DaemonError> {

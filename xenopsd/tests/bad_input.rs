@@ -368,6 +368,19 @@ fn bodies_that_are_too_deep_are_refused() {
     serves(&mut daemon);
 }
 
+/// Clients take no descriptor that an operation needs.
+#[test]
+fn more_clients_than_open_files_keep_no_operation_from_its_own() {
+    const FILES: u32 = 256;
+    let mut daemon = Daemon::with_files(FILES);
+    let (vm, ..) = stored(&daemon, "meanwhile");
+    let idle: Vec<_> = (0..2 * FILES).map(|_| connect(&daemon, Codec::Xml)).collect();
+    let client = daemon.client(Codec::Json);
+    outcome(&client, &VmStart { debug_info: dbg(), id: vm.id, paused: false }).expect("starts");
+    serves(&mut daemon);
+    drop(idle);
+}
+
 /// Clients that send a byte and wait, and a thousand that send nothing, hold up nobody.
 #[test]
 fn slow_and_idle_clients_hold_up_nobody() {

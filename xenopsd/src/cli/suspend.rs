@@ -42,12 +42,15 @@ pub(super) fn resume(
     let call = VmResume { debug_info: session.dbg(), id: vm.id.clone(), suspend_vdi };
     let task = session.client.call(&call)?;
     session.wait(&format!("resuming {}", vm.name), &task)?;
-    if file.is_none() {
-        let image = default_path(&vm);
-        fs::remove_file(&image)
-            .map_err(|source| CliError::File { file: image.display().to_string(), source })?;
+    // First: whatever becomes of the image, the guest is to run.
+    let running = if paused { Ok(()) } else { unpause_known(session, &vm) };
+    if file.is_some() {
+        return running;
     }
-    if paused { Ok(()) } else { unpause_known(session, &vm) }
+    let image = default_path(&vm);
+    let removed = fs::remove_file(&image)
+        .map_err(|source| CliError::File { file: image.display().to_string(), source });
+    running.and(removed)
 }
 
 pub(super) fn checkpoint(session: &mut Session<'_, '_>, wanted: &str, file: &Path) -> Result<(), CliError> {

@@ -10,8 +10,8 @@ use super::args::Cli;
 use super::{CliError, Streams, run};
 use crate::api::value::ToValue as _;
 use crate::api::{
-    Call, Completion, Dict, DomainType, DynamicId, Error, PowerState, Task, TaskState, Vbd, VbdState, Vif,
-    VifState, Vm, VmState,
+    Call, Completion, Dict, Disk, DomainType, DynamicId, Error, PowerState, Task, TaskState, Vbd, VbdState,
+    Vif, VifState, Vm, VmState,
 };
 use crate::rpc::server::{Responder, Server, Service, StopHandle};
 use crate::rpc::socket::BoundSocket;
@@ -177,6 +177,16 @@ impl Daemon {
             Call::VmReboot(call) => {
                 self.operation(name, &call.id, PowerState::Running, &note(call.delay))?.to_value()
             }
+            Call::VmSuspend(call) => {
+                self.operation(name, &call.id, PowerState::Suspended, &place(&call.suspend_vdi))?.to_value()
+            }
+            Call::VmResume(call) => {
+                self.operation(name, &call.id, PowerState::Paused, &place(&call.suspend_vdi))?.to_value()
+            }
+            Call::VmCheckpoint(call) => {
+                self.operation(name, &call.id, PowerState::Running, &place(&call.suspend_vdi))?.to_value()
+            }
+            Call::VmFastResume(call) => self.operation(name, &call.id, PowerState::Running, "")?.to_value(),
             Call::TaskStat(call) => self.task(&call.id).to_value(),
             Call::TaskDestroy(_) | Call::TaskCancel(_) => ().to_value(),
             Call::TaskList(_) => vec![self.task("VM.start")].to_value(),
@@ -187,6 +197,14 @@ impl Daemon {
             }
             other => return Err(Error::Unimplemented(other.name().to_owned())),
         })
+    }
+}
+
+/// Where an image goes, as a note.
+fn place(disk: &Disk) -> String {
+    match disk {
+        Disk::Local(path) => format!(" {path}"),
+        Disk::Vdi(vdi) => format!(" VDI {vdi}"),
     }
 }
 
@@ -341,6 +359,61 @@ fn stopping_passes_on_how_long_to_wait() {
         assert_eq!(host.xenops(words).0, 0, "{words}");
     }
     assert_eq!(host.asked(), ["VM.shutdown 120", "VM.shutdown 2.5", "VM.reboot hard", "VM.shutdown hard"]);
+}
+
+#[test]
+fn images_go_where_they_are_told_seen_from_the_root() {
+    let host = Host::with_vm();
+    for words in [
+        "suspend web /srv/web.image",
+        "resume web /srv/web.image",
+        "checkpoint web /srv/web.image",
+        "suspend web web.image",
+        "resume web web.image --paused",
+        "fast-resume web",
+    ] {
+        let (code, out, err) = host.xenops(words);
+        assert_eq!((code, out.as_str(), err.as_str()), (0, "", ""), "{words}");
+    }
+    let here = std::env::current_dir().unwrap();
+    assert_eq!(
+        host.asked(),
+        [
+            "VM.suspend /srv/web.image".to_owned(),
+            "VM.resume /srv/web.image".to_owned(),
+            "VM.unpause".to_owned(),
+            "VM.checkpoint /srv/web.image".to_owned(),
+            format!("VM.suspend {}", here.join("web.image").display()),
+            format!("VM.resume {}", here.join("web.image").display()),
+            "VM.fast_resume".to_owned(),
+        ]
+    );
+}
+
+#[test]
+fn a_vm_runs_whose_image_cannot_be_removed_afterwards() {
+    let host = Host::with_vm();
+    let image = format!("/var/lib/xcp/suspend/{ID}.suspend");
+    // The daemon of this test reads no image, so that there is none.
+    let (code, _, err) = host.xenops("resume web");
+    assert!(code != 0 && err.contains(&image), "{code} {err}");
+    assert_eq!(host.asked(), [format!("VM.resume {image}"), "VM.unpause".to_owned()]);
+}
+
+#[test]
+fn what_fails_is_told_and_nothing_follows() {
+    for (failing, words) in [
+        ("VM.suspend", "suspend web /srv/image"),
+        ("VM.resume", "resume web /srv/image"),
+        ("VM.checkpoint", "checkpoint web /srv/image"),
+        ("VM.fast_resume", "fast-resume web"),
+    ] {
+        let host = Host::with_vm();
+        host.daemon.0.lock().unwrap().failing = Some(failing);
+        let (code, _, err) = host.xenops(words);
+        assert!(code == 1 && err.contains("not been built"), "{words}: {code} {err}");
+        assert_eq!(host.asked().len(), 1, "{words}");
+    }
 }
 
 #[test]

@@ -143,10 +143,7 @@ impl Core {
                 now.tidy()?;
                 now.run(&plan::create())
             }
-            Operation::BuildDomain => {
-                now.need(&[PowerState::Paused])?;
-                now.run(&plan::build(&now.records()?))
-            }
+            Operation::BuildDomain => now.build(),
             Operation::DestroyDomain => now.run(&plan::destroy()),
             Operation::Plug(device) => now.plug(device),
             Operation::Unplug(device, how) => now.unplug(device, *how),
@@ -286,6 +283,14 @@ impl Request<'_> {
             return Err(Error::DomainNotBuilt);
         }
         Ok(())
+    }
+
+    fn build(&self) -> Result<(), Error> {
+        self.need(&[PowerState::Paused])?;
+        if self.domain.as_ref().is_some_and(observe::is_built) {
+            return Err(Error::internal(format!("VM {}: its domain is built already", self.vm)));
+        }
+        self.run(&plan::build(&self.records()?))
     }
 
     fn pause(&self) -> Result<(), Error> {

@@ -16,8 +16,8 @@ use super::{VmExecutor, domain_kind, guest_kind};
 use crate::api::{Boot, BuilderInfo, Dict, DirectBoot, Error, FirmwareType, Int, PvInfo, Vm};
 use crate::device::{store_domid, vbd, vif};
 use crate::edge::{
-    Built, DomId, DomainImage, Firmware, GrantFrames, GuestKind, HvmImage, HypervisorError, Image, ImageError, ImageFile,
-    KernelImage, MAX_KERNEL, MAX_RAMDISK, NewDomain, ShimImage,
+    Built, DomId, DomainImage, Firmware, GrantFrames, GuestKind, HvmImage, HypervisorError, Image,
+    ImageError, ImageFile, KernelImage, MAX_KERNEL, MAX_RAMDISK, NewDomain, ShimImage,
 };
 use crate::state::journal::Resource;
 
@@ -31,6 +31,9 @@ pub(super) struct BootFiles {
     ramdisk: Option<ImageFile>,
     cmdline: String,
 }
+
+/// What the marker says of a domain that is not complete yet.
+const CREATING: &str = "creating";
 
 impl VmExecutor<'_> {
     /// Finds all that can be found wrong before anything is taken.
@@ -130,8 +133,13 @@ impl VmExecutor<'_> {
             keep_vm: false,
         };
         let mut batch = skeleton.create();
-        batch.write(Self::pending_marker(domid)?, "creating");
+        batch.write(Self::pending_marker(domid)?, CREATING);
         Ok(self.core.edges.store()?.commit(&batch)?)
+    }
+
+    /// A daemon killed while a domain gets its memory is followed by one that removes it.
+    pub(super) fn begin_build(&self) -> Result<(), Error> {
+        Ok(self.core.edges.store()?.write(&Self::pending_marker(self.domid()?)?, CREATING)?)
     }
 
     /// Memory, kernel, rings; then the store is told.

@@ -109,6 +109,7 @@ impl Executor for VmExecutor<'_> {
             Atom::CheckStart => self.check_start(),
             Atom::CreateDomain => self.create_domain(),
             Atom::FindKernel => self.find_kernel(),
+            Atom::BeginBuild => self.begin_build(),
             Atom::BuildDomain => self.build_domain(),
             Atom::Hook(hook, reason) => self.run_hook(*hook, *reason),
             Atom::Delay(time) => self.delay(*time),

@@ -39,8 +39,8 @@ pub use ffi::migrate::Stream;
 pub use ffi::xenctrl::{DomainInfo, FeatureSet, GuestKind, Physinfo, ShutdownReason, XenVersion};
 
 pub use build::{
-    Built, DomainImage, GrantFrames, HvmImage, KernelImage, NO_DELAY_FOR_MISSED_TICKS, NewDomain, Platform, Resources,
-    Ring, ShimImage, TscMode,
+    Built, DomainImage, GrantFrames, HvmImage, KernelImage, NO_DELAY_FOR_MISSED_TICKS, NewDomain, Platform,
+    Resources, Ring, ShimImage, TscMode,
 };
 pub use events::{Events, Subscription};
 pub use firmware::{Firmware, FirmwarePaths};

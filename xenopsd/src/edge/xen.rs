@@ -8,8 +8,9 @@ use ffi::xenctrl::{CpuidPolicy, CreateDomain, GrantVersion, HvmParam, SchedParam
 use super::acpi::Tables;
 use super::build::GRANT_FRAMES;
 use super::{
-    Built, DomId, DomainImage, DomainInfo, FeatureSet, GrantFrames, GuestKind, HvmImage, Hypervisor, HypervisorError,
-    Image, KernelImage, NewDomain, Physinfo, Platform, Resources, Ring, ShimImage, Stream, XenVersion,
+    Built, DomId, DomainImage, DomainInfo, FeatureSet, GrantFrames, GuestKind, HvmImage, Hypervisor,
+    HypervisorError, Image, KernelImage, NewDomain, Physinfo, Platform, Resources, Ring, ShimImage, Stream,
+    XenVersion,
 };
 
 /// What libxl leaves above the target in the hard limit, in KiB: a guest's balloon is allowed this much slack

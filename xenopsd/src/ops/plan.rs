@@ -79,6 +79,8 @@ pub enum Atom {
     CreateDomain,
     /// The kernel on the guest's own disk, for the build.
     FindKernel,
+    /// A domain that was complete without memory is noted as incomplete, until [`Atom::Settle`].
+    BeginBuild,
     /// Memory, kernel, rings; the store told of them.
     BuildDomain,
     /// The terminal server of its text console.
@@ -231,9 +233,14 @@ pub fn has_terminal(vm: &Vm) -> bool {
     }
 }
 
-/// Kernel and memory of a domain that was created empty, and its terminal server.
+/// Kernel and memory of a domain that was created empty, and its terminal server. A build that fails half way cannot be
+/// begun again: the domain goes.
 pub fn build(records: &Records) -> Vec<Step> {
-    find_kernel(&records.vm).into_iter().chain(filled(Atom::BuildDomain, Screen::Fresh, records)).collect()
+    let mut steps: Vec<Step> = find_kernel(&records.vm).into_iter().collect();
+    steps.push(Step::Do(Atom::BeginBuild));
+    steps.extend(filled(Atom::BuildDomain, Screen::Fresh, records));
+    steps.push(Step::Do(Atom::Settle));
+    steps
 }
 
 /// The terminal server of a running guest whose last one has ended.
@@ -338,7 +345,7 @@ impl Atom {
     /// start: undoing the creation releases whatever the domain has.
     pub fn undo(&self) -> Vec<Atom> {
         match self {
-            Self::CreateDomain => END.to_vec(),
+            Self::CreateDomain | Self::BeginBuild => END.to_vec(),
             Self::StartTerminal(_) => vec![Self::StopTerminal(Screen::Fresh)],
             Self::BeginPlug(device) => vec![Self::Unplug(device.clone(), Unplugging::Forced)],
             Self::OpenImage(disk) => vec![Self::DiscardImage(disk.clone())],
@@ -410,6 +417,7 @@ impl std::fmt::Display for Atom {
             Self::CheckStart => write!(f, "check"),
             Self::CreateDomain => write!(f, "create domain"),
             Self::FindKernel => write!(f, "find kernel"),
+            Self::BeginBuild => write!(f, "begin build"),
             Self::BuildDomain => write!(f, "build domain"),
             Self::Hook(hook, HookReason::None) => write!(f, "hook {hook}"),
             Self::Hook(hook, reason) => write!(f, "hook {hook} ({reason})"),

@@ -32,8 +32,19 @@ impl Daemon {
 
     /// In a directory that may hold another one's records, with further arguments.
     pub(crate) fn start(directory: TempDir, arguments: &[String]) -> Self {
+        Self::run(Command::new(env!("CARGO_BIN_EXE_xenopsd")), directory, arguments)
+    }
+
+    /// In a new directory, with so many open files at most.
+    pub(crate) fn with_files(files: u32) -> Self {
+        let mut command = Command::new("prlimit");
+        command.arg(format!("--nofile={files}:{files}")).arg(env!("CARGO_BIN_EXE_xenopsd"));
+        Self::run(command, TempDir::new().unwrap(), &[])
+    }
+
+    fn run(mut command: Command, directory: TempDir, arguments: &[String]) -> Self {
         let at = |name: &str| directory.path().join(name);
-        let mut child = Command::new(env!("CARGO_BIN_EXE_xenopsd"))
+        let mut child = command
             .arg("--simulate")
             .args(["--simulate-memory-mib", "4096"])
             .arg(format!("--sockets-path={}", at("sockets").display()))

@@ -88,6 +88,18 @@ pub struct Limits {
     pub drain_time: Duration,
 }
 
+/// The part of a process' descriptors that connections may take, at most: operations need theirs, some per VM.
+const SHARE_OF_FILES: u64 = 2;
+
+impl Limits {
+    /// The bounds of a process that may have `files` descriptors open.
+    pub fn within(files: u64) -> Self {
+        let default = Self::default();
+        let share = usize::try_from(files / SHARE_OF_FILES).unwrap_or(usize::MAX);
+        Self { connections: default.connections.min(share.max(1)), ..default }
+    }
+}
+
 impl Default for Limits {
     fn default() -> Self {
         Self {

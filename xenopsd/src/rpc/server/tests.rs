@@ -541,3 +541,10 @@ fn a_client_without_a_server_says_so() {
     let error = hasty.call(&updates()).expect_err("late");
     assert!(matches!(error, ClientError::Timeout { method: UpdatesGet::NAME, .. }), "{error}");
 }
+
+#[test]
+fn connections_leave_descriptors_for_operations() {
+    let connections = |files| Limits::within(files).connections;
+    assert_eq!([0, 1, 256, 1024].map(connections), [1, 1, 128, 512]);
+    assert_eq!([4096, 1 << 20, u64::MAX].map(connections), [Limits::default().connections; 3]);
+}

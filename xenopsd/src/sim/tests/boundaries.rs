@@ -7,6 +7,7 @@ use super::*;
 use crate::api::{Action, DeviceId, IndirectBoot, Vbd};
 use crate::edge::{GuestKind, NewDomain, ShutdownReason};
 use crate::ops::plan::{Device, Unplugging};
+use crate::state::journal::Resource;
 use PowerState::{Halted, Paused, Running, Suspended};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use xenstore::Operations;
@@ -72,6 +73,11 @@ fn paused(rig: &Rig, vm: &str) {
 
 fn created(rig: &Rig, vm: &str) {
     rig.run(vm, Operation::CreateDomain).unwrap();
+}
+
+fn created_without_kernel(rig: &Rig, vm: &str) {
+    created(rig, vm);
+    without_kernel(rig, vm);
 }
 
 fn without_disk(rig: &Rig, vm: &str) {
@@ -176,7 +182,21 @@ const CASES: &[Case] = &[
         ..CASE
     },
     Case { name: "create", operation: |_| Operation::CreateDomain, ends: &[Halted, Paused], ..CASE },
-    Case { name: "build", operation: |_| Operation::BuildDomain, prepare: created, ends: &[Paused], ..CASE },
+    Case {
+        name: "build",
+        operation: |_| Operation::BuildDomain,
+        prepare: created,
+        ends: &[Paused, Halted],
+        ..CASE
+    },
+    Case {
+        name: "failing build",
+        operation: |_| Operation::BuildDomain,
+        prepare: created_without_kernel,
+        fails: true,
+        ends: &[Paused, Halted],
+        ..CASE
+    },
     Case {
         name: "destroy",
         operation: |_| Operation::DestroyDomain,
@@ -337,7 +357,11 @@ fn assert_whole(rig: &Rig, vm: &str, after: &str) {
     };
     assert_eq!(nodes.iter().find(half), None, "{after}");
     let mut store = rig.machine.store.client(xenstore::DomId::DOM0);
-    for device in xenstore::layout::devices_of(&mut store, xenstore::DomId(domid.get())).unwrap() {
+    let devices = xenstore::layout::devices_of(&mut store, xenstore::DomId(domid.get())).unwrap();
+    let disks = devices.iter().filter(|device| device.kind == DeviceKind::Vbd).count();
+    let noted = rig.core.journal.of(vm).into_iter().filter(|(_, taken)| matches!(taken, Resource::Loop(_)));
+    assert_eq!((rig.machine.loops().len(), noted.count()), (disks, disks), "loop devices after {after}");
+    for device in devices {
         if device.kind != DeviceKind::Console {
             let status = device.status(&mut store).unwrap();
             assert!(status.backend.is_some() && status.frontend.is_some(), "{after}: {device}: {status:?}");

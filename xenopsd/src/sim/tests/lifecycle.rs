@@ -65,6 +65,25 @@ fn a_domain_that_is_not_built_can_be_neither_paused_nor_unpaused() {
 }
 
 #[test]
+fn a_failed_build_takes_the_domain_with_it_and_a_second_one_nothing() {
+    let (rig, vm, before) = settled(&[]);
+    let fault = Fault::Nth { site: Some("hypervisor.build".to_owned()), nth: 0, when: When::Before };
+    rig.run(&vm, Operation::CreateDomain).unwrap();
+    rig.machine.faults.arm(fault);
+    rig.run(&vm, Operation::BuildDomain).unwrap_err();
+    assert_eq!((rig.machine.faults.disarm(), rig.state(&vm)), (1, PowerState::Halted));
+    assert_eq!(rig.remains(&vm), before);
+
+    rig.run(&vm, Operation::CreateDomain).unwrap();
+    rig.run(&vm, Operation::BuildDomain).unwrap();
+    let again = rig.run(&vm, Operation::BuildDomain);
+    assert!(matches!(&again, Err(Error::InternalError(text)) if text.contains("built already")), "{again:?}");
+    rig.run(&vm, Operation::Unpause).unwrap();
+    rig.run(&vm, Operation::Shutdown(Some(LONG))).unwrap();
+    assert_eq!(rig.remains(&vm), before);
+}
+
+#[test]
 fn whoever_waits_for_a_look_gets_its_outcome_however_many_are_asked_for() {
     let (rig, vm, _) = settled(&[]);
     let delay = rig.core.submit(&vm, "test", Operation::Delay(LONG)).unwrap();

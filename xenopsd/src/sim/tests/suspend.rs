@@ -1,8 +1,8 @@
 //! Suspend, resume and checkpoint: what works, what is refused, every failure, every kill.
 
 use std::fs;
-use std::io::Write;
-use std::os::unix::fs::MetadataExt;
+use std::io::{Read, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 
 use super::*;
 use crate::core::SUSPENDING;
@@ -130,6 +130,100 @@ fn what_cannot_be_suspended_or_resumed_is_refused_and_unchanged() {
     rig.run(&vm, Operation::Shutdown(None)).unwrap();
     assert_eq!(rig.suspend(&vm), bad(PowerState::Halted, running));
     assert!(matches!(rig.resume(&vm), Err(Error::DoesNotExist { .. })));
+}
+
+/// A domain stays suspended for as long as its queue is busy: nobody has asked it to suspend, so the look that its stop
+/// asks for would end it.
+#[test]
+fn a_domain_that_is_there_and_suspended_is_resumed_where_it_is() {
+    let (rig, vm, domid) = running(&quick(), long(), &[]);
+    let busy = rig.core.submit(&vm, "test", Operation::Delay(LONG)).unwrap();
+    let (done, outcome) = bounded(1);
+    rig.core.submit_then(&vm, "test", Operation::FastResume, move |result| done.send(result).unwrap());
+    rig.machine.stop_guest(domid, crate::edge::ShutdownReason::Suspend);
+    assert!(!rig.executes(&vm));
+    rig.core.tasks.cancel(&busy).unwrap();
+    assert_eq!(outcome.recv_timeout(LIMIT).expect("it ends"), Ok(()));
+    // Behind the look.
+    rig.run(&vm, Operation::Delay(Duration::ZERO)).unwrap();
+    rig.runs_on(&vm, domid, "a fast resume");
+    // Its next stop is noticed.
+    rig.machine.stop_guest(domid, crate::edge::ShutdownReason::PowerOff);
+    rig.until("it is halted", || rig.state(&vm) == PowerState::Halted);
+}
+
+/// An old image on the device is gone as soon as a new one is begun, and a device that is too small or in use is left as
+/// it is.
+#[test]
+fn a_vm_is_suspended_to_a_block_device_and_resumed_from_it() {
+    let rig = Rig::new(&quick());
+    let Some(device) = loop_device(rig.directory.path(), 1 << 20) else { return };
+    let vm = rig.add(1, &[], |_| ());
+    rig.start(&vm).unwrap();
+    rig.until("its disk is connected", || rig.connected(&vm));
+    let image = || Disk::Local(device.path().display().to_string());
+    // Through the device: what is written to it reaches its file later.
+    let signed = || {
+        let mut start = [0; 15];
+        fs::File::open(device.path()).unwrap().read_exact(&mut start).unwrap();
+        start == *b"XenSavedDomv2-\n"
+    };
+    for _ in 0..2 {
+        rig.run(&vm, Operation::Suspend(image())).unwrap();
+        assert_eq!(rig.state(&vm), PowerState::Suspended);
+        assert!(signed());
+        rig.run(&vm, Operation::Resume(image())).unwrap();
+        rig.run(&vm, Operation::Unpause).unwrap();
+        rig.until("its disk is connected", || rig.connected(&vm));
+    }
+    rig.machine.faults.arm(Fault::Nth {
+        site: Some("hypervisor.save".to_owned()),
+        nth: 0,
+        when: crate::sim::When::Before,
+    });
+    rig.run(&vm, Operation::Suspend(image())).unwrap_err();
+    assert_eq!(rig.machine.faults.disarm(), 1);
+    assert!(!signed(), "half an image must not be resumed from");
+
+    let claimed =
+        fs::OpenOptions::new().read(true).custom_flags(nix::libc::O_EXCL).open(device.path()).unwrap();
+    let refused = rig.run(&vm, Operation::Suspend(image()));
+    assert!(matches!(&refused, Err(Error::InternalError(text)) if text.contains("in use")), "{refused:?}");
+    drop(claimed);
+    let Some(small) = loop_device(rig.directory.path(), 512) else { return };
+    let refused = rig.run(&vm, Operation::Suspend(Disk::Local(small.path().display().to_string())));
+    assert!(
+        matches!(&refused, Err(Error::InternalError(text)) if text.contains("are needed")),
+        "{refused:?}"
+    );
+    assert!(rig.executes(&vm) && !rig.noted());
+}
+
+/// A loop device over a new file of `bytes`, for as long as it lives.
+struct LoopDevice(PathBuf, #[expect(dead_code, reason = "the kernel frees the device with it")] fs::File);
+
+impl LoopDevice {
+    fn path(&self) -> &std::path::Path {
+        &self.0
+    }
+}
+
+/// None, with a message, where there can be none.
+fn loop_device(directory: &std::path::Path, bytes: u64) -> Option<LoopDevice> {
+    use crate::edge::linux::blockdev::{Access, Disk, Links, open_disk};
+    use crate::edge::linux::loopdev::{AttachOptions, attach};
+    if !nix::unistd::geteuid().is_root() || !std::path::Path::new("/dev/loop-control").exists() {
+        eprintln!("skipped: needs root and the loop driver");
+        return None;
+    }
+    let file = directory.join(format!("device-of-{bytes}"));
+    fs::File::create(&file).unwrap().set_len(bytes).unwrap();
+    let Disk::File(disk) = open_disk(&file, Access::ReadWrite, Links::Refuse).unwrap() else {
+        unreachable!()
+    };
+    let options = AttachOptions { autoclear: true, ..AttachOptions::default() };
+    let (device, node) = attach(&disk, &options, &mut |_| Ok(())).unwrap();
+    Some(LoopDevice(device.path, node))
 }
 
 #[test]
