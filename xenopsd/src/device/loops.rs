@@ -14,29 +14,32 @@ use std::path::Path;
 use xenstore::Operations;
 use xenstore::layout::{DeviceAddress, DeviceKind};
 
-use super::{Plug, address};
+use super::address;
 use crate::api::Error;
 use crate::core::Core;
 use crate::edge::{Access, AttachedDisk, DomId, FileId};
 use crate::state::journal::{EntryId, LoopId, Resource};
 
 /// Attaches the disk that a guest is to know by the number `vdev`.
-pub(super) fn attach(plug: &Plug<'_>, vdev: u32, path: &Path, access: Access) -> Result<AttachedDisk, Error> {
-    let journal = &plug.core.journal;
+///
+/// # Errors
+/// What the host says of the disk, or the journal's when it cannot be written down; nothing is attached then.
+pub fn attach(core: &Core, vm: &str, vdev: u32, path: &Path, access: Access) -> Result<AttachedDisk, Error> {
+    let journal = &core.journal;
     let mut entry = None;
     let mut reserve = |number: u32, file: FileId| {
         let resource = Resource::Loop(LoopId::new(number, file, vdev));
         let written = match entry {
-            Some(id) => journal.amend(plug.vm, id, resource),
-            None => journal.take(plug.vm, resource).map(|id| entry = Some(id)),
+            Some(id) => journal.amend(vm, id, resource),
+            None => journal.take(vm, resource).map(|id| entry = Some(id)),
         };
         written.map_err(|error| io::Error::other(error.to_string()))
     };
-    let attached = plug.core.edges.host().attach_disk(path, access, &mut reserve);
+    let attached = core.edges.host().attach_disk(path, access, &mut reserve);
     if attached.is_err()
-        && let Err(error) = give_back(plug.core, plug.vm, |id, _| Some(id) == entry)
+        && let Err(error) = give_back(core, vm, |id, _| Some(id) == entry)
     {
-        tracing::error!(vm = plug.vm, vdev, %error, "a loop device that was not attached stays in the journal");
+        tracing::error!(vm, vdev, %error, "a loop device that was not attached stays in the journal");
     }
     Ok(attached?)
 }

@@ -83,7 +83,7 @@ pub fn plug(plug: &Plug<'_>, vbd: &Vbd) -> Result<(), Error> {
     };
     let access = access(vbd);
     let address = address(plug.domid, vbd)?;
-    let attached = loops::attach(plug, address.id, path, access)?;
+    let attached = loops::attach(plug.core, plug.vm, address.id, path, access)?;
     sharing::claim(plug.core, address, attached.id, access == Access::ReadWrite)?;
     let (major, minor) = attached.device;
     let node = attached.node.into_os_string().into_encoded_bytes();

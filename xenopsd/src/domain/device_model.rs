@@ -10,7 +10,7 @@ use xenstore::{Batch, Operations, Path};
 use super::VmExecutor;
 use crate::api::{BuilderInfo, Disk, Error, VbdMode, Vm};
 use crate::core::Core;
-use crate::device::{store_domid, vif};
+use crate::device::{loops, store_domid, vbd, vif};
 use crate::dm::args::{Card, Descriptors, Drive, Machine};
 use crate::dm::model::{Model, ModelError, Notice, Tell};
 use crate::edge::linux::device_model::ROLE;
@@ -101,7 +101,7 @@ impl VmExecutor<'_> {
         let mut luggage = Luggage::default();
         luggage.descriptors.monitor = MONITOR;
         for drive in machine.drives() {
-            let number = self.open_drive(drive)?.map(|descriptor| luggage.put(descriptor));
+            let number = self.open_drive(domid, drive)?.map(|descriptor| luggage.put(descriptor));
             luggage.descriptors.drives.push(number);
         }
         for card in machine.cards() {
@@ -120,7 +120,7 @@ impl VmExecutor<'_> {
     }
 
     /// A block device of its own, also for a file: a limit of the size of files holds for a device model.
-    fn open_drive(&self, drive: &Drive) -> Result<Option<OwnedFd>, Error> {
+    fn open_drive(&self, domid: DomId, drive: &Drive) -> Result<Option<OwnedFd>, Error> {
         let vbd = self.vbd(&drive.vbd)?;
         let path = match &vbd.backend {
             None => return Ok(None),
@@ -131,7 +131,8 @@ impl VmExecutor<'_> {
         };
         let read_only = drive.cdrom || vbd.mode == VbdMode::ReadOnly;
         let access = if read_only { Access::ReadOnly } else { Access::ReadWrite };
-        Ok(self.core.edges.host().attach_disk(std::path::Path::new(path), access)?.keep)
+        let vdev = vbd::address(domid, vbd)?.id;
+        Ok(loops::attach(self.core, self.vm(), vdev, std::path::Path::new(path), access)?.keep)
     }
 
     fn make_tap(&self, domid: DomId, card: &Card) -> Result<OwnedFd, Error> {

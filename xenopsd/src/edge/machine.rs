@@ -23,9 +23,9 @@ use super::linux::terminal::{TerminalError, TerminalServers};
 use super::linux::{device_model, nftables, process, release, script, serial, vif};
 use super::xen::XenHypervisor;
 use super::{
-    Access, AttachedDisk, DeviceModel, DiskId, DomId, Edges, FileId, Firmware, FirmwarePaths, Followed, FoundKernel,
-    Host, HostError, ImageFile, KernelSearch, KernelSearchError, NewDeviceModel, Note, Prepared, Reserve, ScriptEnd,
-    ScriptError, ScriptRun, Terminal, TerminalSockets, TerminalWanted, VifSettings,
+    Access, AttachedDisk, DeviceModel, DiskId, DomId, Edges, FileId, Firmware, FirmwarePaths, Followed,
+    FoundKernel, Host, HostError, ImageFile, KernelSearch, KernelSearchError, NewDeviceModel, Note, Prepared,
+    Reserve, ScriptEnd, ScriptError, ScriptRun, Terminal, TerminalSockets, TerminalWanted, VifSettings,
 };
 use crate::state::journal::{ProcessId, Resource};
 

@@ -18,9 +18,10 @@ use super::{Shared, SimOptions};
 use crate::edge::linux::terminal::ROLE;
 use crate::edge::linux::{loopdev, script, serial};
 use crate::edge::{
-    Access, AttachedDisk, DeviceModel, DiskId, DomId, FileId, Firmware, Followed, FoundKernel, Host, HostError,
-    Image, ImageFile, KernelSearch, KernelSearchError, NewDeviceModel, Note, Prepared, Reserve, ScriptEnd,
-    ScriptError, ScriptRun, SuspendFile, Tell, Terminal, TerminalSockets, TerminalWanted, VifSettings,
+    Access, AttachedDisk, DeviceModel, DiskId, DomId, FileId, Firmware, Followed, FoundKernel, Host,
+    HostError, Image, ImageFile, KernelSearch, KernelSearchError, NewDeviceModel, Note, Prepared, Reserve,
+    ScriptEnd, ScriptError, ScriptRun, SuspendFile, Tell, Terminal, TerminalSockets, TerminalWanted,
+    VifSettings,
 };
 use crate::state::journal::{ProcessId, Resource};
 
