@@ -131,7 +131,10 @@ fn locked_interface_sends_only_from_its_addresses(dom0: &Dom0) {
     set(LockingMode::Unlocked).expect("unlocked");
     assert!(reaches("10.9.0.71"));
     // Another MAC address.
-    dom0.type_into(&guest, "ip link set eth0 address 00:16:3e:77:77:77");
+    let other = "00:16:3e:77:77:77";
+    let change = format!("ip link set eth0 down; ip link set eth0 address {other}; ip link set eth0 up");
+    let has = dom0.type_into(&guest, &format!("{change}; cat /sys/class/net/eth0/address"));
+    assert_eq!(has, other);
     assert!(reaches("10.9.0.71"));
     set(lock(&["10.9.0.71"])).expect("locked again");
     assert!(!reaches("10.9.0.71"));

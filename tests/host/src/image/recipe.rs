@@ -85,6 +85,7 @@ pub(super) const DOM0_MODULES: &[&str] = &[
     "loop",
     "nbd",
     "nf_tables",
+    "nft_meta_bridge",
     "nls_ascii",
     "nls_cp437",
     "null_blk",
@@ -93,6 +94,8 @@ pub(super) const DOM0_MODULES: &[&str] = &[
     "sch_ingress",
     "sch_tbf",
     "cls_u32",
+    // What libcrc32c, and so nf_tables, asks for by an alias.
+    "crc32c_generic",
     "act_mirred",
     "act_police",
     "squashfs",
