@@ -230,9 +230,6 @@ impl<'a> Running<'a> {
             (None, Some(libc::SIGSYS)) => {
                 Err(Error::Worker("it was killed for a system call that it may not make".to_owned()))
             }
-            (None, Some(libc::SIGXFSZ)) => {
-                Err(Error::Worker("it was killed for writing more than it may".to_owned()))
-            }
             (None, signal) => Err(Error::Worker(format!("it was killed by signal {}", signal.unwrap_or(0)))),
         }
     }
