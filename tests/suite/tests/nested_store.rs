@@ -41,7 +41,7 @@ fn tree(dom0: &Dom0, name: &str) -> Tree {
 }
 
 /// Nodes that only the daemon writes, in order.
-const OURS: [&str; 17] = [
+const OURS: [&str; 21] = [
     // The contract's own: the guest agent's directories, data for the guest, memory limits, identity.
     "D/control/has-vendor-device",
     // What netfront would be told when its carrier is taken away.
@@ -51,6 +51,11 @@ const OURS: [&str; 17] = [
     "D/memory/dynamic-min",
     "D/memory/initial-target",
     "D/messages",
+    // How many vcpus there are and are to be online: for vcpu hotplug, as the model has it.
+    "D/platform",
+    "D/platform/vcpu",
+    "D/platform/vcpu/current",
+    "D/platform/vcpu/number",
     "D/rrd",
     "D/unique-domain-id",
     "D/vm-data",
