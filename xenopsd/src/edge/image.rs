@@ -56,8 +56,8 @@ pub struct ImageFile {
 /// Device and inode.
 type FileId = (u64, u64);
 
-/// Files that are mapped now. A lease belongs to the process, and so does this. As long as there are builds that use
-/// them; each entry is removed when the next file is mapped after its last use.
+/// Files that builds have mapped now: one table for the process, as leases are the process's. An entry whose last build
+/// is over is removed when the next file is mapped.
 static MAPPED: Mutex<Vec<(FileId, Weak<MappedFile>)>> = Mutex::new(Vec::new());
 
 /// The bytes of a kernel or ramdisk.
