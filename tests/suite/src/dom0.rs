@@ -15,6 +15,7 @@ use xenopsd::api::{
 use xenopsd::rpc::Codec;
 use xenopsd::rpc::client::{Client, ClientError};
 
+use crate::boot_sector::boot_sector;
 use crate::guest::Guest;
 
 /// Longest wait for a guest or the daemon. A guest boots in five seconds on an idle machine.
@@ -205,6 +206,41 @@ impl Dom0 {
         self.host.wait_for_guest(guest.name(), text, LIMIT).unwrap_or_else(|error| panic!("{error}"));
     }
 
+    /// Writes a disk in dom0 that an HVM guest starts the [boot sector](crate::boot_sector) from, 1 MiB, with a line
+    /// of text in its second sector.
+    #[track_caller]
+    pub fn make_sector_disk(&self, path: &str, text: &str) {
+        let mut bytes = boot_sector().to_vec();
+        bytes.extend_from_slice(format!("{text}\r\n").as_bytes());
+        let local = self.dir.path().join("sector");
+        std::fs::write(&local, bytes).expect("writes a file");
+        self.host.put(&local, path).unwrap_or_else(|error| panic!("{error}"));
+        self.sh(&format!("truncate -s 1M {}", quote(path)));
+    }
+
+    /// Copies what comes from an HVM guest's serial port to a file from now on, until it ends. For [`Dom0::serial_said`].
+    #[track_caller]
+    pub fn listen_to_serial(&self, guest: &Guest) {
+        let tty = format!("/local/domain/{}/serial/0/tty", self.domid(guest));
+        let log = quote(&serial_log(guest));
+        self.sh(&format!("tty=$(xenstore-read {tty}) && : >{log} && setsid cat <$tty >>{log} 2>/dev/null &"));
+    }
+
+    /// Waits until an HVM guest has said `text` on its serial port.
+    #[track_caller]
+    pub fn serial_said(&self, guest: &Guest, text: &str) {
+        let said = self.host.wait_for_text(&serial_log(guest), text, LIMIT);
+        said.unwrap_or_else(|error| panic!("{error}"));
+    }
+
+    /// Sends letters to an HVM guest's serial port, having forgotten what it has said so far.
+    #[track_caller]
+    pub fn type_on_serial(&self, guest: &Guest, letters: &str) {
+        let tty = format!("/local/domain/{}/serial/0/tty", self.domid(guest));
+        let log = quote(&serial_log(guest));
+        self.sh(&format!(": >{log}; printf %s {} >$(xenstore-read {tty})", quote(letters)));
+    }
+
     /// Forgets what the guest has printed so far, so that the same text can be waited for again.
     #[track_caller]
     pub fn forget_output(&self, guest: &Guest) {
@@ -309,6 +345,10 @@ impl Drop for Dom0 {
             eprintln!("the end of the daemon's log:\n{}", log.text());
         }
     }
+}
+
+fn serial_log(guest: &Guest) -> String {
+    format!("/root/serial-{}", guest.name())
 }
 
 fn dbg(what: &str) -> String {

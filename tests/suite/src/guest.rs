@@ -3,8 +3,8 @@
 
 use uuid::Uuid;
 use xenopsd::api::{
-    Action, Boot, BuilderInfo, DeviceId, Dict, DirectBoot, Disk, Int, Network, PvInfo, SchedulerParams, Vbd,
-    VbdMode, Vif, Vm,
+    Action, Boot, BuilderInfo, DeviceId, Dict, DirectBoot, Disk, HvmInfo, Int, Network, PvInfo,
+    SchedulerParams, Vbd, VbdMode, Vif, Vm,
 };
 
 /// The test guest's kernel in dom0.
@@ -68,6 +68,23 @@ impl Guest {
             generation_id: None,
         };
         Self { vm, vbds: Vec::new(), vifs: Vec::new() }
+    }
+
+    /// An HVM guest without devices, that boots from its first disk with BIOS firmware, with a serial port.
+    pub fn hvm(name: &str) -> Self {
+        Self::new(name).with(|vm| {
+            vm.ty = BuilderInfo::Hvm(HvmInfo { serial: Some("pty".to_owned()), ..HvmInfo::default() });
+        })
+    }
+
+    /// With something different about an HVM guest's machine.
+    #[must_use]
+    pub fn machine(self, change: impl FnOnce(&mut HvmInfo)) -> Self {
+        self.with(|vm| {
+            if let BuilderInfo::Hvm(info) = &mut vm.ty {
+                change(info);
+            }
+        })
     }
 
     /// The VM's id.

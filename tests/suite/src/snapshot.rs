@@ -29,13 +29,14 @@ true
 ";
 
 /// Directories that stay when the last guest is gone, as libxl leaves some of them too.
-const SHARED: [&str; 6] = [
+const SHARED: [&str; 7] = [
     "store /libxl = \"\"",
     "store /vm = \"\"",
     "store /local/domain/0/backend = \"\"",
     "store /local/domain/0/backend/vbd = \"\"",
     "store /local/domain/0/backend/vif = \"\"",
     "store /local/domain/0/backend/console = \"\"",
+    "store /local/domain/0/device-model = \"\"",
 ];
 
 /// What connections the daemon keeps for its next operation, up to a bound of its own: handles of the hypervisor and

@@ -40,9 +40,6 @@ impl VmExecutor<'_> {
     pub(super) fn check_start(&self) -> Result<(), Error> {
         let vm = &self.records.vm;
         let wanted = Wanted::of(vm)?;
-        if wanted.kind == GuestKind::Hvm {
-            return Err(Error::Unimplemented("HVM guests: no device model is started yet".to_owned()));
-        }
         platform(vm)?;
         platform::nodes(vm)?;
         platform::check_generation_id(vm)?;

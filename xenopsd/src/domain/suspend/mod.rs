@@ -30,7 +30,7 @@ use xenstore::{Batch, Operations};
 use super::VmExecutor;
 use super::shutdown::{Refused, control};
 use super::suspend_image::{self, ImageWriter};
-use crate::api::{Disk, Error};
+use crate::api::{BuilderInfo, Disk, Error};
 use crate::core::SUSPENDING;
 use crate::device::store_domid;
 use crate::edge::{DomId, DomainInfo, HypervisorError, ShutdownReason, Stream, SuspendFile};
@@ -70,7 +70,16 @@ fn suspended(domain: &DomainInfo) -> bool {
 }
 
 impl VmExecutor<'_> {
+    /// An image holds the state of the domain; an HVM guest has as much again in its device model.
+    fn must_be_suspendable(&self) -> Result<(), Error> {
+        match self.records.vm.ty {
+            BuilderInfo::Hvm(_) => Err(Error::Unimplemented("suspend and resume of HVM guests".to_owned())),
+            _ => Ok(()),
+        }
+    }
+
     pub(super) fn open_image(&self, disk: &Disk) -> Result<(), Error> {
+        self.must_be_suspendable()?;
         let path = image_path(disk)?;
         if self.records.vbds.iter().any(|vbd| vbd.backend.as_ref() == Some(disk)) {
             return Err(Error::internal(format!(

@@ -11,6 +11,7 @@ use crate::edge::{GuestKind, HypervisorError, SuspendFile};
 impl VmExecutor<'_> {
     /// Finds all that can be found wrong before anything is taken.
     pub(in crate::domain) fn check_resume(&self, disk: &Disk) -> Result<(), Error> {
+        self.must_be_suspendable()?;
         let wanted = Wanted::of(&self.records.vm)?;
         let image = self.core.edges.host().open_image(&image_path(disk)?)?;
         let (_, record) = ImageReader::open(image.file()).map_err(|e| unusable(&image, &e))?;

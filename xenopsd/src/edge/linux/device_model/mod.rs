@@ -51,8 +51,9 @@ const DATA: u64 = 2 << 30;
 /// is not counted.
 const MEMORY: u64 = 512 << 20;
 
-/// Firmware and keyboard layouts, read while it starts.
-const DATA_DIRECTORIES: [&str; 2] = ["/usr/share/qemu", "/usr/share/seabios"];
+/// Keyboard layouts and the firmware of emulated cards, read while it starts. They are named on its command line: it would
+/// look for them beside its own program, whose place it cannot find in its jail.
+const DATA_DIRECTORIES: [&str; 3] = ["/usr/share/qemu", "/usr/share/seabios", "/usr/lib/ipxe/qemu"];
 
 /// As libxl sets it: bytes that QEMU keeps of a console nobody reads.
 const CONSOLE_LIMIT: (&str, &str) = ("XEN_QEMU_CONSOLE_LIMIT", "1048576");
@@ -162,6 +163,7 @@ pub fn start(
     }
     let jail = furnish(jail, domid)?;
     let mut arguments = vec!["qemu".to_owned()];
+    arguments.extend(data_directories().flat_map(|directory| ["-L".to_owned(), directory.to_owned()]));
     arguments.extend_from_slice(new.arguments);
     let mut started = Err(io::ErrorKind::NotFound.into());
     let permit = |pid| {
@@ -276,6 +278,11 @@ fn open_log(path: &Path) -> Result<File, HostError> {
     options.open(path).map_err(failed("make", path))
 }
 
+/// Those that are there.
+fn data_directories() -> impl Iterator<Item = &'static str> {
+    DATA_DIRECTORIES.into_iter().filter(|directory| Path::new(directory).is_dir())
+}
+
 fn furnish(jail: Jail, domid: DomId) -> Result<Jail, HostError> {
     let limits = Limits {
         open_files: Some(OPEN_FILES),
@@ -285,10 +292,9 @@ fn furnish(jail: Jail, domid: DomId) -> Result<Jail, HostError> {
         ..Limits::default()
     };
     let mut jail = jail.system_libraries().limits(limits).filter(filter::filter().map_err(refused)?);
-    for directory in DATA_DIRECTORIES.map(Path::new) {
-        if directory.is_dir() {
-            jail = jail.entry(Entry::ReadOnly { source: directory.into(), path: directory.into() });
-        }
+    // The libraries' directory is there already, with all that is in it.
+    for directory in data_directories().filter(|directory| !directory.starts_with("/usr/lib/")) {
+        jail = jail.entry(Entry::ReadOnly { source: directory.into(), path: directory.into() });
     }
     jail = jail.entry(Entry::Node { path: "/dev/null".into(), device: NULL });
     for device in seal::XEN_DEVICES {
