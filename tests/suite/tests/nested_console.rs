@@ -1,0 +1,109 @@
+//! The terminal server of a real PV guest on real Xen: found through the contract, jailed, reachable from dom0 only, and
+//! never another guest's.
+
+use suite::{Dom0, Guest};
+use xenopsd::api::{BuilderInfo, ConsoleProtocol, Disk, Int, VmResume, VmState, VmSuspend};
+
+const IMAGE: &str = "/root/image";
+
+fn with_terminal(name: &str) -> Guest {
+    let mut guest = Guest::new(name).cmdline("tick");
+    let BuilderInfo::Pv(pv) = &mut guest.vm.ty else { panic!("a PV guest") };
+    pv.vncterm = true;
+    guest
+}
+
+/// The ports that clients are told of: VNC's, and the text's.
+fn ports(state: &VmState) -> Option<(Int, Int)> {
+    let port =
+        |protocol| state.consoles.iter().find(|c| c.protocol == protocol && c.port > 0).map(|c| c.port);
+    port(ConsoleProtocol::Rfb).zip(port(ConsoleProtocol::Vt100))
+}
+
+/// Reads the text at a port until `text` comes.
+fn reads(dom0: &Dom0, port: Int, text: &str) {
+    dom0.sh(&format!(
+        "timeout 120 bash -c 'exec 3<>/dev/tcp/127.0.0.1/{port}; grep -a -q -m1 \"{text}\" <&3'"
+    ));
+}
+
+/// What a viewer is greeted with.
+fn greeting(dom0: &Dom0, port: Int) -> String {
+    dom0.sh(&format!("timeout 60 bash -c 'exec 3<>/dev/tcp/127.0.0.1/{port}; head -c 12 <&3'"))
+}
+
+fn pid(dom0: &Dom0, guest: &Guest) -> String {
+    dom0.read(&format!("/local/domain/{}/vncterm-pid", dom0.domid(guest))).expect("a process")
+}
+
+/// Neither the kernel's table nor a connection to any other address of dom0 finds somebody at a port.
+fn only_from_this_host(dom0: &Dom0, ports: [Int; 2]) {
+    let addresses = dom0.sh("ip -o -4 addr show scope global | awk '{ split($4, a, \"/\"); print a[1] }'");
+    assert!(addresses.lines().next().is_some(), "dom0 has no other address to try");
+    for port in ports {
+        let hex = format!("{port:04X}");
+        // State 0A is LISTEN; the address is in the host's byte order. `/proc/net/tcp` of Linux.
+        let listening = dom0
+            .sh(&format!("awk '$4 == \"0A\" && $2 ~ /:{hex}$/ {{ print $2 }}' /proc/net/tcp /proc/net/tcp6"));
+        assert_eq!(listening.trim(), format!("0100007F:{hex}"));
+        for address in addresses.lines() {
+            let connects = format!("timeout 5 bash -c 'exec 3<>/dev/tcp/{address}/{port}' 2>/dev/null");
+            assert!(!dom0.run(&connects).success(), "port {port} is reached at {address}");
+        }
+    }
+}
+
+#[test]
+fn a_guest_s_terminal_is_jailed_followed_and_kept() {
+    let dom0 = Dom0::start();
+    let guest = with_terminal("screen");
+    dom0.boot(&guest);
+    let (vnc, text) = ports(&dom0.state(&guest)).expect("both consoles");
+    let home = format!("/local/domain/{}", dom0.domid(&guest));
+    assert_eq!(dom0.read(&format!("{home}/console/vnc-port")), Some(vnc.to_string()));
+    assert_eq!(dom0.read(&format!("{home}/console/tc-port")), Some(text.to_string()));
+    assert_eq!(greeting(&dom0, vnc), "RFB 003.008\n");
+    reads(&dom0, text, "GUEST: tick");
+
+    // Its own user, nothing in its root, and nothing but the loopback address.
+    let process = pid(&dom0, &guest);
+    let uid = 131_072 + dom0.domid(&guest);
+    assert_eq!(dom0.sh(&format!("stat -c %u /proc/{process}")).trim(), uid.to_string());
+    assert_eq!(dom0.sh(&format!("ls -A /proc/{process}/root | wc -l")).trim(), "0");
+    assert_eq!(dom0.sh(&format!("grep ^Seccomp: /proc/{process}/status | cut -f2")).trim(), "2");
+    assert_eq!(
+        dom0.sh(&format!("grep ^CapBnd: /proc/{process}/status | cut -f2")).trim(),
+        "0000000000000000"
+    );
+    only_from_this_host(&dom0, [vnc, text]);
+
+    // Another comes when it is killed, on the same ports.
+    dom0.sh(&format!("kill -KILL {process}"));
+    dom0.wait_until(&guest, "it has another terminal", |state| {
+        ports(state).is_some() && dom0.read(&format!("{home}/vncterm-pid")).is_some_and(|now| now != process)
+    });
+    assert_eq!(ports(&dom0.state(&guest)), Some((vnc, text)));
+    reads(&dom0, text, "GUEST: tick");
+
+    // The next daemon takes it over.
+    let process = pid(&dom0, &guest);
+    dom0.stop_daemon("KILL");
+    dom0.start_daemon("");
+    dom0.wait_until(&guest, "its terminal is found", |state| ports(state).is_some());
+    assert_eq!(pid(&dom0, &guest), process);
+    reads(&dom0, text, "GUEST: tick");
+
+    // Its screen comes back after a suspend, and nothing is left after a shutdown.
+    let image = || Disk::Local(IMAGE.to_owned());
+    let (debug_info, id) = ("test".to_owned(), guest.id().to_owned());
+    dom0.task(&VmSuspend { debug_info: debug_info.clone(), id: id.clone(), suspend_vdi: image() })
+        .expect("suspends");
+    assert!(!dom0.run("pgrep vncterm").success(), "it ended with the domain");
+    dom0.task(&VmResume { debug_info, id, suspend_vdi: image() }).expect("resumes");
+    dom0.unpause(&guest).expect("runs");
+    let (_, text) = ports(&dom0.state(&guest)).expect("both consoles");
+    reads(&dom0, text, "GUEST: tick");
+    dom0.hard_shutdown(&guest).expect("shuts down");
+    assert!(!dom0.run("pgrep vncterm").success());
+    dom0.sh("test -z \"$(ls -A /var/run/nonpersistent/xenopsd/classic/journal)\"");
+}
