@@ -7,7 +7,8 @@
 //!   migrate       a domain's memory to and from a stream
 //!   evtchn, foreignmemory, gnttab, devicemodel, xs   one owned handle each
 //!   shared        memory a guest can change          restrict  handles that can only touch one domain
-//!   jail              processes that own nothing      pid, sig, linux   system calls no dependency wraps
+//!   jail              processes that own nothing      passing  descriptors between processes
+//!   pid, sig, linux   system calls no dependency wraps
 //! ```
 //!
 //! Every handle closes on drop, may move between threads (and be shared by them where the library allows it), and
@@ -26,6 +27,7 @@ pub mod jail;
 pub mod linux;
 mod log;
 pub mod migrate;
+pub mod passing;
 pub mod pid;
 pub mod restrict;
 pub mod shared;

@@ -1,7 +1,7 @@
 //! HVM guests on real Xen: firmware, an emulated machine by a device model in a jail, and its screen.
 
 use suite::{Dom0, Guest, SECTOR, UP, WRITTEN};
-use xenopsd::api::{Action, PowerState, VbdMode};
+use xenopsd::api::{Action, ConsoleProtocol, PowerState, VbdMode};
 
 const DISK: &str = "/root/sector.img";
 
@@ -44,4 +44,47 @@ fn an_hvm_guest_starts_from_its_disk_reads_and_writes_it_reboots_and_switches_of
     before.must_be_left(&dom0);
     let copy = format!("cmp -n {SECTOR} -i 0:{SECTOR} {DISK} {DISK} && echo a copy of the first");
     assert_eq!(dom0.run(&copy).text().trim(), "a copy of the first");
+}
+
+/// What a VNC server says first on this port of dom0's, and the ways to authenticate that it offers then: one, without.
+fn greeting(dom0: &Dom0, port: i64) -> String {
+    let hello = "exec 3<>/dev/tcp/127.0.0.1/PORT; head -c 12 <&3; printf 'RFB 003.008\\n' >&3; head -c 2 <&3 | od -An -tx1";
+    dom0.sh(&hello.replace("PORT", &port.to_string()))
+}
+
+#[test]
+fn the_screen_is_on_localhost_only_and_survives_the_daemon() {
+    let dom0 = Dom0::start();
+    let guest = sector_guest(&dom0, "screen").machine(|hvm| hvm.vnc_ip = Some("127.0.0.1".to_owned()));
+    dom0.add(&guest);
+    start(&dom0, &guest);
+    let port = |dom0: &Dom0| {
+        let consoles = dom0.state(&guest).consoles;
+        let screen = consoles.iter().find(|console| console.protocol == ConsoleProtocol::Rfb);
+        screen.unwrap_or_else(|| panic!("no screen: {consoles:?}")).port
+    };
+    let first = port(&dom0);
+    assert_eq!(greeting(&dom0, first), "RFB 003.008\n 01 01\n");
+    let domid = dom0.domid(&guest);
+    assert_eq!(dom0.read(&format!("/local/domain/{domid}/console/vnc-port")), Some(first.to_string()));
+    let listeners = dom0.sh("ss -Hltn | awk '{print $4}' | grep -v ':22$'");
+    for listener in listeners.lines() {
+        assert!(listener.starts_with("127.0.0.1:") || listener.starts_with("[::1]:"), "{listeners}");
+    }
+    dom0.stop_daemon("KILL");
+    dom0.start_daemon("");
+    dom0.wait_until(&guest, "seen with its screen", |state| {
+        state.consoles.iter().any(|console| console.protocol == ConsoleProtocol::Rfb)
+    });
+    assert_eq!(port(&dom0), first);
+    assert_eq!(greeting(&dom0, first), "RFB 003.008\n 01 01\n");
+    dom0.type_on_serial(&guest, "d");
+    dom0.serial_said(&guest, "from the disk");
+
+    // Without its device model it is as one that has crashed.
+    let pid = dom0.read(&format!("/local/domain/{domid}/image/device-model-pid")).expect("a process");
+    dom0.sh(&format!("kill -9 {pid}"));
+    dom0.wait_for_power(&guest, PowerState::Halted);
+    let refused = dom0.run(&format!("exec 3<>/dev/tcp/127.0.0.1/{first}"));
+    assert!(!refused.success(), "somebody still listens");
 }

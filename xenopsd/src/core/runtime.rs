@@ -10,7 +10,7 @@ use xenstore::layout::DeviceAddress;
 
 use crate::api::Int;
 use crate::dm::model::Model;
-use crate::edge::{DomId, Followed, TerminalPorts, TerminalSockets};
+use crate::edge::{DomId, Followed, ScreenAddress, TerminalPorts, TerminalSockets};
 
 /// One VM's.
 #[derive(Debug, Default)]
@@ -31,6 +31,8 @@ pub struct Runtime {
     pub model: Option<Arc<Model>>,
     /// Its device model has ended by itself, and nothing was done about that yet.
     pub model_ended: bool,
+    /// Where the screen that it serves is to be reached.
+    pub screen: Option<ScreenAddress>,
 }
 
 /// The terminal server of a VM.

@@ -5,7 +5,8 @@
 //!                                                            │ thread: waits for
 //!                  process ended ──► Notice::Ended ◄─────────┤  the process
 //!                  RTC_CHANGE ─────► Notice::Clock ◄─────────┤  the monitor
-//!                  reset, shutdown ► Notice::Look  ◄─────────┘  a wake
+//!                  reset, shutdown ► Notice::Look  ◄─────────┤  a wake
+//!                  a viewer has come ► handed to the process ┘  viewers
 //! ```
 //!
 //! Nothing that comes through the monitor is believed further than that: the hypervisor says whether a guest has stopped,
@@ -25,12 +26,12 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::qmp::{Event, Qmp, QmpError, RunState};
 use crate::api::value::Value;
-use crate::edge::{DeviceModel, HostError};
+use crate::edge::{DeviceModel, HostError, ScreenListener};
 
 /// How long a device model that is up may take to answer a command. It answers in microseconds, unless a disk hangs.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 
-/// The monitor is not listened to for this long after it has said something: a flood costs its guest, not dom0.
+/// Neither the monitor nor viewers are listened to for this long after something came: a flood costs its guest, not dom0.
 const THROTTLE: Duration = Duration::from_millis(100);
 
 /// How long a process whose monitor was closed may take to be gone.
@@ -134,14 +135,14 @@ impl Model {
         Ok(self.shared.process.seal()?)
     }
 
-    /// Follows it from now on, for as long as this value lives.
+    /// Follows it from now on, for as long as this value lives, and hands it the viewers that come.
     ///
     /// # Errors
     /// [`ModelError::Follow`].
-    pub fn follow(&self, name: &str, tell: Tell) -> Result<(), ModelError> {
+    pub fn follow(&self, name: &str, tell: Tell, viewers: Option<ScreenListener>) -> Result<(), ModelError> {
         let shared = Arc::clone(&self.shared);
         let stream = shared.qmp().try_clone_stream().map_err(ModelError::Follow)?;
-        let watch = Watch { shared, stream: Some(stream), tell };
+        let watch = Watch { shared, stream: Some(stream), tell, viewers };
         let thread = std::thread::Builder::new().name(name.into()).stack_size(crate::ops::WORKER_STACK);
         thread.spawn(move || watch.run()).map(drop).map_err(ModelError::Follow)
     }
@@ -196,6 +197,18 @@ impl Shared {
         // Events may have come before the answer.
         self.wake();
         answer
+    }
+
+    /// Viewers are not asked for a password: who can connect is who may.
+    fn add_viewer(&self, viewer: BorrowedFd<'_>) -> Result<(), QmpError> {
+        let arguments = |members: &[(&str, Value)]| {
+            Some(Value::Dict(members.iter().map(|(key, value)| ((*key).into(), value.clone())).collect()))
+        };
+        let name = || Value::string("viewer");
+        self.execute("getfd", arguments(&[("fdname", name())]), Some(viewer))?;
+        let client =
+            [("protocol", Value::string("vnc")), ("fdname", name()), ("skipauth", Value::Bool(true))];
+        self.execute("add_client", arguments(&client), None).map(drop)
     }
 
     fn wake(&self) {
@@ -266,6 +279,7 @@ struct Watch {
     /// To wait on; none once the monitor is of no use any more.
     stream: Option<UnixStream>,
     tell: Tell,
+    viewers: Option<ScreenListener>,
 }
 
 impl Watch {
@@ -287,7 +301,7 @@ impl Watch {
                 (self.tell)(Notice::Ended(self.shared.process.last_words()));
                 return;
             }
-            if deaf.is_none() && self.listen() {
+            if deaf.is_none() && (self.listen() | self.welcome()) {
                 deaf_until = Some(Instant::now() + THROTTLE);
             }
         }
@@ -296,10 +310,30 @@ impl Watch {
     fn wait(&self, deaf: Option<Duration>) -> io::Result<()> {
         let readable = |fd| PollFd::new(fd, PollFlags::POLLIN);
         let mut descriptors = vec![readable(self.shared.process.ended()), readable(self.shared.wake.as_fd())];
-        if let (Some(stream), None) = (&self.stream, deaf) {
-            descriptors.push(readable(stream.as_fd()));
+        if deaf.is_none() {
+            descriptors.extend(self.stream.as_ref().map(|stream| readable(stream.as_fd())));
+            descriptors.extend(self.viewers.as_ref().map(|viewers| readable(viewers.as_fd())));
         }
         wait(&mut descriptors, deaf).map(drop)
+    }
+
+    /// Hands on a viewer that has come; whether there was one.
+    fn welcome(&mut self) -> bool {
+        let Some(viewers) = &self.viewers else { return false };
+        match viewers.accept() {
+            Ok(None) => false,
+            Ok(Some(viewer)) => {
+                if let Err(error) = self.shared.add_viewer(viewer.as_fd()) {
+                    tracing::warn!(%error, "a viewer is not let in");
+                }
+                true
+            }
+            Err(error) => {
+                tracing::error!(%error, "viewers of a screen are not listened for any more");
+                self.viewers = None;
+                true
+            }
+        }
     }
 
     /// Whether there was something.

@@ -4,8 +4,8 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Weak};
 
-use xenstore::layout::{domain_path, vm_path};
-use xenstore::{Batch, Operations, Path};
+use xenstore::layout::{self, vm_path};
+use xenstore::{Operations, Path};
 
 use super::VmExecutor;
 use crate::api::{BuilderInfo, Disk, Error, VbdMode, Vm};
@@ -14,7 +14,10 @@ use crate::device::{loops, store_domid, vbd, vif};
 use crate::dm::args::{Card, Descriptors, Drive, Machine};
 use crate::dm::model::{Model, ModelError, Notice, Tell};
 use crate::edge::linux::device_model::ROLE;
-use crate::edge::{Access, DeviceModel, DomId, FIRST_DESCRIPTOR, HostError, MONITOR, NewDeviceModel};
+use crate::edge::{
+    Access, DeviceModel, DomId, FIRST_DESCRIPTOR, HostError, MONITOR, NewDeviceModel, ScreenAddress,
+    ScreenListener, ScreenPlace,
+};
 use crate::state::journal::{ProcessId, Resource};
 
 /// What clients know the device model as.
@@ -47,18 +50,18 @@ impl VmExecutor<'_> {
     }
 
     pub(super) fn start_device_model(&self) -> Result<(), Error> {
-        let domid = self.domid()?;
+        let (vm, domid) = (&self.records.vm, self.domid()?);
         let machine = self.machine()?;
         let luggage = self.pack(domid, &machine)?;
         let arguments = machine.arguments(domid.get(), &luggage.descriptors);
         let new = NewDeviceModel { domid, vm: self.vm(), arguments: &arguments, descriptors: luggage.given };
         let mut process = None;
+        let mut into_journal = noting(self.core, self.vm());
         let mut note = |resource: Resource| {
             if let Resource::Process(noted) = &resource {
                 process = Some(noted.clone());
             }
-            let noted = self.core.journal.take(self.vm(), resource).map(drop);
-            noted.map_err(|error| HostError::Unusable { class: "journal", text: error.to_string() })
+            into_journal(resource)
         };
         let started = self.core.edges.host().start_device_model(new, &mut note);
         let started = started.map_err(|error| self.not_started(&error))?;
@@ -72,13 +75,15 @@ impl VmExecutor<'_> {
                 ModelError::Cancelled => self.task.cancelled_error(),
                 other => self.not_started(&other),
             })?;
-        self.announce_device_model(domid, process.as_ref(), luggage.tty)?;
-        self.core.keep_model(&self.records.vm, model).map_err(|error| self.not_started(&error))
+        let viewers = machine.has_screen().then(|| self.core.listen_for_viewers(vm, domid)).transpose()?;
+        let started = process.ok_or_else(|| self.not_started(&"it was not written down"))?;
+        self.core.announce_device_model(domid, &started, luggage.tty, viewers.as_ref())?;
+        self.core.keep_model(vm, model, viewers).map_err(|error| self.not_started(&error))
     }
 
     /// Ends it, and gives back what was taken for it. There may be none.
     pub(super) fn stop_device_model(&self) -> Result<(), Error> {
-        let model = self.core.runtimes.with(self.vm(), |r| r.model.take());
+        let model = self.core.runtimes.with(self.vm(), |r| (r.model.take(), r.screen.take()).0);
         let ended = model.map_or(Ok(()), |model| model.end());
         let given = self.core.give_back_of(self.vm(), is_of_device_model);
         ended.map_err(|error| Error::internal(format!("VM {}: {error}", self.vm()))).and(given)
@@ -143,28 +148,17 @@ impl VmExecutor<'_> {
         Ok(self.core.edges.host().make_tap(&name, &vif::settings(vif)?)?)
     }
 
-    /// Tells the store what `xl` and people look for.
-    fn announce_device_model(
-        &self,
-        domid: DomId,
-        process: Option<&ProcessId>,
-        tty: Option<PathBuf>,
-    ) -> Result<(), Error> {
-        let home = domain_path(store_domid(domid));
-        let at = |name: &str| home.join(name).map_err(xenstore::Error::from);
-        let mut batch = Batch::new();
-        if let Some(process) = process {
-            batch.write(at("image/device-model-pid")?, process.pid.to_string());
-        }
-        if let Some(tty) = tty {
-            batch.write(at("serial/0/tty")?, tty.into_os_string().into_encoded_bytes());
-        }
-        Ok(self.core.edges.store()?.commit(&batch)?)
-    }
-
     fn not_started(&self, error: &dyn std::fmt::Display) -> Error {
         let message = error.to_string();
         Error::FailedToStartEmulator { id: self.vm().to_owned(), name: NAME.to_owned(), message }
+    }
+}
+
+/// Writes resources of a VM down.
+fn noting<'a>(core: &'a Core, vm: &'a str) -> impl FnMut(Resource) -> Result<(), HostError> + 'a {
+    |resource| {
+        let noted = core.journal.take(vm, resource).map(drop);
+        noted.map_err(|error| HostError::Unusable { class: "journal", text: error.to_string() })
     }
 }
 
@@ -199,7 +193,47 @@ impl Core {
         };
         tracing::info!(vm = %vm.id, %domid, pid = process.pid, "the device model is picked up");
         let model = self.adopted(found).map_err(|error| failed(&error))?;
-        self.keep_model(vm, model).map_err(|error| failed(&error))
+        let has_screen = matches!(&vm.ty, BuilderInfo::Hvm(hvm) if hvm.video_mib > 0);
+        let viewers = has_screen.then(|| self.listen_for_viewers(vm, domid)).transpose()?;
+        self.announce_device_model(domid, &process, None, viewers.as_ref())?;
+        self.keep_model(vm, model, viewers).map_err(|error| failed(&error))
+    }
+
+    /// Viewers come to this daemon, which hands them on. They find it where an earlier one was, if that place is free.
+    fn listen_for_viewers(&self, vm: &Vm, domid: DomId) -> Result<ScreenListener, Error> {
+        let BuilderInfo::Hvm(hvm) = &vm.ty else {
+            return Err(Error::internal(format!("VM {} has no screen", vm.id)));
+        };
+        let place = if hvm.vnc_ip.is_some() {
+            let node = layout::DeviceModel::vnc_port_path(store_domid(domid));
+            let before = self.edges.store()?.read_str(&node)?;
+            ScreenPlace::Port(before.and_then(|port| port.parse().ok()))
+        } else {
+            ScreenPlace::Socket
+        };
+        let mut note = noting(self, &vm.id);
+        Ok(self.edges.host().listen_for_viewers(domid, place, &mut note)?)
+    }
+
+    /// Tells the store what `xl`, viewers and people look for.
+    fn announce_device_model(
+        &self,
+        domid: DomId,
+        process: &ProcessId,
+        tty: Option<PathBuf>,
+        viewers: Option<&ScreenListener>,
+    ) -> Result<(), Error> {
+        let vnc_port = viewers.and_then(|viewers| match viewers.address() {
+            ScreenAddress::Port(port) => Some(*port),
+            ScreenAddress::Socket(_) => None,
+        });
+        let nodes = layout::DeviceModel {
+            domid: store_domid(domid),
+            pid: process.number()?,
+            serial: tty.map(|tty| tty.to_string_lossy().into_owned()),
+            vnc_port,
+        };
+        Ok(self.edges.store()?.commit(&nodes.create())?)
     }
 
     fn adopted(&self, found: Arc<dyn DeviceModel>) -> Result<Model, ModelError> {
@@ -207,10 +241,13 @@ impl Core {
     }
 
     /// Follows a device model for as long as its domain lives.
-    fn keep_model(&self, vm: &Vm, model: Model) -> Result<(), ModelError> {
+    fn keep_model(&self, vm: &Vm, model: Model, viewers: Option<ScreenListener>) -> Result<(), ModelError> {
         let name = format!("dm-{}", vm.id);
-        model.follow(&name, self.tell(vm))?;
-        self.runtimes.with(&vm.id, |r| (r.model, r.model_ended) = (Some(Arc::new(model)), false));
+        let screen = viewers.as_ref().map(|viewers| viewers.address().clone());
+        model.follow(&name, self.tell(vm), viewers)?;
+        self.runtimes.with(&vm.id, |r| {
+            (r.model, r.model_ended, r.screen) = (Some(Arc::new(model)), false, screen);
+        });
         Ok(())
     }
 

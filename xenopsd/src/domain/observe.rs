@@ -8,7 +8,7 @@ use crate::api::{
 use crate::core::Core;
 use crate::device::store_domid;
 use crate::domain::terminal;
-use crate::edge::{DomId, DomainInfo};
+use crate::edge::{DomId, DomainInfo, ScreenAddress};
 use crate::state::VmExtra;
 
 /// Bytes of a page, the hypervisor's unit of memory.
@@ -117,8 +117,13 @@ fn read_store(core: &Core, vm: &str, domid: DomId, state: &mut VmState) -> Resul
     let mut store = core.edges.store()?;
     let at =
         |below: &str| Path::new(&format!("/local/domain/{domid}/{below}")).map_err(xenstore::Error::from);
-    let wanted =
-        [at("memory/target")?, at("memory/uncooperative")?, at("console/tty")?, at("memory/videoram")?];
+    let wanted = [
+        at("memory/target")?,
+        at("memory/uncooperative")?,
+        at("console/tty")?,
+        at("memory/videoram")?,
+        at("serial/0/tty")?,
+    ];
     let values = store.read_all(&wanted)?;
     let text = |n: usize| values[n].as_deref().map(text_of);
     // `memory/target` is the toolstack's own, the guest may only read it.
@@ -126,21 +131,31 @@ fn read_store(core: &Core, vm: &str, domid: DomId, state: &mut VmState) -> Resul
     let video_kib: i64 = text(3).and_then(|t| t.parse().ok()).unwrap_or(0);
     state.memory_target = target_kib.saturating_add(video_kib).saturating_mul(1024);
     state.uncooperative_balloon_driver = values[1].is_some();
-    if let Some(ports) = terminal::ports(core, vm) {
-        let console = |protocol, port: u16| Console {
-            protocol,
-            port: Int::try_from(port).unwrap_or_default(),
-            path: String::new(),
-        };
-        state.consoles.push(console(ConsoleProtocol::Rfb, ports.vnc));
-        state.consoles.push(console(ConsoleProtocol::Vt100, ports.text));
-    } else if let Some(path) = text(2).filter(|tty| !tty.is_empty()) {
-        state.consoles.push(Console { protocol: ConsoleProtocol::Vt100, port: 0, path });
-    }
+    let [tty, serial] = [text(2), text(4)];
+    state.consoles = consoles(core, vm, [serial, tty]);
     let vm_data = xenstore::vmdata::read(&mut *store, store_domid(domid))?;
     state.xsdata_state =
         vm_data.iter().map(|(path, value)| (path.as_str().to_owned(), text_of(value))).collect();
     Ok(())
+}
+
+/// Screens first, then text: an HVM guest's serial port before its PV console, as `xl console` has it.
+fn consoles(core: &Core, vm: &str, ttys: [Option<String>; 2]) -> Vec<Console> {
+    let on_port = |protocol, port: u16| Console {
+        protocol,
+        port: Int::try_from(port).unwrap_or_default(),
+        path: String::new(),
+    };
+    let on_path = |protocol, path: String| Console { protocol, port: 0, path };
+    if let Some(ports) = terminal::ports(core, vm) {
+        return vec![on_port(ConsoleProtocol::Rfb, ports.vnc), on_port(ConsoleProtocol::Vt100, ports.text)];
+    }
+    let screen = core.runtimes.with(vm, |r| r.screen.clone()).map(|address| match address {
+        ScreenAddress::Port(port) => on_port(ConsoleProtocol::Rfb, port),
+        ScreenAddress::Socket(path) => on_path(ConsoleProtocol::Rfb, path.display().to_string()),
+    });
+    let texts = ttys.into_iter().flatten().filter(|tty| !tty.is_empty());
+    screen.into_iter().chain(texts.map(|tty| on_path(ConsoleProtocol::Vt100, tty))).collect()
 }
 
 /// A guest's bytes as text: cut to a bound, invalid UTF-8 replaced.

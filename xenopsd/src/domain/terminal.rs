@@ -86,7 +86,7 @@ impl VmExecutor<'_> {
             domid: store_domid(domid),
             vnc_port: ports.vnc,
             text_port: ports.text,
-            pid: number(&process)?,
+            pid: process.number()?,
         };
         Ok(self.core.edges.store()?.commit(&nodes.create())?)
     }
@@ -234,11 +234,6 @@ impl VmExecutor<'_> {
 
 fn tty_path(domid: DomId) -> Result<xenstore::Path, Error> {
     Ok(domain_path(store_domid(domid)).join("console/tty").map_err(xenstore::Error::from)?)
-}
-
-fn number(process: &ProcessId) -> Result<u32, Error> {
-    let wrong = |_| Error::internal(format!("{} is no process's number", process.pid));
-    u32::try_from(process.pid).map_err(wrong)
 }
 
 /// Where the terminal server of a VM listens, if it runs.

@@ -25,7 +25,8 @@ use super::xen::XenHypervisor;
 use super::{
     Access, AttachedDisk, DeviceModel, DiskId, DomId, Edges, FileId, Firmware, FirmwarePaths, Followed,
     FoundKernel, Host, HostError, ImageFile, KernelSearch, KernelSearchError, NewDeviceModel, Note, Prepared,
-    Reserve, ScriptEnd, ScriptError, ScriptRun, Terminal, TerminalSockets, TerminalWanted, VifSettings,
+    Reserve, ScreenListener, ScreenPlace, ScriptEnd, ScriptError, ScriptRun, Terminal, TerminalSockets,
+    TerminalWanted, VifSettings,
 };
 use crate::state::journal::{ProcessId, Resource};
 
@@ -260,6 +261,21 @@ impl Host for LinuxHost {
         })
     }
 
+    fn listen_for_viewers(
+        &self,
+        domid: DomId,
+        place: ScreenPlace,
+        note: &mut Note<'_>,
+    ) -> Result<ScreenListener, HostError> {
+        match place {
+            ScreenPlace::Port(wanted) => {
+                let listener = self.terminals.listen_for_viewers(wanted).map_err(unusable_screen)?;
+                ScreenListener::on_port(listener).map_err(unusable_screen)
+            }
+            ScreenPlace::Socket => device_model::listen_for_viewers(&self.device_models, domid, note),
+        }
+    }
+
     fn check_device_model(&self) -> Result<(), HostError> {
         device_model::check(&self.device_models)
     }
@@ -284,6 +300,10 @@ impl Host for LinuxHost {
     fn release(&self, resource: &Resource) -> Result<bool, HostError> {
         release::release(resource)
     }
+}
+
+fn unusable_screen(error: impl std::fmt::Display) -> HostError {
+    HostError::Unusable { class: "screen", text: error.to_string() }
 }
 
 fn open_disk(path: &Path, access: Access) -> Result<Disk, HostError> {

@@ -19,6 +19,7 @@ mod kernel_search;
 pub mod linux;
 mod machine;
 mod pool;
+mod screen;
 mod xen;
 
 use std::convert::Infallible;
@@ -54,6 +55,7 @@ pub use linux::nftables::Locked;
 pub use linux::suspend_file::SuspendFile;
 pub use machine::{LinuxHost, StoreAddress, real};
 pub use pool::{Edges, Lent};
+pub use screen::{ScreenAddress, ScreenListener, ScreenPlace};
 
 /// Why the hypervisor refused.
 #[derive(Debug, thiserror::Error)]
@@ -480,6 +482,17 @@ pub trait Host: Send + Sync {
     /// # Errors
     /// [`HostError::Unusable`].
     fn open_terminal(&self) -> Result<Terminal, HostError>;
+
+    /// Listens for viewers of a domain's screen, writing down with `note` what stays when the daemon is killed.
+    ///
+    /// # Errors
+    /// [`HostError::Unusable`].
+    fn listen_for_viewers(
+        &self,
+        domid: DomId,
+        place: ScreenPlace,
+        note: &mut Note<'_>,
+    ) -> Result<ScreenListener, HostError>;
 
     /// Checks, taking nothing, that a device model can be started in a jail.
     ///

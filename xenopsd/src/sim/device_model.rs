@@ -3,10 +3,11 @@
 //! One lives as long as its domain's machine, whatever becomes of the daemon; the next one finds it by its number.
 
 use std::collections::BTreeMap;
-use std::io::{self, BufRead, BufReader, PipeReader, PipeWriter, Write};
-use std::net::Shutdown;
-use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::net::UnixStream;
+use std::fs::File;
+use std::io::{self, PipeReader, PipeWriter, Write};
+use std::net::{Ipv4Addr, Shutdown, TcpListener};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -14,7 +15,7 @@ use xenstore::Operations;
 
 use super::Shared;
 use crate::api::Int;
-use crate::edge::{DeviceModel, DomId, HostError, NewDeviceModel, Note};
+use crate::edge::{DeviceModel, DomId, HostError, NewDeviceModel, Note, ScreenListener, ScreenPlace};
 use crate::state::journal::{ProcessId, Resource};
 
 /// Above every number that Linux gives to a process, so that none is ever meant.
@@ -65,6 +66,26 @@ pub enum Doing {
     Waiting,
     /// Emulating.
     Emulating,
+}
+
+/// Of a port, any that is free: nobody looks for simulated screens in the range of real ones.
+pub(super) fn listen_for_viewers(
+    domid: DomId,
+    place: ScreenPlace,
+    note: &mut Note<'_>,
+) -> Result<ScreenListener, HostError> {
+    let listener = match place {
+        ScreenPlace::Port(_) => TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(ScreenListener::on_port),
+        ScreenPlace::Socket => {
+            let path = std::env::temp_dir().join("xenopsd-simulated");
+            let path = path.join(format!("{}-vnc-{domid}", uuid::Uuid::new_v4()));
+            note(Resource::Socket(path.display().to_string()))?;
+            let made = path.parent().map_or(Ok(()), std::fs::create_dir_all);
+            made.and_then(|()| UnixListener::bind(&path))
+                .and_then(|listener| ScreenListener::on_file(listener, path))
+        }
+    };
+    listener.map_err(|error| super::host::unusable("screen", &error))
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -126,6 +147,8 @@ pub(super) struct Life {
     ended: PipeReader,
     /// Its end of the monitor's connection.
     monitor: Mutex<Option<UnixStream>>,
+    /// Those who look at its screen.
+    viewers: Mutex<Vec<OwnedFd>>,
 }
 
 impl Life {
@@ -136,8 +159,8 @@ impl Life {
         let manners = Manners::of(&String::from_utf8_lossy(&word.unwrap_or_default()));
         let (ended, breath) = io::pipe()?;
         let breath = Mutex::new((manners != Manners::Exit).then_some(breath));
-        let (emulates, monitor) = (AtomicBool::new(false), Mutex::default());
-        Ok(Arc::new(Self { domid, manners, emulates, breath, ended, monitor }))
+        let (emulates, monitor, viewers) = (AtomicBool::new(false), Mutex::default(), Mutex::default());
+        Ok(Arc::new(Self { domid, manners, emulates, breath, ended, monitor, viewers }))
     }
 
     fn lives(&self) -> bool {
@@ -150,6 +173,7 @@ impl Life {
         if let Some(monitor) = lock(&self.monitor).take() {
             let _ = monitor.shutdown(Shutdown::Both);
         }
+        lock(&self.viewers).clear();
         lived
     }
 
@@ -165,15 +189,23 @@ impl Life {
         }
     }
 
+    /// Says to a viewer what a VNC server says first.
+    fn welcome(&self, viewer: Option<OwnedFd>) -> io::Result<()> {
+        let viewer = viewer.ok_or(io::ErrorKind::InvalidData)?;
+        File::from(viewer.try_clone()?).write_all(b"RFB 003.008\n")?;
+        lock(&self.viewers).push(viewer);
+        Ok(())
+    }
+
     fn serve(&self, stream: &UnixStream) -> io::Result<()> {
         match self.manners {
             Manners::Mute => return Ok(()),
             Manners::Nonsense => return self.say("hello"),
             _ => self.say(GREETING)?,
         }
-        for line in BufReader::new(stream).lines() {
-            let line = line?;
-            let Ok(command) = crate::rpc::json::parse(line.as_bytes()) else { continue };
+        let mut commands = Commands { stream, bytes: Vec::new(), passed: None };
+        while let Some(line) = commands.next()? {
+            let Ok(command) = crate::rpc::json::parse(&line) else { continue };
             let text = |key| match command.get(key) {
                 Some(crate::api::value::Value::String(text)) => {
                     String::from_utf8_lossy(text.as_bytes()).into_owned()
@@ -182,6 +214,9 @@ impl Life {
                 _ => String::new(),
             };
             let (name, id) = (text("execute"), text("id"));
+            if name == "add_client" {
+                self.welcome(commands.passed.take())?;
+            }
             let answer = match &*name {
                 "query-status" if self.doing() == Doing::Waiting => r#"{"status": "prelaunch"}"#,
                 "query-status" => r#"{"status": "running"}"#,
@@ -203,6 +238,32 @@ impl Life {
             }
         }
         Ok(())
+    }
+}
+
+/// What comes through a monitor.
+struct Commands<'a> {
+    stream: &'a UnixStream,
+    bytes: Vec<u8>,
+    /// The descriptor that came last.
+    passed: Option<OwnedFd>,
+}
+
+impl Commands<'_> {
+    /// A line; none once the other end is closed.
+    fn next(&mut self) -> io::Result<Option<Vec<u8>>> {
+        loop {
+            if let Some(end) = self.bytes.iter().position(|byte| *byte == b'\n') {
+                return Ok(Some(self.bytes.drain(..=end).collect()));
+            }
+            let mut part = [0; 4096];
+            let (length, passed) = ffi::passing::receive(self.stream, &mut part)?;
+            if length == 0 {
+                return Ok(None);
+            }
+            self.bytes.extend_from_slice(&part[..length]);
+            self.passed = passed.or(self.passed.take());
+        }
     }
 }
 

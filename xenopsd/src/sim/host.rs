@@ -15,13 +15,14 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use super::faults::Injected;
 use super::processes::Processes;
 use super::{Shared, SimOptions};
+use crate::edge::linux::release::remove_socket;
 use crate::edge::linux::terminal::ROLE;
 use crate::edge::linux::{loopdev, script, serial};
 use crate::edge::{
     Access, AttachedDisk, DeviceModel, DiskId, DomId, FileId, Firmware, Followed, FoundKernel, Host,
     HostError, Image, ImageFile, KernelSearch, KernelSearchError, NewDeviceModel, Note, Prepared, Reserve,
-    ScriptEnd, ScriptError, ScriptRun, SuspendFile, Tell, Terminal, TerminalSockets, TerminalWanted,
-    VifSettings,
+    ScreenListener, ScreenPlace, ScriptEnd, ScriptError, ScriptRun, SuspendFile, Tell, Terminal,
+    TerminalSockets, TerminalWanted, VifSettings,
 };
 use crate::state::journal::{ProcessId, Resource};
 
@@ -241,6 +242,16 @@ impl Host for SimHost {
         serial::open().map_err(|e| unusable("terminal", &e))
     }
 
+    fn listen_for_viewers(
+        &self,
+        domid: DomId,
+        place: ScreenPlace,
+        note: &mut Note<'_>,
+    ) -> Result<ScreenListener, HostError> {
+        self.shared.faults.check("host.listen_for_viewers")?;
+        super::device_model::listen_for_viewers(domid, place, note)
+    }
+
     fn check_device_model(&self) -> Result<(), HostError> {
         self.shared.faults.check("host.check_device_model")?;
         if self.qemu { Ok(()) } else { Err(unusable("device model", &"the simulator has no QEMU")) }
@@ -269,6 +280,8 @@ impl Host for SimHost {
             Resource::Process(process) if self.shared.device_models.end(process.pid) => true,
             Resource::Process(process) => self.shared.processes.kill(process),
             Resource::Loop(device) => self.shared.detach(device),
+            // That of a screen; a monitor has none here.
+            Resource::Socket(path) => remove_socket(Path::new(path)).map_err(|e| unusable("screen", &e))?,
             // Nothing else that a simulated daemon writes down exists.
             _ => true,
         })

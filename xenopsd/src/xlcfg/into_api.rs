@@ -107,7 +107,8 @@ fn hvm_info(hvm: HvmConfig) -> api::HvmInfo {
         boot_order: hvm.boot_order,
         serial: hvm.serial,
         keymap: hvm.keymap,
-        vnc_ip: hvm.vnclisten,
+        // As xl's default: a viewer finds it without being root.
+        vnc_ip: Some(hvm.vnclisten.unwrap_or_else(|| "127.0.0.1".to_owned())),
         video_mib: hvm.videoram_mib.map_or(default.video_mib, int),
         video: if hvm.stdvga { api::VideoCard::StandardVga } else { api::VideoCard::Cirrus },
         firmware: if hvm.uefi {

@@ -1,7 +1,7 @@
 //! What a domain and its devices find in the store, as tables.
 //!
-//! Each layout (a [`Domain`], its [`Built`] part, a [`Vbd`], [`Vif`], [`Console`], its [`TerminalServer`]) is one table of nodes: where it
-//! is, who owns it, what is in it, who reads it. The [`Batch`] that writes the tree is made from the table, and so is
+//! Each layout (a [`Domain`], its [`Built`] part, a [`Vbd`], [`Vif`], [`Console`], its [`TerminalServer`], a [`DeviceModel`]) is one table of nodes:
+//! where it is, who owns it, what is in it, who reads it. The [`Batch`] that writes the tree is made from the table, and so is
 //! its documentation ([`document`]): the two cannot drift apart.
 //!
 //! The trees are those that libxl writes, so that `xl list`, `xl console` and the guests' own tools find what they
@@ -9,6 +9,7 @@
 
 mod console;
 mod device;
+mod device_model;
 mod domain;
 mod table;
 mod vbd;
@@ -17,6 +18,7 @@ mod xenbus;
 
 pub use console::{Console, ConsoleServer, TerminalServer};
 pub use device::{DeviceAddress, DeviceKind, DeviceStatus, devices_of};
+pub use device_model::DeviceModel;
 pub use domain::{
     Built, Domain, DomainKind, Memory, domain_path, libxl_path, remove_domain, rename_domain, set_memory,
     set_online_vcpus, vm_path,
@@ -53,6 +55,7 @@ pub fn document_all() -> String {
         document::<Built>(),
         document::<Console>(),
         document::<TerminalServer>(),
+        document::<DeviceModel>(),
         document::<Vbd>(),
         document::<Vif>(),
     ];

@@ -18,6 +18,7 @@ pub mod loopdev;
 pub mod mac;
 pub mod netlink;
 pub mod nftables;
+pub mod ports;
 pub mod process;
 pub mod pty;
 pub mod release;

@@ -99,7 +99,11 @@ fn plausible(path: &Path) -> io::Result<()> {
     if fine { Ok(()) } else { Err(io::Error::other("this is no path that the daemon makes")) }
 }
 
-fn remove_socket(path: &Path) -> io::Result<bool> {
+/// Removes a socket; whether it was there.
+///
+/// # Errors
+/// The kernel's, and for what is no socket.
+pub fn remove_socket(path: &Path) -> io::Result<bool> {
     plausible(path)?;
     match fs::symlink_metadata(path) {
         Ok(found) if found.file_type().is_socket() => fs::remove_file(path).map(|()| true),

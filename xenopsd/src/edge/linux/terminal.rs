@@ -12,28 +12,22 @@
 
 use std::fs::{self, File, Permissions};
 use std::io::{self, Read, Write};
-use std::net::{Ipv4Addr, Shutdown, TcpListener};
+use std::net::{Shutdown, TcpListener};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use ffi::jail::{self, Child, Entry, Jail, Limits};
 
+use super::ports::{Ports, PortsError};
 use super::process;
 use super::pty::{PtyError, open_slave};
 use crate::edge::{Prepared, TerminalPorts, TerminalSockets, TerminalWanted};
 
 /// The role of its entries in the journal.
 pub const ROLE: &str = "vncterm";
-
-/// Where VNC displays begin, by convention; `5900` is left to dom0's own terminal.
-const VNC_PORTS: std::ops::RangeInclusive<u16> = 5901..=9499;
-
-/// Ports of the raw text, as the original has them; `9500` is left to dom0's.
-const TEXT_PORTS: std::ops::RangeInclusive<u16> = 9501..=13_099;
 
 /// How long it may take to load: it takes some milliseconds, on a dom0 with hundreds of starts much longer.
 const READY_LIMIT: Duration = Duration::from_secs(30);
@@ -63,15 +57,8 @@ pub enum TerminalError {
     #[error(transparent)]
     Pty(#[from] PtyError),
     /// No port.
-    #[error("no port of 127.0.0.1 from {first} to {last} can be listened on: {source}")]
-    Ports {
-        /// The first tried.
-        first: u16,
-        /// The last.
-        last: u16,
-        /// Why the last was refused.
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Ports(#[from] PortsError),
     /// The file its screen is kept in.
     #[error("{}: {source}", path.display())]
     Screen {
@@ -100,26 +87,33 @@ pub struct TerminalServers {
     pub program: PathBuf,
     /// User number of domain 0's; each domain has its own.
     pub uid_base: u32,
-    next: [AtomicU16; 2],
+    vnc: Ports,
+    text: Ports,
 }
 
 impl TerminalServers {
     /// `uid_base` must leave room for every domain ([`jail::check_uid_base`]).
-    pub const fn new(program: PathBuf, uid_base: u32) -> Self {
-        Self { program, uid_base, next: [const { AtomicU16::new(0) }; 2] }
+    pub fn new(program: PathBuf, uid_base: u32) -> Self {
+        Self { program, uid_base, vnc: Ports::vnc(), text: Ports::text() }
     }
 
-    /// Listens for viewers and for readers of the text. A port that was just given up is not the next to be taken:
-    /// who comes back to it shall find nobody rather than another guest.
+    /// Listens for viewers and for readers of the text.
     ///
     /// # Errors
     /// [`TerminalError::Ports`].
     pub fn listen(&self) -> Result<TerminalSockets, TerminalError> {
-        let [next_vnc, next_text] = &self.next;
-        let (vnc, text) = (bind(VNC_PORTS, next_vnc)?, bind(TEXT_PORTS, next_text)?);
+        let (vnc, text) = (self.listen_for_viewers(None)?, self.text.listen(None)?);
         let port = |listener: &TcpListener| listener.local_addr().map_or(0, |address| address.port());
         let ports = TerminalPorts { vnc: port(&vnc), text: port(&text) };
         Ok(TerminalSockets { ports, sockets: vec![vnc.into(), text.into()] })
+    }
+
+    /// Listens for viewers alone, of a screen that is not this program's.
+    ///
+    /// # Errors
+    /// [`PortsError`].
+    pub fn listen_for_viewers(&self, wanted: Option<u16>) -> Result<TcpListener, PortsError> {
+        self.vnc.listen(wanted)
     }
 
     /// Starts one; it waits for its word.
@@ -233,26 +227,4 @@ fn prepare_screen(path: &Path, restore: bool, uid: u32) -> io::Result<bool> {
     file.set_permissions(Permissions::from_mode(0o600))?;
     std::os::unix::fs::fchown(&file, Some(uid), Some(uid))?;
     Ok(file.metadata()?.len() > 0)
-}
-
-/// Begins at the `next` of the range, counted from 0, and leaves there where to begin the next time.
-fn bind(ports: std::ops::RangeInclusive<u16>, next: &AtomicU16) -> Result<TcpListener, TerminalError> {
-    let (first, last) = (*ports.start(), *ports.end());
-    let count = last - first + 1;
-    let mut refused = None;
-    let begin = next.load(Ordering::Relaxed) % count;
-    for step in 0..count {
-        // Both are below the count, which is far below half of what fits.
-        let port = first + (begin + step) % count;
-        match TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
-            Ok(listener) => {
-                next.store(port - first + 1, Ordering::Relaxed);
-                return Ok(listener);
-            }
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse => refused = Some(error),
-            Err(error) => return Err(TerminalError::Ports { first, last: port, source: error }),
-        }
-    }
-    let source = refused.unwrap_or_else(|| io::ErrorKind::AddrInUse.into());
-    Err(TerminalError::Ports { first, last, source })
 }

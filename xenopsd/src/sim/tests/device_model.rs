@@ -1,13 +1,17 @@
 //! Device models: their start, every way in which it fails, their end at any moment, and the next daemon.
 
 use super::*;
-use crate::api::{Action, HvmInfo};
+use crate::api::{Action, ConsoleProtocol, HvmInfo};
 use crate::domain::VmExecutor;
+use crate::edge::ScreenAddress;
 use crate::ops::explain::Trace;
 use crate::ops::plan::{self, Atom, Records as VmRecords, Step};
 use crate::ops::runner;
 use crate::sim::{Doing, When};
 use crate::state::journal::Resource;
+use std::io::Read;
+use std::net::{Ipv4Addr, TcpStream};
+use std::os::unix::net::UnixStream;
 use xenstore::Operations;
 
 const START: [Atom; 3] = [Atom::CreateDomain, Atom::StartDeviceModel, Atom::Settle];
@@ -230,6 +234,57 @@ fn the_guests_clock_is_kept() {
     rig.machine.device_model_says(domid, r#"{"event": "RESET"}"#).unwrap();
     rig.machine.device_model_says(domid, "nonsense").unwrap();
     run(&rig, &vm, plan::destroy()).unwrap();
+}
+
+/// Connects to the VM's screen, and is greeted by its device model.
+fn look(rig: &Rig, vm: &str) -> TcpStream {
+    let state = crate::domain::observe::state(&rig.core, &rig.core.records.vm(vm).unwrap()).unwrap();
+    let screen = state.consoles.into_iter().find(|console| console.protocol == ConsoleProtocol::Rfb).unwrap();
+    let port = u16::try_from(screen.port).unwrap();
+    let node = format!("/local/domain/{}/console/vnc-port", rig.domid(vm).unwrap());
+    assert_eq!(read(rig, &node), Some(port.to_string()));
+    let mut viewer = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap();
+    let mut greeting = [0; 12];
+    viewer.read_exact(&mut greeting).unwrap();
+    assert_eq!(&greeting, b"RFB 003.008\n");
+    viewer
+}
+
+#[test]
+fn viewers_are_handed_to_it_and_find_it_after_a_restart_of_the_daemon() {
+    let rig = Rig::new(&quick());
+    let vm = hvm(&rig, "work", Action::Shutdown);
+    let mut record = rig.core.records.vm(&vm).unwrap();
+    if let BuilderInfo::Hvm(hvm) = &mut record.ty {
+        hvm.vnc_ip = Some("127.0.0.1".to_owned());
+    }
+    rig.core.records.put_vm(&record).unwrap();
+    start(&rig, &vm).unwrap();
+    let mut first = look(&rig, &vm);
+    let _second = look(&rig, &vm);
+    let rig = rig.restart();
+    rig.until("it is picked up", || rig.core.runtimes.with(&vm, |r| r.screen.is_some()));
+    let mut later = look(&rig, &vm);
+    run(&rig, &vm, plan::destroy()).unwrap();
+    // Both see the end of what they looked at.
+    for viewer in [&mut first, &mut later] {
+        assert_eq!(viewer.read(&mut [0]).unwrap(), 0);
+    }
+    assert!(rig.core.runtimes.with(&vm, |r| r.screen.is_none()));
+}
+
+#[test]
+fn a_screen_without_an_address_is_a_socket_of_roots() {
+    let rig = Rig::new(&quick());
+    let vm = hvm(&rig, "work", Action::Shutdown);
+    start(&rig, &vm).unwrap();
+    let Some(ScreenAddress::Socket(path)) = rig.core.runtimes.with(&vm, |r| r.screen.clone()) else {
+        panic!("it has none");
+    };
+    let mut greeting = [0; 12];
+    UnixStream::connect(&path).unwrap().read_exact(&mut greeting).unwrap();
+    run(&rig, &vm, plan::destroy()).unwrap();
+    assert!(!path.exists());
 }
 
 #[test]

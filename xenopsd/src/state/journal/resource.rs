@@ -20,6 +20,17 @@ record! {
     }
 }
 
+impl ProcessId {
+    /// Its number as the kernel has it.
+    ///
+    /// # Errors
+    /// When a record holds what is no process's.
+    pub fn number(&self) -> Result<u32, crate::api::Error> {
+        u32::try_from(self.pid)
+            .map_err(|_| crate::api::Error::internal(format!("{} is no process's number", self.pid)))
+    }
+}
+
 record! {
     /// Which loop device, and what is behind it.
     pub struct LoopId as "Loop" derive(Eq) {

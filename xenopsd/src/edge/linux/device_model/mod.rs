@@ -25,7 +25,7 @@ use ffi::pid::PidFd;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::process;
-use crate::edge::{DeviceModel, DomId, HostError, KILL_LIMIT, NewDeviceModel, Note};
+use crate::edge::{DeviceModel, DomId, HostError, KILL_LIMIT, NewDeviceModel, Note, ScreenListener};
 use crate::state::journal::{ProcessId, Resource};
 
 /// What the journal calls the process.
@@ -176,6 +176,20 @@ pub fn start(
     let isolated = !settings.unjailed.contains(&Feature::Mount) || Feature::Mount.supported();
     let pid = child.pid();
     Ok(Arc::new(Process { held: Held::Child(child), pid, uid, domid, monitor, log, isolated }))
+}
+
+/// See [`crate::edge::Host::listen_for_viewers`]: a socket beside the monitor's.
+///
+/// # Errors
+/// As there.
+pub fn listen_for_viewers(
+    settings: &Settings,
+    domid: DomId,
+    note: &mut Note<'_>,
+) -> Result<ScreenListener, HostError> {
+    let path = settings.run.join(format!("vnc-{domid}"));
+    let listener = listen(settings, &path, note)?;
+    ScreenListener::on_file(listener, path.clone()).map_err(failed("listen on", &path))
 }
 
 /// See [`crate::edge::Host::adopt_device_model`].
