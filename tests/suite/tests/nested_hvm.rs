@@ -1,7 +1,7 @@
 //! HVM guests on real Xen: firmware, an emulated machine by a device model in a jail, and its screen.
 
 use suite::{Dom0, Guest, SECTOR, UP, WRITTEN};
-use xenopsd::api::{Action, ConsoleProtocol, PowerState, VbdMode};
+use xenopsd::api::{Action, ConsoleProtocol, Int, PowerState, VbdMode};
 
 const DISK: &str = "/root/sector.img";
 
@@ -47,7 +47,7 @@ fn an_hvm_guest_starts_from_its_disk_reads_and_writes_it_reboots_and_switches_of
 }
 
 /// What a VNC server says first on this port of dom0's, and the ways to authenticate that it offers then: one, without.
-fn greeting(dom0: &Dom0, port: i64) -> String {
+fn greeting(dom0: &Dom0, port: Int) -> String {
     let hello = "exec 3<>/dev/tcp/127.0.0.1/PORT; head -c 12 <&3; printf 'RFB 003.008\\n' >&3; head -c 2 <&3 | od -An -tx1";
     dom0.sh(&hello.replace("PORT", &port.to_string()))
 }
@@ -57,6 +57,8 @@ fn the_screen_is_on_localhost_only_and_survives_the_daemon() {
     let dom0 = Dom0::start();
     let guest = sector_guest(&dom0, "screen").machine(|hvm| hvm.vnc_ip = Some("127.0.0.1".to_owned()));
     dom0.add(&guest);
+    let listeners = |dom0: &Dom0| dom0.sh("ss -Hltun | awk '{print $5}'");
+    let before = listeners(&dom0);
     start(&dom0, &guest);
     let port = |dom0: &Dom0| {
         let consoles = dom0.state(&guest).consoles;
@@ -67,10 +69,9 @@ fn the_screen_is_on_localhost_only_and_survives_the_daemon() {
     assert_eq!(greeting(&dom0, first), "RFB 003.008\n 01 01\n");
     let domid = dom0.domid(&guest);
     assert_eq!(dom0.read(&format!("/local/domain/{domid}/console/vnc-port")), Some(first.to_string()));
-    let listeners = dom0.sh("ss -Hltn | awk '{print $4}' | grep -v ':22$'");
-    for listener in listeners.lines() {
-        assert!(listener.starts_with("127.0.0.1:") || listener.starts_with("[::1]:"), "{listeners}");
-    }
+    let now = listeners(&dom0);
+    let new: Vec<_> = now.lines().filter(|listener| !before.lines().any(|line| line == *listener)).collect();
+    assert_eq!(new, [format!("127.0.0.1:{first}")]);
     dom0.stop_daemon("KILL");
     dom0.start_daemon("");
     dom0.wait_until(&guest, "seen with its screen", |state| {
