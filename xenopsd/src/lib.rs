@@ -14,6 +14,7 @@
 pub mod api;
 pub mod cli;
 pub mod edge;
+pub mod rfb;
 pub mod rpc;
 pub mod xlcfg;
 

@@ -9,10 +9,12 @@
 
 pub mod mutate;
 
+use std::io::{self, Read, Write};
 use std::path::Path;
 
 use xenopsd::api::value::Value;
 use xenopsd::api::{Call, FromValue, ToValue, Vbd, Vif, Vm};
+use xenopsd::rfb;
 use xenopsd::rpc::http::{self, Progress};
 use xenopsd::rpc::switch::protocol::{
     Command, Transferred, decode_names, decode_sent, encode_names, encode_sent,
@@ -27,7 +29,7 @@ use xenstore::wire::{Decoder, Kind};
 pub type Target = fn(&[u8]);
 
 /// Every function by the name of its fuzz target.
-pub const TARGETS: [(&str, Target); 12] = [
+pub const TARGETS: [(&str, Target); 13] = [
     ("http", http),
     ("json", json),
     ("xml", xml),
@@ -40,6 +42,7 @@ pub const TARGETS: [(&str, Target); 12] = [
     ("kernel", kernel),
     ("boot_worker", boot_worker),
     ("grub", grub),
+    ("rfb", rfb),
 ];
 
 /// Most bytes of a target's input: more finds nothing that less does not, and takes longer.
@@ -207,6 +210,29 @@ pub fn boot_worker(bytes: &[u8]) {
 /// A boot configuration ends, within its limits.
 pub fn grub(bytes: &[u8]) {
     let _ = guest_installer::config::grub2::fuzz(&String::from_utf8_lossy(bytes));
+}
+
+/// A VNC server's word ends in an error or in a picture of which every pixel was sent.
+pub fn rfb(bytes: &[u8]) {
+    struct Server<'a>(&'a [u8]);
+    impl Read for Server<'_> {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            self.0.read(buffer)
+        }
+    }
+    impl Write for Server<'_> {
+        fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
+            Ok(buffer.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    if let Ok(picture) = rfb::capture(&mut Server(bytes), rfb::LIMIT) {
+        let pixels = usize::from(picture.width()) * usize::from(picture.height());
+        assert!(pixels > 0 && pixels * 4 < bytes.len());
+        assert_eq!(picture.rgb().len(), pixels * 3);
+    }
 }
 
 /// How deep a value is nested.

@@ -99,6 +99,27 @@ fn boot_worker() -> Vec<Vec<u8>> {
     vec![asked, answer(Answer::Booted(booted)), answer(Answer::Entries(vec![entry.clone(), entry])), error]
 }
 
+/// What a server says of a screen of 4x2 pixels, in each version, with a change of its size and other messages.
+fn rfb() -> Vec<Vec<u8>> {
+    let init = [&[0, 4, 0, 2][..], &[0; 16], b"\0\0\0\x01x"].concat();
+    let whole = [&[0, 0, 0, 1, 0, 0, 0, 0, 0, 4, 0, 2, 0, 0, 0, 0][..], &[0x55; 32]].concat();
+    let smaller = [&[0, 0, 0, 1, 0, 0, 0, 0, 0, 2, 0, 1][..], &(-223_i32).to_be_bytes()].concat();
+    let part = [&[0, 0, 0, 1, 0, 0, 0, 0, 0, 2, 0, 1, 0, 0, 0, 0][..], &[0x55; 8]].concat();
+    let other = b"\x02\x03\0\0\0\0\0\0\x02hi\x01\0\0\0\0\x01abcdef";
+    let hello: [&[u8]; 4] = [
+        b"RFB 003.003\n\0\0\0\x01",
+        b"RFB 003.007\n\x02\x02\x01",
+        b"RFB 003.008\n\x01\x01\0\0\0\0",
+        b"RFB 003.008\n\0\0\0\0\x02no",
+    ];
+    let mut seeds = Vec::new();
+    for hello in hello {
+        seeds.push([hello, &init, &whole].concat());
+        seeds.push([hello, &init, other, &part, &smaller, &part].concat());
+    }
+    seeds
+}
+
 /// The constructs that generated configurations have.
 const GRUB: &str = "set default=\"${saved_entry}\"\nif [ x$a = xy ]; then\n load_env\nelse\n set root='hd0,msdos1'\nfi\n\
     function f { echo $1 }\nf x\nsearch --no-floppy --fs-uuid --set=root 0123\nsubmenu 'S' --id s {\n\
@@ -119,6 +140,7 @@ fn seeds(target: &str) -> Vec<Vec<u8>> {
         "xenstore_wire" => xenstore(),
         "kernel" => directory("tests/fuzz/seeds/kernel"),
         "boot_worker" => boot_worker(),
+        "rfb" => rfb(),
         "grub" => vec![GRUB.as_bytes().to_vec()],
         other => panic!("{other} has no seeds"),
     };

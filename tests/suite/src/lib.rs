@@ -16,11 +16,13 @@
 mod boot_sector;
 mod dom0;
 mod guest;
+mod screen;
 mod snapshot;
 mod wire;
 
 pub use boot_sector::{SECTOR, UP, WRITTEN};
 pub use dom0::{Dom0, LIMIT};
 pub use guest::Guest;
+pub use screen::Screen;
 pub use snapshot::Snapshot;
 pub use wire::Reply;

@@ -65,6 +65,13 @@ fn a_guest_s_terminal_is_jailed_followed_and_kept() {
     assert_eq!(greeting(&dom0, vnc), "RFB 003.008\n");
     reads(&dom0, text, "GUEST: tick");
 
+    // Where it is, and a picture of it: 80x24 cells of 8x16 pixels.
+    let xenops = |words: &str| dom0.run(&format!("xenops {words}"));
+    assert_eq!(xenops("vnc screen").text().trim(), format!("127.0.0.1:{vnc}"));
+    let screen = dom0.screenshot(&guest);
+    assert_eq!((screen.width, screen.height), (640, 384));
+    assert!(screen.colours() > 1, "there is text on it");
+
     // Its own user, nothing in its root, and nothing but the loopback address.
     let process = pid(&dom0, &guest);
     let uid = 131_072 + dom0.domid(&guest);
@@ -103,7 +110,11 @@ fn a_guest_s_terminal_is_jailed_followed_and_kept() {
     dom0.unpause(&guest).expect("runs");
     let (_, text) = ports(&dom0.state(&guest)).expect("both consoles");
     reads(&dom0, text, "GUEST: tick");
+    assert!(dom0.screenshot(&guest).colours() > 1);
     dom0.hard_shutdown(&guest).expect("shuts down");
+    let refused = xenops("screenshot screen /root/none.png");
+    assert!(refused.error_text().contains("is halted"), "{}", refused.error_text());
+    assert!(!dom0.run("test -e /root/none.png").success());
     assert!(!dom0.run("pgrep vncterm").success());
     dom0.sh("test -z \"$(ls -A /var/run/nonpersistent/xenopsd/classic/journal)\"");
 }

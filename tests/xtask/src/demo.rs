@@ -8,7 +8,7 @@ use std::{
     thread,
     time::{Duration, Instant},
 };
-use xen_host::{Host, Options, Template, packages, progress::say};
+use xen_host::{Host, Options, Template, packages, progress::say, target};
 
 /// The host that `--keep` leaves.
 const NAME: &str = "demo";
@@ -18,6 +18,9 @@ const GUEST: &str = "demo";
 const GUEST_ADDRESS: &str = "10.9.0.21";
 const DISK: &str = "/root/demo.img";
 const CONFIG: &str = include_str!("../assets/demo.cfg");
+
+/// The picture of its screen, in dom0.
+const PICTURE: &str = "/root/demo.png";
 
 /// What the guest writes to its disk and dom0 reads back, and where: sector 9.
 const BLOCK: &str = "written by the guest through blkfront and blkback";
@@ -113,6 +116,7 @@ fn guest(host: &Host, steps: &mut Steps) -> Result<(), Failure> {
         host.wait_for_guest(GUEST, "GUEST: ready", LIMIT)?;
         shown(host, &["grep", "-a", "GUEST:", &Host::guest_log(GUEST)])
     })?;
+    steps.run("a picture of its screen", || picture(host))?;
     steps.run("the guest writes a block to its disk, dom0 reads it", || disk(host))?;
     steps.run("ping it from dom0", || shown(host, &["ping", "-c", "3", "-i", "0.3", GUEST_ADDRESS]))?;
     steps.run("shut it down", || shown(host, &["xenops", "shutdown", GUEST, "--timeout", "60"]))?;
@@ -121,6 +125,16 @@ fn guest(host: &Host, steps: &mut Steps) -> Result<(), Failure> {
         let domains = host.check(&["xenstore-list", "/local/domain"])?;
         if domains.trim() == "0" { Ok(()) } else { Err(Failure::Demo(format!("domains left: {domains}"))) }
     })
+}
+
+/// Takes a picture of the guest's screen and brings it here.
+fn picture(host: &Host) -> Result<(), Failure> {
+    shown(host, &["xenops", "vnc", GUEST])?;
+    host.check(&["xenops", "screenshot", GUEST, PICTURE])?;
+    let here = target().join("demo.png");
+    host.get(PICTURE, &here)?;
+    println!("        {}", here.display());
+    Ok(())
 }
 
 /// Types a command into the guest's console and looks at the disk's file from outside.

@@ -89,6 +89,20 @@ pub enum Command {
         vm: String,
     },
 
+    /// Print where the VNC screen of a running VM is: a port of 127.0.0.1 on its host, or a Unix socket
+    Vnc {
+        /// uuid, beginning of a uuid, or name
+        vm: String,
+    },
+
+    /// Write a picture of the screen of a running VM to a PNG file
+    Screenshot {
+        /// uuid, beginning of a uuid, or name
+        vm: String,
+        /// The file, - for standard output
+        file: PathBuf,
+    },
+
     /// Stop executing a VM, keeping it in memory
     Pause {
         /// uuid, beginning of a uuid, or name
@@ -239,6 +253,8 @@ impl Command {
             Self::Show { .. } => "show",
             Self::Explain { .. } => "explain",
             Self::Console { .. } => "console",
+            Self::Vnc { .. } => "vnc",
+            Self::Screenshot { .. } => "screenshot",
             Self::Pause { .. } => "pause",
             Self::Unpause { .. } => "unpause",
             Self::Shutdown { .. } => "shutdown",

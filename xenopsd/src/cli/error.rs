@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::api;
+use crate::rfb::{Address, PictureError, RfbError};
 use crate::rpc::ClientError;
 use crate::xlcfg::ConfigErrors;
 
@@ -76,6 +77,9 @@ pub enum CliError {
     /// The console.
     #[error(transparent)]
     Console(#[from] ConsoleError),
+    /// The screen.
+    #[error(transparent)]
+    Screen(#[from] ScreenError),
     /// `check` has printed what is missing.
     #[error("{missing} essential things are missing")]
     NotReady {
@@ -142,6 +146,62 @@ pub enum ConsoleError {
     },
 }
 
+/// Why there is no screen, or no picture of it.
+#[derive(Debug, thiserror::Error)]
+pub enum ScreenError {
+    /// The VM has no domain.
+    #[error("VM {vm} is {state}: it has a screen when it runs; start it with `xenops start {vm}`")]
+    NotRunning {
+        /// The VM's name.
+        vm: String,
+        /// Its state.
+        state: String,
+    },
+    /// It is a text guest, and was defined so.
+    #[error(
+        "VM {vm} has no VNC screen: it is a text guest, read with `xenops console {vm}`; with `vnc = 1` in its \
+         configuration it has one from its next start on"
+    )]
+    TextOnly {
+        /// The VM's name.
+        vm: String,
+    },
+    /// What serves it is not there.
+    #[error("VM {vm} has no VNC screen now: {server} is not running; the daemon's log says why")]
+    NoServer {
+        /// The VM's name.
+        vm: String,
+        /// `its terminal server` or `its device model`.
+        server: &'static str,
+    },
+    /// What the daemon says of it makes no sense.
+    #[error("the VNC screen of VM {vm} cannot be at port {port}")]
+    Port {
+        /// The VM's name.
+        vm: String,
+        /// As the daemon has it.
+        port: crate::api::Int,
+    },
+    /// Reading it.
+    #[error("the screen of VM {vm} at {address}: {source}")]
+    Rfb {
+        /// The VM's name.
+        vm: String,
+        /// Where it is.
+        address: Address,
+        /// Why it was not read.
+        source: RfbError,
+    },
+    /// Its picture.
+    #[error("VM {vm}: {source}")]
+    Picture {
+        /// The VM's name.
+        vm: String,
+        /// Why.
+        source: PictureError,
+    },
+}
+
 impl From<ClientError> for CliError {
     fn from(error: ClientError) -> Self {
         Self::Client(Box::new(error))
@@ -159,6 +219,7 @@ impl CliError {
             Self::Exists { .. }
             | Self::HalfCreated { .. }
             | Self::Console(_)
+            | Self::Screen(_)
             | Self::NotReady { .. }
             | Self::Write { .. }
             | Self::Output(_) => FAILED,

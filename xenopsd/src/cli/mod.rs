@@ -3,6 +3,7 @@
 //! ```text
 //!  args ──► run ─┬─► vm, create, show, explain, events ──► rpc::client ──► daemon
 //!                ├─► console ──► pty of xenconsoled, or the socket of a terminal server
+//!                ├─► screen ───► rfb ──► terminal server or device model ──► PNG
 //!                ├─► check ────► facts of this host ──► verdicts
 //!                └─► completions, man
 //! ```
@@ -20,6 +21,9 @@ mod explain;
 mod metadata;
 mod progress;
 mod resolve;
+mod screen;
+#[cfg(test)]
+mod screen_tests;
 mod show;
 mod suspend;
 mod table;
@@ -37,7 +41,7 @@ use crate::rpc::codec::Codec;
 use crate::rpc::{Client, json};
 
 use args::{Cli, Command};
-pub use error::{CliError, ConsoleError};
+pub use error::{CliError, ConsoleError, ScreenError};
 
 /// Where a command writes.
 pub struct Streams<'a> {
@@ -97,6 +101,8 @@ pub fn run(cli: &Cli, streams: &mut Streams<'_>) -> Result<(), CliError> {
         Command::Show { vm } => show::show(&mut session, vm),
         Command::Explain { vm } => explain::explain(&mut session, vm),
         Command::Console { vm } => vm::console(&mut session, vm),
+        Command::Vnc { vm } => screen::vnc(&mut session, vm),
+        Command::Screenshot { vm, file } => screen::screenshot(&mut session, vm, file),
         Command::Pause { vm } => vm::pause(&mut session, vm),
         Command::Unpause { vm } => vm::unpause(&mut session, vm),
         Command::Shutdown { vm, how } => vm::shutdown(&mut session, vm, how),

@@ -18,7 +18,7 @@ use crate::rpc::socket::BoundSocket;
 use crate::rpc::{Codec, json};
 use crate::xlcfg;
 
-const ID: &str = "00000000-0000-4000-8000-000000000001";
+pub(super) const ID: &str = "00000000-0000-4000-8000-000000000001";
 
 /// A PVH guest with one disk and one interface.
 pub(super) fn sample(name: &str) -> (Vm, Vec<Vbd>, Vec<Vif>) {
@@ -214,7 +214,7 @@ impl Service for Daemon {
     }
 }
 
-struct Host {
+pub(super) struct Host {
     daemon: Arc<Daemon>,
     dir: tempfile::TempDir,
     stop: StopHandle,
@@ -244,19 +244,31 @@ impl Host {
     }
 
     /// Exit code, output and errors of a command.
-    fn xenops(&self, words: &str) -> (u8, String, String) {
+    pub(super) fn xenops(&self, words: &str) -> (u8, String, String) {
         let socket = self.dir.path().join("xenopsd");
         xenops(&socket, words)
     }
 
     /// One VM, called web.
-    fn with_vm() -> Self {
+    pub(super) fn with_vm() -> Self {
         let host = Self::new();
         let file = host.file(&config("web", ""));
         let (code, out, err) = host.xenops(&format!("create {}", file.display()));
         assert_eq!((code, out.as_str(), err.as_str()), (0, format!("{ID}\n").as_str(), ""));
         host.daemon.0.lock().unwrap().asked.clear();
         host
+    }
+
+    /// A directory of its own.
+    pub(super) fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Changes the VM as it is known to the daemon.
+    pub(super) fn change(&self, change: impl FnOnce(&mut Vm, &mut VmState)) {
+        let mut state = self.daemon.0.lock().unwrap();
+        let (vm, now) = &mut state.vms[0];
+        change(vm, now);
     }
 
     fn asked(&self) -> Vec<String> {

@@ -18,10 +18,11 @@ impl XlConfig {
         let id = self.uuid.unwrap_or_else(uuid::Uuid::new_v4).as_hyphenated().to_string();
         let vbds: Vec<api::Vbd> = self.disks.iter().map(|disk| vbd(&id, disk)).collect();
         let vifs = (0..).zip(&self.vifs).map(|(position, config)| vif(&id, position, config)).collect();
+        let pv_info = |kernel| pv_info(kernel, &vbds, self.text_screen);
         let ty = match self.guest {
-            Guest::Pv(kernel) => api::BuilderInfo::Pv(pv_info(kernel, &vbds)),
-            Guest::Pvh(kernel) => api::BuilderInfo::Pvh(pv_info(kernel, &vbds)),
-            Guest::PvInPvh(kernel) => api::BuilderInfo::PvInPvh(pv_info(kernel, &vbds)),
+            Guest::Pv(kernel) => api::BuilderInfo::Pv(pv_info(kernel)),
+            Guest::Pvh(kernel) => api::BuilderInfo::Pvh(pv_info(kernel)),
+            Guest::PvInPvh(kernel) => api::BuilderInfo::PvInPvh(pv_info(kernel)),
             Guest::Hvm(hvm) => api::BuilderInfo::Hvm(hvm_info(hvm)),
         };
         let memory = i64::from(self.memory_mib) * MIB;
@@ -75,8 +76,9 @@ fn actions(action: StopAction) -> Vec<api::Action> {
     }
 }
 
-/// No frame buffer and no terminal server: the format's guests have the text console that xenconsoled serves.
-fn pv_info(kernel: Kernel, vbds: &[api::Vbd]) -> api::PvInfo {
+/// No frame buffer: the format's guests have the text console that xenconsoled serves, and a terminal server if they are
+/// to.
+fn pv_info(kernel: Kernel, vbds: &[api::Vbd], vncterm: bool) -> api::PvInfo {
     let boot = match kernel {
         Kernel::Direct { path, ramdisk, cmdline } => {
             api::Boot::Direct(api::DirectBoot { kernel: path, cmdline, ramdisk })
@@ -93,7 +95,7 @@ fn pv_info(kernel: Kernel, vbds: &[api::Vbd]) -> api::PvInfo {
         boot,
         framebuffer: false,
         framebuffer_ip: None,
-        vncterm: false,
+        vncterm,
         vncterm_ip: None,
         pci_passthrough: false,
     }

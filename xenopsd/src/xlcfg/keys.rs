@@ -52,6 +52,7 @@ pub(super) const SUPPORTED: &[&str] = &[
     "videoram",
     "vif",
     "viridian",
+    "vnc",
     "vnclisten",
     "vpmu",
 ];
@@ -146,7 +147,6 @@ pub(super) const UNSUPPORTED: &[&str] = &[
     "vkb",
     "vkb_device",
     "vmtrace_buf_kb",
-    "vnc",
     "vncdisplay",
     "vncpasswd",
     "vncunused",

@@ -82,6 +82,7 @@ impl Reader {
         let actions = self.actions();
         let platform = self.platform(kind);
         let generation_id = self.generation_id();
+        let text_screen = self.text_screen(kind);
         let shim = self.flag("pvshim").unwrap_or(false);
         let guest = match kind {
             Kind::Pv => self.kernel().map(Guest::Pv),
@@ -108,6 +109,7 @@ impl Reader {
             disks,
             vifs,
             actions,
+            text_screen,
             platform,
             generation_id,
         })
@@ -289,6 +291,20 @@ impl Reader {
                 self.fault(line, key, Fault::bad(text, accepted));
                 default
             }
+        }
+    }
+
+    /// Whether a text guest has a VNC screen.
+    fn text_screen(&mut self, kind: Kind) -> bool {
+        let vnc = self.number("vnc", &(0..=1));
+        match (kind, vnc) {
+            (Kind::Hvm, Some((line, 0))) => {
+                let always = "hvm guests have their screen on 127.0.0.1 in any case";
+                self.ignored(line, "vnc", "0".to_owned(), always);
+                false
+            }
+            (Kind::Hvm, _) => false,
+            (Kind::Pv | Kind::Pvh, vnc) => vnc.is_some_and(|(_, wanted)| wanted == 1),
         }
     }
 

@@ -83,6 +83,23 @@ fn a_pvh_guest_with_limits() {
 }
 
 #[test]
+fn text_guests_have_a_screen_if_they_are_to() {
+    let guest =
+        |kind: &str, vnc: &str| good(&format!("name='a'\ntype='{kind}'\nkernel='/k'\nmemory=64\n{vnc}"));
+    for (kind, vnc, wanted) in
+        [("pv", "vnc=1", true), ("pvh", "vnc=1", true), ("pv", "vnc=0", false), ("pv", "", false)]
+    {
+        let (config, warnings) = guest(kind, vnc);
+        assert_eq!(warnings, []);
+        let (vm, ..) = config.into_api();
+        assert_eq!(crate::ops::plan::has_terminal(&vm), wanted, "{kind} {vnc}");
+    }
+    let (_, warnings) = good("name='a'\ntype='hvm'\nmemory=64\nvnc=0");
+    assert_eq!(warnings.len(), 1);
+    assert!(warnings[0].to_string().contains("in any case"), "{}", warnings[0]);
+}
+
+#[test]
 fn a_windows_guest_with_what_is_not_supported() {
     let (config, warnings) = good(HVM);
     let lines: Vec<String> = warnings.iter().map(ToString::to_string).collect();
@@ -90,7 +107,6 @@ fn a_windows_guest_with_what_is_not_supported() {
         lines,
         [
             "line 12: `vif`: \"model=e1000\" is ignored: the emulated card is chosen by the device model's settings",
-            "line 15: `vnc` is not supported and is ignored",
             "line 17: `usbdevice` is not supported and is ignored",
             "line 18: unknown key `memmory` is ignored; did you mean `memory`?",
             "line 20: `on_watchdog`: \"preserve\" is ignored: a watchdog timeout is handled like a crash, by on_crash",
