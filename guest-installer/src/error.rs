@@ -99,13 +99,18 @@ pub enum Error {
         byte: u8,
     },
     /// The worker did not finish in time.
-    #[error("reading the disk took longer than {0} s")]
-    Timeout(u64),
+    #[error("{what} took longer than {seconds} s")]
+    Timeout {
+        /// What it did.
+        what: &'static str,
+        /// How long it may take.
+        seconds: u64,
+    },
     /// The caller does not want it any more.
-    #[error("reading the disk was stopped")]
-    Stopped,
+    #[error("{0} was stopped")]
+    Stopped(&'static str),
     /// The worker died, or said something that is no answer.
-    #[error("boot worker: {0}")]
+    #[error("worker: {0}")]
     Worker(String),
     /// The answer of a worker in another process: its code and text.
     #[error("{text}")]
@@ -136,8 +141,8 @@ impl Error {
             Self::NoEntry { .. } => "NO_ENTRY",
             Self::Kernel(_) => "BAD_KERNEL",
             Self::ControlCharacter { .. } => "CONTROL_CHARACTER",
-            Self::Timeout(_) => "TIMEOUT",
-            Self::Stopped => "STOPPED",
+            Self::Timeout { .. } => "TIMEOUT",
+            Self::Stopped(_) => "STOPPED",
             Self::Worker(_) => "WORKER",
             Self::Remote { code, .. } => code,
         }

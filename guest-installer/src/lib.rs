@@ -11,10 +11,12 @@ mod bytes;
 pub mod config;
 pub mod disk;
 pub mod error;
+pub mod fetch;
 pub mod fs;
 pub mod kernel;
 pub mod limits;
 pub mod partition;
+mod process;
 pub mod pygrub;
 #[cfg(test)]
 mod testing;
@@ -22,3 +24,13 @@ pub mod volumes;
 pub mod worker;
 
 pub use error::{Error, Result};
+
+/// Becomes a worker if this program was started as one ([`worker`], [`fetch`]); comes back at once if not.
+#[must_use]
+pub fn main_if_asked() -> Option<std::process::ExitCode> {
+    match std::env::args_os().next()?.to_str()? {
+        worker::NAME => Some(worker::inside::parse_disk()),
+        fetch::NAME => Some(fetch::worker::main(fetch::worker::download)),
+        _ => None,
+    }
+}

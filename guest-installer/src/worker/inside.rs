@@ -54,10 +54,9 @@ pub const NOT_EXECUTABLE: [i64; 2] = [libc::SYS_mmap, libc::SYS_mprotect];
 /// close one.
 pub const FCNTL: i32 = libc::F_GETFD;
 
-/// Becomes a worker if this program was started as one; comes back at once if not.
-#[must_use]
-pub fn main_if_asked() -> Option<ExitCode> {
-    (std::env::args_os().next()? == *NAME).then(|| main(parse))
+/// Becomes a worker that reads disks, for [`crate::main_if_asked`].
+pub(crate) fn parse_disk() -> ExitCode {
+    main(parse)
 }
 
 /// The whole life of a worker.

@@ -9,7 +9,7 @@
 //!   checks the answer, ends it, by the deadline at the latest
 //! ```
 //! The worker is the caller's own program, started again under the name [`NAME`]: a program that calls [`run()`] calls
-//! [`main_if_asked`] first thing. [`inside`] is the worker's half, [`outside`] the caller's, [`record`] what they say.
+//! [`crate::main_if_asked`] first thing. [`inside`] is the worker's half, [`outside`] the caller's, [`record`] what they say.
 
 pub mod inside;
 pub mod outside;
@@ -17,8 +17,8 @@ pub mod record;
 
 use crate::boot::{Booted, Request};
 
-pub use inside::main_if_asked;
-pub use outside::{Files, Jailing, Limit, WALL, Worker, run};
+pub use crate::process::{Jailing, Limit, Worker};
+pub use outside::{Files, WALL, run};
 
 /// The name a worker is started under, its `argv[0]`.
 pub const NAME: &str = "boot-worker";

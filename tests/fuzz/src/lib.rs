@@ -29,7 +29,7 @@ use xenstore::wire::{Decoder, Kind};
 pub type Target = fn(&[u8]);
 
 /// Every function by the name of its fuzz target.
-pub const TARGETS: [(&str, Target); 13] = [
+pub const TARGETS: [(&str, Target); 16] = [
     ("http", http),
     ("json", json),
     ("xml", xml),
@@ -43,6 +43,9 @@ pub const TARGETS: [(&str, Target); 13] = [
     ("boot_worker", boot_worker),
     ("grub", grub),
     ("rfb", rfb),
+    ("http_answer", http_answer),
+    ("ftp", ftp),
+    ("nfs", nfs),
 ];
 
 /// Most bytes of a target's input: more finds nothing that less does not, and takes longer.
@@ -233,6 +236,20 @@ pub fn rfb(bytes: &[u8]) {
         assert!(pixels > 0 && pixels * 4 < bytes.len());
         assert_eq!(picture.rgb().len(), pixels * 3);
     }
+
+/// An HTTP server's answer is the same however it arrives, and no longer than what came.
+pub fn http_answer(bytes: &[u8]) {
+    guest_installer::fetch::http::fuzz(bytes);
+}
+
+/// An FTP server's replies are taken apart within their limits.
+pub fn ftp(bytes: &[u8]) {
+    guest_installer::fetch::ftp::fuzz(bytes);
+}
+
+/// An NFS server's answer is taken apart within it.
+pub fn nfs(bytes: &[u8]) {
+    guest_installer::fetch::nfs::fuzz(bytes);
 }
 
 /// How deep a value is nested.

@@ -125,6 +125,29 @@ const GRUB: &str = "set default=\"${saved_entry}\"\nif [ x$a = xy ]; then\n load
     function f { echo $1 }\nf x\nsearch --no-floppy --fs-uuid --set=root 0123\nsubmenu 'S' --id s {\n\
     menuentry \"E\" {\n linux /vmlinuz root=/dev/xvda1\n initrd /a /b\n}\n}\nfor i in a b; do source $i; done\n";
 
+/// What servers of HTTP answer.
+const HTTP_ANSWERS: [&str; 3] = [
+    "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 5\r\nETag: \"x\"\r\n\r\nhello",
+    "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5;x=y\r\nhello\r\na\r\n0123456789\r\n0\r\nTrailer: x\r\n\r\n",
+    "HTTP/1.1 206 Partial\nContent-Range: bytes 5-9/10\nLast-Modified: then\nLocation: //h/x\n\nworld",
+];
+
+/// What servers of FTP answer.
+const FTP: [&str; 3] = [
+    "220-hello\r\n220-there\r\n220 end\r\n331 password\r\n213 12345\r\n",
+    "229 Entering Extended Passive Mode (|||6446|)\r\n",
+    "227 Entering Passive Mode (10,0,0,1,25,46)\r\n550 none\r\n",
+];
+
+/// An answer of NFS: accepted, attributes absent, then present, and a handle.
+fn nfs() -> Vec<u8> {
+    let mut answer: Vec<u8> = [1_u32, 1, 0, 0, 0, 0].iter().flat_map(|n| n.to_be_bytes()).collect();
+    answer.extend([0; 12]);
+    answer.extend([0, 0, 0, 4, 1, 2, 3, 4, 0, 0, 0, 1]);
+    answer.extend([7; 100]);
+    answer
+}
+
 fn seeds(target: &str) -> Vec<Vec<u8>> {
     let all = match target {
         "http" => framed(vectors("call", "xml")),
@@ -142,6 +165,9 @@ fn seeds(target: &str) -> Vec<Vec<u8>> {
         "boot_worker" => boot_worker(),
         "rfb" => rfb(),
         "grub" => vec![GRUB.as_bytes().to_vec()],
+        "http_answer" => HTTP_ANSWERS.map(|text| text.as_bytes().to_vec()).to_vec(),
+        "ftp" => FTP.map(|text| text.as_bytes().to_vec()).to_vec(),
+        "nfs" => vec![nfs()],
         other => panic!("{other} has no seeds"),
     };
     let mut fine: Vec<_> = all.into_iter().filter(|seed| seed.len() <= MAX_SEED).collect();

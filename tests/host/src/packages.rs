@@ -41,6 +41,7 @@ pub const PACKAGES: &[Package] = &[
     package("dosfstools", "disk images of the boot loader's tests"),
     package("e2fsprogs", "disk images of the boot loader's tests"),
     package("fdisk", "partition tables of the boot loader's tests"),
+    package("openssl", "certificates of the download tests' servers"),
     package("mtools", "disk images of the boot loader's tests"),
     package("xfsprogs", "disk images of the boot loader's tests"),
     package("xorriso", "disk images of the boot loader's tests"),

@@ -8,7 +8,7 @@ use xenopsd::{api, daemon};
 
 fn main() -> ExitCode {
     // The daemon starts itself again to read a guest's disk.
-    guest_installer::worker::main_if_asked().unwrap_or_else(serve)
+    guest_installer::main_if_asked().unwrap_or_else(serve)
 }
 
 fn serve() -> ExitCode {

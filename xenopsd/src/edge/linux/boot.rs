@@ -99,7 +99,7 @@ impl BootLoader {
         });
         match outcome {
             Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(guest_installer::Error::Stopped)) => Err(KernelSearchError::Cancelled),
+            Ok(Err(guest_installer::Error::Stopped(_))) => Err(KernelSearchError::Cancelled),
             // What the guest has made of its disk, the worker's end over it included.
             Ok(Err(error)) => Err(KernelSearchError::None(error.to_string())),
             Err(_) => Err(KernelSearchError::Unable("boot loader: its thread panicked".to_owned())),
