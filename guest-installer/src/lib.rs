@@ -10,6 +10,7 @@ pub mod boot;
 mod bytes;
 pub mod config;
 pub mod disk;
+pub mod eliloader;
 pub mod error;
 pub mod fetch;
 pub mod fs;

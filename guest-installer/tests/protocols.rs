@@ -11,6 +11,9 @@ use std::{
     time::{Duration, Instant},
 };
 
+/// An answer about a file.
+type Answer = fn(&[u8]) -> Vec<u8>;
+
 fn plain(address: &Address) -> Result<Vec<u8>, Error> {
     let started = Instant::now();
     let outcome = got(address, &Network::default(), &Direct::default());
@@ -65,7 +68,7 @@ fn http_starts_over_when_the_file_is_another() {
     let body = bytes(50_000);
     let new = body.clone();
     // A server without ranges, one whose file has changed, and one that goes on somewhere else.
-    let seconds: [fn(&[u8]) -> Vec<u8>; 3] = [
+    let seconds: [Answer; 3] = [
         ok,
         |new| {
             answer(
@@ -135,7 +138,7 @@ fn no_server_sends_more_than_the_limit() {
         let mut stream = BufReader::new(stream);
         head(&mut stream);
         let _ = stream.get_mut().write_all(b"HTTP/1.1 200 OK\r\n\r\n");
-        while stream.get_mut().write_all(&[0; 1 << 16]).is_ok() {}
+        while stream.get_mut().write_all(&[0; 1 << 13]).is_ok() {}
     });
     let chunk = Http::new(|_, _| answer(200, "Transfer-Encoding: chunked\r\n", b"ffffffffffffffff\r\nx"));
     assert_eq!(plain(&said.url("/")), Err(Error::TooLarge(LIMIT)));
@@ -305,7 +308,10 @@ fn ftp_in_every_form() {
     assert!(error.contains("more than 200 lines"), "{error}");
 }
 
-fn nfs_with(twist: fn(u32, u32, &mut Vec<u8>)) -> (Direct, Vec<u8>) {
+/// Changes an answer: program, procedure, its bytes.
+type Twist = fn(u32, u32, &mut Vec<u8>);
+
+fn nfs_with(twist: Twist) -> (Direct, Vec<u8>) {
     let file = bytes(5_500);
     let files = BTreeMap::from([("dist/images/vmlinuz", file.clone())]);
     let server = nfs::export(nfs::Export { at: "/srv", files, twist });
@@ -326,14 +332,14 @@ fn nfs_reads_below_what_is_exported() {
 
 #[test]
 fn servers_of_nfs_that_lie_end_in_an_error() {
-    let twists: [(fn(u32, u32, &mut Vec<u8>), &str); 9] = [
+    let twists: [(Twist, &str); 9] = [
         (|_, _, reply| reply[3] ^= 1, "another call"),
         (|_, _, reply| reply.truncate(20), "too short"),
         (|_, _, reply| reply[11] = 1, "does not let us call"),
         (
             |program, _, reply| {
                 if program == 100_003 {
-                    reply[23] = 2
+                    reply[23] = 2;
                 }
             },
             "version",
@@ -341,7 +347,7 @@ fn servers_of_nfs_that_lie_end_in_an_error() {
         (
             |program, _, reply| {
                 if program == 100_000 {
-                    reply[24..].fill(0)
+                    reply[24..].fill(0);
                 }
             },
             "no mountd",
@@ -350,7 +356,7 @@ fn servers_of_nfs_that_lie_end_in_an_error() {
         (
             |program, _, reply| {
                 if program == 100_005 && reply.len() > 28 {
-                    reply[28..32].fill(0xff)
+                    reply[28..32].fill(0xff);
                 }
             },
             "for at most 64",
@@ -358,7 +364,7 @@ fn servers_of_nfs_that_lie_end_in_an_error() {
         (
             |program, call, reply| {
                 if (program, call) == (100_003, 1) {
-                    reply[48] = 1
+                    reply[48] = 1;
                 }
             },
             "limit",
@@ -366,7 +372,7 @@ fn servers_of_nfs_that_lie_end_in_an_error() {
         (
             |program, call, reply| {
                 if (program, call) == (100_003, 6) {
-                    reply[32..].fill(0)
+                    reply[32..].fill(0);
                 }
             },
             "ended after 0 of",
@@ -374,7 +380,7 @@ fn servers_of_nfs_that_lie_end_in_an_error() {
         (
             |program, call, reply| {
                 if (program, call) == (100_003, 6) {
-                    reply[35] = 1
+                    reply[35] = 1;
                 }
             },
             "not what it says",

@@ -4,7 +4,7 @@ use super::http::Network;
 use super::{
     Address, CONNECTIONS, Error, NAME, Result, STALL, Target,
     http::Proxy,
-    message::{BYTES, FromWorker, ToWorker, whole, whole_proxy},
+    message::{BYTES, FromWorker, ToWorker},
 };
 use crate::{
     error,
@@ -140,9 +140,9 @@ impl Session<'_> {
                     self.running.lock_in()?;
                     ready = true;
                     self.tell(&ToWorker::Job {
-                        address: whole(job.address),
+                        address: job.address.whole(),
                         limit: job.limit,
-                        proxy: job.network.proxy.as_ref().map(whole_proxy),
+                        proxy: job.network.proxy.as_ref().map(|proxy| proxy.address().whole()),
                     })?;
                 }
                 (true, Some(FromWorker::Connect(target))) => self.connect(&target, job)?,

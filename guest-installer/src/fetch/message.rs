@@ -2,7 +2,7 @@
 //!
 //! What comes from the worker may be anything.
 
-use super::{Address, Error, HEAD_BYTES, Target, http::Proxy, url::is_host};
+use super::{Error, HEAD_BYTES, Target, url::is_host};
 use crate::error::printable;
 
 /// Longest message.
@@ -117,24 +117,6 @@ impl ToWorker {
     }
 }
 
-/// An address with all its parts, for the worker.
-pub(super) fn whole(address: &Address) -> String {
-    let user =
-        address.user.as_ref().map(|(user, password)| format!("{}:{}@", escape(user), escape(password)));
-    format!("{}://{}{}{}", address.scheme.name(), user.unwrap_or_default(), address.place(), address.path)
-}
-
-/// A proxy's, as well.
-pub(super) fn whole_proxy(proxy: &Proxy) -> String {
-    whole(proxy.address())
-}
-
-fn escape(text: &str) -> String {
-    let byte =
-        |b: u8| if b.is_ascii_alphanumeric() { char::from(b).to_string() } else { format!("%{b:02X}") };
-    text.bytes().map(byte).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -161,8 +143,6 @@ mod tests {
         }
         let said = ToWorker::Failed(Error::Refused("no route".to_owned()));
         assert_eq!(ToWorker::decode(&said.encode()), Some(said));
-        let address = Address::parse("ftp://a%20b:c%3Ad@h:2121/x").unwrap();
-        assert_eq!(Address::parse(&whole(&address)).unwrap().user, address.user);
     }
 
     #[test]

@@ -134,6 +134,15 @@ impl Address {
         if self.port == self.scheme.port() { host } else { format!("{host}:{}", self.port) }
     }
 
+    /// All of it, its password as well: for whoever has to log in.
+    pub fn whole(&self) -> String {
+        let user = self.user.as_ref().map(|(user, password)| match password.as_str() {
+            "" => format!("{}@", encode(user)),
+            password => format!("{}:{}@", encode(user), encode(password)),
+        });
+        format!("{}://{}{}{}", self.scheme.name(), user.unwrap_or_default(), self.place(), self.path)
+    }
+
     /// The path with its `%XX` decoded, for protocols that have no such thing.
     ///
     /// # Errors
@@ -187,6 +196,12 @@ pub fn is_host(text: &str) -> bool {
         && !text.starts_with('-')
 }
 
+fn encode(text: &str) -> String {
+    let byte =
+        |b: u8| if b.is_ascii_alphanumeric() { char::from(b).to_string() } else { format!("%{b:02X}") };
+    text.bytes().map(byte).collect()
+}
+
 fn decode(text: &str) -> Result<String, String> {
     let bytes = text.as_bytes();
     let (mut out, mut at) = (Vec::with_capacity(bytes.len()), 0);
@@ -222,6 +237,7 @@ mod tests {
         assert_eq!((a.scheme, &*a.host, a.port, &*a.path), (Scheme::Http, "Deb.example", 8080, "/debian/?x"));
         assert_eq!(a.user, Some(("u".to_owned(), "p@w".to_owned())));
         assert_eq!(a.to_string(), "http://Deb.example:8080/debian/?x", "without the password");
+        assert_eq!(parse(&a.whole()), a);
         assert_eq!(parse("https://[::1]").to_string(), "https://[::1]/");
         for nfs in ["nfs:server:/srv/x", "nfs://server/srv/x", "nfs://server:/srv/x", "nfs:server/srv/x"] {
             let a = parse(nfs);

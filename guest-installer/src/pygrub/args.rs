@@ -37,26 +37,26 @@ Exit status: 0, or 1 with the reason on standard error.";
 
 /// What is asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Args {
-    pub(super) wanted: Wanted,
-    pub(super) request: Request,
-    pub(super) format: Format,
-    pub(super) output: Option<PathBuf>,
-    pub(super) output_directory: PathBuf,
-    pub(super) run_as: Option<u32>,
+pub(crate) struct Args {
+    pub(crate) wanted: Wanted,
+    pub(crate) request: Request,
+    pub(crate) format: Format,
+    pub(crate) output: Option<PathBuf>,
+    pub(crate) output_directory: PathBuf,
+    pub(crate) run_as: Option<u32>,
     /// In bytes.
-    pub(super) file_limit: Option<u64>,
-    pub(super) image: PathBuf,
+    pub(crate) file_limit: Option<u64>,
+    pub(crate) image: PathBuf,
 }
 
 /// What a command line is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Parsed {
+pub(crate) enum Parsed {
     Run(Box<Args>),
     Help,
 }
 
-pub(super) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Parsed, String> {
+pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Parsed, String> {
     let file_limit = std::env::var(FILE_LIMIT).ok();
     parse_with(arguments, file_limit.as_deref()).map_err(|error| error.to_string())
 }

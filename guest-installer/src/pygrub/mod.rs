@@ -17,7 +17,7 @@ use crate::{
     worker::{Answer, Files, Jailing, Job, Limit, Listed, Wanted, Worker, run},
 };
 pub use args::request;
-use args::{Args, Parsed};
+pub(crate) use args::{Args, Parsed, parse};
 use std::{
     ffi::OsString,
     fs::{self, DirBuilder, File},
@@ -34,7 +34,7 @@ pub const UID: u32 = 99_000;
 
 /// Runs with these arguments, the program's name not among them.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let args = match args::parse(arguments) {
+    let args = match parse(arguments) {
         Ok(Parsed::Run(args)) => *args,
         Ok(Parsed::Help) => {
             eprintln!("{}", args::USAGE);
@@ -57,22 +57,14 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 }
 
 fn go(args: &Args) -> Result<()> {
-    // Opened before anything is made: a result that nobody takes is none.
-    let mut out: Box<dyn Write> = match &args.output {
-        None => Box::new(std::io::stdout()),
-        Some(path) => {
-            Box::new(File::options().write(true).open(path).map_err(Error::io("opening the --output file"))?)
-        }
-    };
     let disk = File::open(&args.image).map_err(Error::io("opening the disk"))?;
-    let mut say = |text: &str| {
-        out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(Error::io("writing the result"))
-    };
     match args.wanted {
         Wanted::List => {
             let (kernel, ramdisk) = (nowhere()?, nowhere()?);
             match ask(args, &Files { disk: &disk, kernel: &kernel, ramdisk: &ramdisk })? {
-                Answer::Entries(entries) => say(&entries.iter().map(listing).collect::<String>()),
+                Answer::Entries(entries) => {
+                    say(&mut output(args)?, &entries.iter().map(listing).collect::<String>())
+                }
                 Answer::Booted(_) => Err(Error::Worker("it answered another question".to_owned())),
             }
         }
@@ -82,29 +74,57 @@ fn go(args: &Args) -> Result<()> {
             let named = |what: &str, path: &str| format!("<{what}:{path}>");
             let kernel = named("kernel", &booted.kernel);
             let ramdisk = booted.ramdisks.first().map(|path| named("ramdisk", path));
-            say(&output::format(args.format, &kernel, ramdisk.as_deref(), &booted.args)?)
+            let text = output::format(args.format, &kernel, ramdisk.as_deref(), &booted.args)?;
+            say(&mut output(args)?, &text)
         }
-        Wanted::Deliver => {
-            let directory = directory(&args.output_directory)?;
-            let (kernel, ramdisk) = (create(directory, "boot_kernel.")?, create(directory, "boot_ramdisk.")?);
-            let files = Files { disk: &disk, kernel: kernel.as_file(), ramdisk: ramdisk.as_file() };
-            let booted = booted(ask(args, &files)?)?;
-            let ramdisk = (!booted.ramdisks.is_empty()).then_some(ramdisk);
-            let path = |file: &NamedTempFile| file.path().to_string_lossy().into_owned();
-            let text = output::format(
-                args.format,
-                &path(&kernel),
-                ramdisk.as_ref().map(path).as_deref(),
-                &booted.args,
-            )?;
-            say(&text)?;
-            // From here on they are the caller's.
-            for file in std::iter::once(kernel).chain(ramdisk) {
-                file.keep().map_err(|e| Error::io("keeping what was delivered")(e.error))?;
-            }
-            Ok(())
-        }
+        Wanted::Deliver | Wanted::Image => deliver(args, |kernel, ramdisk| {
+            let booted = booted(ask(args, &Files { disk: &disk, kernel, ramdisk })?)?;
+            Ok((!booted.ramdisks.is_empty(), booted.args, || Ok(())))
+        }),
     }
+}
+
+/// Makes the two files, has them filled, and prints where they are. `load` says whether there is a ramdisk, which
+/// arguments there are, and what is to be done last; when anything fails nothing is left of the files.
+pub(crate) fn deliver<E: From<Error>, Last: FnOnce() -> std::result::Result<(), E>>(
+    args: &Args,
+    load: impl FnOnce(&File, &File) -> std::result::Result<(bool, String, Last), E>,
+) -> std::result::Result<(), E> {
+    // Opened before anything is made: a result that nobody takes is none.
+    let mut out = output(args)?;
+    let directory = directory(&args.output_directory)?;
+    let (kernel, ramdisk) = (create(directory, "boot_kernel.")?, create(directory, "boot_ramdisk.")?);
+    let (there, arguments, last) = load(kernel.as_file(), ramdisk.as_file())?;
+    let ramdisk = there.then_some(ramdisk);
+    let path = |file: &NamedTempFile| file.path().to_string_lossy().into_owned();
+    let text =
+        output::format(args.format, &path(&kernel), ramdisk.as_ref().map(path).as_deref(), &arguments)?;
+    say(&mut out, &text)?;
+    last()?;
+    // From here on they are the caller's.
+    for file in std::iter::once(kernel).chain(ramdisk) {
+        file.keep().map_err(|e| Error::io("keeping what was delivered")(e.error))?;
+    }
+    Ok(())
+}
+
+/// Where the result goes.
+fn output(args: &Args) -> Result<Box<dyn Write>> {
+    Ok(match &args.output {
+        None => Box::new(std::io::stdout()),
+        Some(path) => {
+            Box::new(File::options().write(true).open(path).map_err(Error::io("opening the --output file"))?)
+        }
+    })
+}
+
+fn say(out: &mut Box<dyn Write>, text: &str) -> Result<()> {
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(Error::io("writing the result"))
+}
+
+/// Whose rights the workers have.
+pub(crate) fn jailing(run_as: Option<u32>) -> Jailing {
+    if nix::unistd::geteuid().is_root() { Jailing::User(run_as.unwrap_or(UID)) } else { Jailing::Caller }
 }
 
 fn ask(args: &Args, files: &Files<'_>) -> Result<Answer> {
@@ -114,11 +134,7 @@ fn ask(args: &Args, files: &Files<'_>) -> Result<Answer> {
         ramdisk_limit: bytes(limits::RAMDISK_BYTES),
         ..args.request.clone()
     };
-    let jailing = if nix::unistd::geteuid().is_root() {
-        Jailing::User(args.run_as.unwrap_or(UID))
-    } else {
-        Jailing::Caller
-    };
+    let jailing = jailing(args.run_as);
     run(&Worker::default(), jailing, Limit::default(), &Job { wanted: args.wanted, request }, files)
 }
 

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 /// A form.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Format {
+pub(crate) enum Format {
     /// An S-expression on one line, strings as Python writes them.
     Sxp,
     /// A line each, and an empty one.

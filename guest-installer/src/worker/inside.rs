@@ -4,16 +4,17 @@ use super::{
     ANSWER, Answer, COUNT, DISK, FIRST, Job, KERNEL, Listed, NAME, RAMDISK, READY, REQUEST, Wanted, record,
 };
 use crate::{
-    boot::Found,
+    boot::{Booted, Found, Request},
     disk::{Disk, Volume},
     error::{Error, Result, printable},
-    limits,
+    kernel, limits,
 };
 use ffi::jail::{self, Denied, SyscallFilter};
 use seccompiler::{SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompRule};
 use std::{
     fs::File,
     io::{Read, Write},
+    os::unix::fs::FileExt,
     process::ExitCode,
 };
 
@@ -115,6 +116,9 @@ fn filter() -> Result<SyscallFilter> {
 /// Does the job.
 fn parse(job: &Job, disk: File, kernel: &mut File, ramdisk: &mut File) -> Result<Answer> {
     let request = &job.request;
+    if job.wanted == Wanted::Image {
+        return image(request, &disk, kernel).map(|()| Answer::Booted(Booted::default()));
+    }
     let files = request.kernel_limit.saturating_add(request.ramdisk_limit);
     let mut found = Found::on(&Volume::whole(&Disk::new(disk, files)?), request)?;
     match job.wanted {
@@ -123,10 +127,32 @@ fn parse(job: &Job, disk: File, kernel: &mut File, ramdisk: &mut File) -> Result
             let entry = found.entry(request)?;
             found.check(&entry).map(Answer::Booted)
         }
-        Wanted::Deliver => {
+        Wanted::Deliver | Wanted::Image => {
             let entry = found.entry(request)?;
             found.deliver(&entry, request, kernel, ramdisk).map(Answer::Booted)
         }
+    }
+}
+
+/// A kernel out of a file that is one.
+fn image(request: &Request, file: &File, output: &mut File) -> Result<()> {
+    let mut bytes = Vec::new();
+    let mut part = vec![0; 64 << 10];
+    loop {
+        let at = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+        let read = file.read_at(&mut part, at).map_err(Error::io("reading the kernel's file"))?;
+        if read == 0 {
+            break;
+        }
+        bytes.extend_from_slice(&part[..read]);
+        if at.saturating_add(u64::try_from(read).unwrap_or(u64::MAX)) > request.kernel_limit {
+            return Err(Error::too_large("the kernel", request.kernel_limit));
+        }
+    }
+    let mut write = |part: &[u8]| output.write_all(part).map_err(Error::io("writing the kernel"));
+    match request.unpack {
+        Some(limit) => kernel::unpack(&bytes, limit, &mut write),
+        None => kernel::check(&bytes).and_then(|()| write(&bytes)),
     }
 }
 

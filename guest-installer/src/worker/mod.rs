@@ -50,6 +50,8 @@ pub enum Wanted {
     Check,
     /// That entry's files.
     Deliver,
+    /// The "disk" is a kernel's file: that kernel, checked, and unpacked if the request says so.
+    Image,
 }
 
 /// What a worker is asked.

@@ -95,6 +95,7 @@ pub fn encode_job(job: &Job) -> Result<Vec<u8>> {
             Wanted::List => "list",
             Wanted::Check => "check",
             Wanted::Deliver => "deliver",
+            Wanted::Image => "image",
         },
     );
     for text in [&request.kernel, &request.ramdisk, &request.args, &request.entry] {
@@ -121,6 +122,7 @@ pub fn decode_job(bytes: &[u8]) -> Result<Job> {
             "list" => Wanted::List,
             "check" => Wanted::Check,
             "deliver" => Wanted::Deliver,
+            "image" => Wanted::Image,
             _ => return None,
         };
         let mut request = Request::default();
@@ -271,7 +273,7 @@ mod tests {
             unpack: Some(7),
             ..Request::new()
         };
-        for wanted in [Wanted::List, Wanted::Check, Wanted::Deliver] {
+        for wanted in [Wanted::List, Wanted::Check, Wanted::Deliver, Wanted::Image] {
             let job = Job { wanted, request: request.clone() };
             assert_eq!(decode_job(&encode_job(&job).unwrap()).unwrap(), job);
         }

@@ -1,0 +1,196 @@
+//! What a round does, as a pure function of the installation.
+
+use super::{Distro, Error, Install, Repository, Result};
+use crate::fetch::{Address, url::Scheme};
+use std::path::PathBuf;
+
+/// Where XenServer's packages put what belongs to installers.
+pub(super) const SUPPORT: &str = "/opt/xensource/packages/files/guest-installer";
+
+/// A kernel with its ramdisk, by their paths.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Pair {
+    pub(super) kernel: String,
+    pub(super) ramdisk: Option<String>,
+}
+
+/// Where a round's files come from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Work {
+    /// From the first of these that the server has.
+    Server(Address, Vec<Pair>),
+    /// From the first of these that the CD has.
+    Cdrom(Vec<Pair>),
+    /// What the CD's own boot loader takes, but for its arguments.
+    CdromDefault,
+    /// Files of dom0.
+    Local(PathBuf, PathBuf),
+    /// What the guest's disk boots.
+    Disk,
+    /// The same, but the first entry that is no Oracle kernel for hardware if there are such.
+    DiskNotOracle,
+    /// The same, or one of these if the disk does not say, as domUloader did.
+    DiskOr(Vec<Pair>),
+}
+
+/// A round.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Plan {
+    pub(super) work: Work,
+    /// The installer's arguments.
+    pub(super) args: String,
+    /// Whether the ramdisk may be one of those that are fixed up.
+    pub(super) fixups: bool,
+}
+
+pub(super) fn plan(install: &Install) -> Result<Plan> {
+    if install.round > 1 {
+        let work = match install.distro {
+            Distro::SlesLike => {
+                Work::DiskOr(vec![sles_installed(install, ""), sles_installed(install, "/boot")])
+            }
+            Distro::RhLike => Work::DiskNotOracle,
+            _ => Work::Disk,
+        };
+        return Ok(Plan { work, args: String::new(), fixups: false });
+    }
+    let fixups = matches!(install.distro, Distro::RhLike | Distro::DebianLike | Distro::UbuntuLike);
+    Ok(Plan { work: first_round(install)?, args: args(install), fixups })
+}
+
+fn first_round(install: &Install) -> Result<Work> {
+    let local = |release: &str| {
+        let file = |name: &str| PathBuf::from(SUPPORT).join(format!("{release}-{name}"));
+        Ok(Work::Local(file("vmlinuz"), file("install-initrd.img")))
+    };
+    match install.distro {
+        Distro::Rhel41 => return local("rhel4.1"),
+        Distro::Rhel44 => return local("rhel4.4"),
+        _ => {}
+    }
+    let repository = install.repository.as_ref().ok_or_else(|| Error::Key {
+        key: "install-repository",
+        why: "it is not set, and there is nothing to install from".to_owned(),
+    })?;
+    match repository {
+        Repository::Cdrom if install.distro == Distro::Pygrub && install.kernel.is_none() => {
+            Ok(Work::CdromDefault)
+        }
+        Repository::Cdrom => Ok(Work::Cdrom(on_cdrom(install)?)),
+        Repository::Network(address) => {
+            let debian = matches!(install.distro, Distro::DebianLike | Distro::UbuntuLike);
+            if debian && address.scheme == Scheme::Nfs {
+                return Err(Error::UnsupportedMethod(
+                    "nfs; Debian's installer is fetched by http or ftp".to_owned(),
+                ));
+            }
+            Ok(Work::Server(address.clone(), on_server(install, address)?))
+        }
+    }
+}
+
+fn pair(directory: &str, kernel: &str, ramdisk: &str) -> Pair {
+    Pair { kernel: format!("{directory}{kernel}"), ramdisk: Some(format!("{directory}{ramdisk}")) }
+}
+
+fn common(install: &Install) -> Result<Option<Vec<Pair>>> {
+    Ok(match install.distro {
+        Distro::RhLike => Some(vec![
+            pair("images/xen/", "vmlinuz", "initrd.img"),
+            pair("isolinux/", "vmlinuz", "initrd.img"),
+        ]),
+        Distro::SlesLike if is_64(install) => Some(vec![pair("boot/x86_64/", "vmlinuz-xen", "initrd-xen")]),
+        Distro::SlesLike => Some(vec![pair("boot/i386/", "vmlinuz-xenpae", "initrd-xenpae")]),
+        Distro::Pygrub => {
+            let kernel = install.kernel.clone().ok_or_else(|| Error::Key {
+                key: "install-kernel",
+                why: "it is not set, and install-distro is pygrub".to_owned(),
+            })?;
+            Some(vec![Pair { kernel, ramdisk: install.ramdisk.clone() }])
+        }
+        _ => None,
+    })
+}
+
+fn on_cdrom(install: &Install) -> Result<Vec<Pair>> {
+    if let Some(pairs) = common(install)? {
+        return Ok(pairs);
+    }
+    let directory = if is_64(install) { "install.amd/" } else { "install.386/" };
+    let directories = [format!("{directory}xen/"), directory.to_owned(), "install/".to_owned()];
+    Ok(directories.iter().map(|directory| pair(directory, "vmlinuz", "initrd.gz")).collect())
+}
+
+fn on_server(install: &Install, address: &Address) -> Result<Vec<Pair>> {
+    if let Some(pairs) = common(install)? {
+        return Ok(pairs);
+    }
+    // A repository that already names a release is below its "dists".
+    let named =
+        address.path.split_once("/dists/").is_some_and(|(_, rest)| !rest.trim_matches('/').is_empty());
+    let dists = match (&install.release, named) {
+        (_, true) => String::new(),
+        (Some(release), false) => format!("dists/{release}/"),
+        (None, false) => {
+            return Err(Error::Key {
+                key: "debian-release",
+                why: "it is not set, and the repository names no release".to_owned(),
+            });
+        }
+    };
+    let arch = if is_64(install) { "amd64" } else { &install.arch };
+    let images = format!("{dists}main/installer-{arch}/current/images/netboot/");
+    let mut pairs = vec![pair(&format!("{images}xen/"), "vmlinuz", "initrd.gz")];
+    // Releases without a kernel of its own for Xen: the usual one starts as PVH.
+    let usual = match install.distro {
+        Distro::UbuntuLike => format!("{images}ubuntu-installer/{arch}/"),
+        _ => format!("{images}debian-installer/{arch}/"),
+    };
+    pairs.push(pair(&usual, "linux", "initrd.gz"));
+    Ok(pairs)
+}
+
+fn is_64(install: &Install) -> bool {
+    matches!(&*install.arch, "amd64" | "x86_64")
+}
+
+fn sles_installed(install: &Install, directory: &str) -> Pair {
+    let kind = if is_64(install) { "xen" } else { "xenpae" };
+    pair(&format!("{directory}/"), &format!("vmlinuz-{kind}"), &format!("initrd-{kind}"))
+}
+
+/// What an installer is told: where its repository is, and how its user sees it.
+fn args(install: &Install) -> String {
+    let at = match &install.repository {
+        Some(Repository::Network(address)) => Some(with_slash(address)),
+        _ => None,
+    };
+    let mut words = match install.distro {
+        Distro::Rhel41 | Distro::Rhel44 => vec!["text updates ramdisk_size=32000 nofb serial".to_owned()],
+        _ => Vec::new(),
+    };
+    match (install.distro, at) {
+        (Distro::RhLike | Distro::Rhel41 | Distro::Rhel44, Some(at)) => words.push(format!("method={at}")),
+        (Distro::SlesLike, Some(at)) => words.push(format!("install={at}")),
+        // Its installer sees the CD as a disk.
+        (Distro::SlesLike, None) => words.push("install=hd".to_owned()),
+        _ => {}
+    }
+    if install.vnc {
+        words.push("vnc".to_owned());
+    }
+    words.extend(install.vnc_password.as_ref().map(|password| format!("vncpassword={password}")));
+    words.extend(Some(install.args.clone()).filter(|args| !args.is_empty()));
+    words.join(" ")
+}
+
+/// An address as the installer takes it: a guest has no other way to its user's password.
+fn with_slash(address: &Address) -> String {
+    let whole = address.whole();
+    // anaconda and linuxrc want NFS with a colon before the path.
+    let whole = match address.scheme {
+        Scheme::Nfs => format!("nfs:{}:{}", address.host, address.path),
+        _ => whole,
+    };
+    if whole.ends_with('/') { whole } else { whole + "/" }
+}
