@@ -236,6 +236,7 @@ pub fn rfb(bytes: &[u8]) {
         assert!(pixels > 0 && pixels * 4 < bytes.len());
         assert_eq!(picture.rgb().len(), pixels * 3);
     }
+}
 
 /// An HTTP server's answer is the same however it arrives, and no longer than what came.
 pub fn http_answer(bytes: &[u8]) {
