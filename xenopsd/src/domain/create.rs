@@ -106,8 +106,12 @@ impl VmExecutor<'_> {
         };
         self.core.journal.take(self.vm(), Resource::Domain)?;
         let domid = hypervisor.create(&new)?;
-        drop(hypervisor);
         self.core.runtimes.with(self.vm(), |r| r.domid = Some(domid));
+        let target_kib = wanted.target_kib(&hypervisor.host()?)?;
+        hypervisor
+            .equip(domid, wanted.kind, &wanted.resources(target_kib, platform(vm)?))
+            .map_err(|error| self.fill_error(&wanted, target_kib, error))?;
+        drop(hypervisor);
         let vm_data = VmData::new(vm.xsdata.iter().map(|(k, v)| (k, v.as_bytes())));
         for (key, why) in vm_data.ignored() {
             tracing::info!(vm = self.vm(), key, %why, "xsdata key not written");

@@ -106,7 +106,14 @@ pub trait Hypervisor: Send {
     /// [`HypervisorError::Call`].
     fn create(&self, new: &NewDomain) -> Result<DomId, HypervisorError>;
 
-    /// Gives a new domain its memory, vcpus, rings and image. On failure the domain is still there, to be destroyed.
+    /// Gives a new domain its vcpus, its clocks and its limits: all that a device model needs to begin. On failure the
+    /// domain is still there, to be destroyed.
+    ///
+    /// # Errors
+    /// [`HypervisorError::Call`].
+    fn equip(&self, domid: DomId, kind: GuestKind, resources: &Resources) -> Result<(), HypervisorError>;
+
+    /// Gives an equipped domain its memory, rings and image. On failure the domain is still there, to be destroyed.
     ///
     /// # Errors
     /// Any [`HypervisorError`].
@@ -124,7 +131,7 @@ pub trait Hypervisor: Send {
     /// [`HypervisorError::Call`], also when the disk is full; [`HypervisorError::Stopped`].
     fn save(&self, domid: DomId, stream: &Stream) -> Result<(), HypervisorError>;
 
-    /// Fills a new domain of `kind` from what [`Hypervisor::save`] wrote, instead of a build. On failure the domain is
+    /// Fills an equipped domain of `kind` from what [`Hypervisor::save`] wrote, instead of a build. On failure the domain is
     /// still there, to be destroyed.
     ///
     /// # Errors

@@ -42,36 +42,20 @@ impl XenHypervisor {
         Ok(Self { xc })
     }
 
-    /// What a domain gets whether it is built or restored, in libxl's order. Returns its ports for the two rings.
-    fn equip(
+    /// What a domain gets before its memory, whether it is built or restored: the pages that its page tables take, and its
+    /// ends of the two rings. How much memory it may have can have changed since it was equipped.
+    fn make_room(
         &self,
         domid: DomId,
         kind: GuestKind,
         resources: &Resources,
     ) -> Result<RingPorts, HypervisorError> {
-        let xc = &self.xc;
-        let platform = &resources.platform;
-        xc.set_max_vcpus(domid, resources.max_vcpus)?;
-        xc.set_max_mem_kib(domid, resources.target_kib + resources.shim_kib + MAXMEM_SLACK_KIB)?;
-        let store = xc.alloc_unbound_port(domid, DomId::DOM0)?;
-        let console = xc.alloc_unbound_port(domid, DomId::DOM0)?;
-        match kind {
-            GuestKind::Pv => xc.set_memmap_limit_kib(domid, resources.static_max_kib + MEMMAP_SLACK_KIB)?,
-            GuestKind::Pvh | GuestKind::Hvm => {
-                xc.hvm_param_set(domid, HvmParam::TIMER_MODE, platform.timer_mode.into())?;
-            }
-        }
-        if kind == GuestKind::Hvm {
-            xc.hvm_param_set(domid, HvmParam::HPET_ENABLED, platform.hpet.into())?;
-            xc.hvm_param_set(domid, HvmParam::VPT_ALIGN, 1)?;
-        }
-        xc.set_tsc_info(domid, platform.tsc)?;
-        if platform.time_offset != 0 {
-            xc.set_time_offset(domid, platform.time_offset)?;
-        }
+        self.xc.set_max_mem_kib(domid, limit_kib(resources))?;
         if kind != GuestKind::Pv {
-            xc.set_paging_mempool_bytes(domid, resources.paging_kib * 1024)?;
+            self.xc.set_paging_mempool_bytes(domid, resources.paging_kib * 1024)?;
         }
+        let store = self.xc.alloc_unbound_port(domid, DomId::DOM0)?;
+        let console = self.xc.alloc_unbound_port(domid, DomId::DOM0)?;
         Ok(RingPorts { store, console })
     }
 
@@ -197,6 +181,11 @@ impl SaveCallbacks for Suspended {
     }
 }
 
+/// Most memory that the hypervisor lets it have, in KiB.
+fn limit_kib(resources: &Resources) -> u64 {
+    resources.target_kib + resources.shim_kib + MAXMEM_SLACK_KIB
+}
+
 /// A domain's unbound ports.
 #[derive(Clone, Copy)]
 struct RingPorts {
@@ -259,13 +248,34 @@ impl Hypervisor for XenHypervisor {
         }
     }
 
+    fn equip(&self, domid: DomId, kind: GuestKind, resources: &Resources) -> Result<(), HypervisorError> {
+        let (xc, platform) = (&self.xc, &resources.platform);
+        xc.set_max_vcpus(domid, resources.max_vcpus)?;
+        xc.set_max_mem_kib(domid, limit_kib(resources))?;
+        match kind {
+            GuestKind::Pv => xc.set_memmap_limit_kib(domid, resources.static_max_kib + MEMMAP_SLACK_KIB)?,
+            GuestKind::Pvh | GuestKind::Hvm => {
+                xc.hvm_param_set(domid, HvmParam::TIMER_MODE, platform.timer_mode.into())?;
+            }
+        }
+        if kind == GuestKind::Hvm {
+            xc.hvm_param_set(domid, HvmParam::HPET_ENABLED, platform.hpet.into())?;
+            xc.hvm_param_set(domid, HvmParam::VPT_ALIGN, 1)?;
+        }
+        xc.set_tsc_info(domid, platform.tsc)?;
+        if platform.time_offset != 0 {
+            xc.set_time_offset(domid, platform.time_offset)?;
+        }
+        Ok(())
+    }
+
     fn build(
         &self,
         domid: DomId,
         resources: &Resources,
         image: &DomainImage<'_>,
     ) -> Result<Built, HypervisorError> {
-        let ports = self.equip(domid, image.kind(), resources)?;
+        let ports = self.make_room(domid, image.kind(), resources)?;
         self.set_cpu_policy(domid, image.kind(), &resources.platform)?;
         let built = match image {
             DomainImage::Pv(image) => self.build_pv(domid, resources, image, ports)?,
@@ -289,7 +299,7 @@ impl Hypervisor for XenHypervisor {
         resources: &Resources,
         stream: &Stream,
     ) -> Result<Built, HypervisorError> {
-        let ports = self.equip(domid, kind, resources)?;
+        let ports = self.make_room(domid, kind, resources)?;
         let ends = RingEnds {
             store_evtchn: ports.store,
             store_domid: DomId::DOM0,

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!   start     check ─► hook ─► create ─► [find kernel] ─► ∥ { build ─► terminal · ∥ writable disks ─► ∥ read-only disks ·
-//!             each interface } ─► [start device model] ─► settle
+//!             [device model] · each interface } ─► settle
 //!   destroy   pause ─► stop device model ─► close devices ─► stop terminal ─► destroy domain ─► release devices
 //!   shutdown  hook ─► [ask the guest] ─► destroy ─► hook
 //!   reboot    [ask the guest] ─► hook ─► destroy ─► hooks ─► start ─► unpause
@@ -13,7 +13,7 @@
 //! ```
 //!
 //! The build and the devices run side by side: backends only need the device's own nodes, and their probing is the
-//! longer half of a start.
+//! longer half of a start. So does a device model, which needs a domain with vcpus and limits.
 
 use std::time::Duration;
 
@@ -171,10 +171,6 @@ pub fn start(records: &Records) -> Vec<Step> {
     let mut steps = vec![check, hook, create];
     steps.extend(find_kernel(&records.vm));
     steps.push(fill(Atom::BuildDomain, Screen::Fresh, records));
-    // It maps the domain's memory, and its disks' devices are there by then.
-    if matches!(records.vm.ty, BuilderInfo::Hvm(_)) {
-        steps.push(Step::Do(Atom::StartDeviceModel));
-    }
     steps.push(settle);
     tidy(steps)
 }
@@ -265,6 +261,10 @@ fn fill(atom: Atom, screen: Screen, records: &Records) -> Step {
         // Storage cannot turn a read-only attachment into a writable one, so writable disks go first.
         Step::Serial(vec![plug(VbdMode::ReadWrite), plug(VbdMode::ReadOnly)]),
     ];
+    // It maps memory of the domain's only when the guest runs.
+    if matches!(records.vm.ty, BuilderInfo::Hvm(_)) {
+        together.push(Step::Do(Atom::StartDeviceModel));
+    }
     together.extend(records.vifs.iter().map(|vif| Step::Do(Atom::Plug(Device::Vif(vif.id.device.clone())))));
     Step::Parallel(together)
 }

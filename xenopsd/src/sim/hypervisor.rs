@@ -93,6 +93,14 @@ impl Hypervisor for SimHypervisor {
         self.call("hypervisor.create", |hardware| hardware.create(new))
     }
 
+    fn equip(&self, domid: DomId, kind: GuestKind, resources: &Resources) -> Result<(), HypervisorError> {
+        let limit = (resources.target_kib + resources.shim_kib + SLACK_KIB) / PAGE_KIB;
+        self.call("hypervisor.equip", |hardware| {
+            hardware.must_be(domid, kind)?;
+            hardware.limit(domid, limit)
+        })
+    }
+
     fn build(
         &self,
         domid: DomId,
