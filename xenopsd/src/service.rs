@@ -181,6 +181,12 @@ fn answer(core: &Arc<Core>, call: &Call) -> Result<Value, Error> {
         Call::VmUnpause(m) => returns(m, core.submit(&m.id, &m.debug_info, Operation::Unpause)),
         Call::VmCreate(m) => returns(m, core.submit(&m.id, &m.debug_info, Operation::CreateDomain)),
         Call::VmBuild(m) => returns(m, core.submit(&m.id, &m.debug_info, Operation::BuildDomain)),
+        Call::VmCreateDeviceModel(m) if m.save_state => {
+            Err(Error::Unimplemented("the state of a device model that was saved".to_owned()))
+        }
+        Call::VmCreateDeviceModel(m) => {
+            returns(m, core.submit(&m.id, &m.debug_info, Operation::StartDeviceModel))
+        }
         Call::VmDestroy(m) => returns(m, core.submit(&m.id, &m.debug_info, Operation::DestroyDomain)),
         Call::VmShutdown(m) => {
             let operation = delay(m.delay).map(Operation::Shutdown);

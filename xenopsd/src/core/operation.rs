@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::{Core, Wish};
-use crate::api::{Action, Disk, Error, Metadata, PowerState, Vm};
+use crate::api::{Action, BuilderInfo, Disk, Error, Metadata, PowerState, Vm};
 use crate::device;
 use crate::domain::{VmExecutor, metadata, observe};
 use crate::edge::{DomainInfo, ShutdownReason};
@@ -46,6 +46,8 @@ pub enum Operation {
     CreateDomain,
     /// Its memory and kernel only.
     BuildDomain,
+    /// The device model of a domain that was built.
+    StartDeviceModel,
     /// The domain and its devices, without the shutdown of the VM.
     DestroyDomain,
     /// A device for the running guest.
@@ -80,6 +82,7 @@ impl std::fmt::Display for Operation {
             Self::Unpause => "unpause",
             Self::CreateDomain => "create",
             Self::BuildDomain => "build",
+            Self::StartDeviceModel => "start of the device model",
             Self::DestroyDomain => "destroy",
             Self::Plug(device) => return write!(f, "plug of {device}"),
             Self::Unplug(device, Unplugging::Clean) => return write!(f, "unplug of {device}"),
@@ -144,6 +147,7 @@ impl Core {
                 now.run(&plan::create())
             }
             Operation::BuildDomain => now.build(),
+            Operation::StartDeviceModel => now.start_device_model(),
             Operation::DestroyDomain => now.run(&plan::destroy()),
             Operation::Plug(device) => now.plug(device),
             Operation::Unplug(device, how) => now.unplug(device, *how),
@@ -222,6 +226,18 @@ impl Request<'_> {
         if let Err(error) = kept {
             tracing::warn!(vm = self.vm, %error, "the time of the start is not kept");
         }
+    }
+
+    /// There is nothing to do for a guest that needs none, or has one.
+    fn start_device_model(&self) -> Result<(), Error> {
+        self.need(&[PowerState::Paused])?;
+        self.need_built()?;
+        let records = self.records()?;
+        let has_one = self.core.runtimes.with(self.vm, |r| r.model.is_some());
+        if has_one || !matches!(records.vm.ty, BuilderInfo::Hvm(_)) {
+            return Ok(());
+        }
+        self.run(&[Step::Do(Atom::StartDeviceModel)])
     }
 
     fn shutdown(&self, timeout: Option<Duration>) -> Result<(), Error> {

@@ -92,6 +92,9 @@ impl VmExecutor<'_> {
     /// An HVM guest runs only while its device model does.
     pub(super) fn run_device_model(&self) -> Result<(), Error> {
         match self.core.runtimes.with(self.vm(), |r| r.model.clone()) {
+            None if matches!(self.records.vm.ty, BuilderInfo::Hvm(_)) => {
+                Err(self.not_started(&"there is none; VM.create_device_model starts it"))
+            }
             None => Ok(()),
             Some(model) => model.run().map_err(|error| Error::internal(format!("VM {}: {error}", self.vm()))),
         }

@@ -236,6 +236,28 @@ fn the_guests_clock_is_kept() {
     run(&rig, &vm, plan::destroy()).unwrap();
 }
 
+#[test]
+fn a_domain_that_was_made_and_built_by_hand_gets_one_when_asked_and_runs_only_with_one() {
+    let rig = Rig::new(&quick());
+    let vm = hvm(&rig, "work", Action::Shutdown);
+    rig.run(&vm, Operation::CreateDomain).unwrap();
+    rig.run(&vm, Operation::BuildDomain).unwrap();
+    let refused = rig.run(&vm, Operation::Unpause);
+    assert!(
+        matches!(&refused, Err(Error::FailedToStartEmulator { message, .. }) if message.contains("create_device_model")),
+        "{refused:?}"
+    );
+    assert_eq!(rig.state(&vm), PowerState::Paused);
+    for _ in 0..2 {
+        rig.run(&vm, Operation::StartDeviceModel).unwrap();
+    }
+    assert_eq!(rig.machine.device_models().len(), 1);
+    rig.run(&vm, Operation::Unpause).unwrap();
+    assert!(matches!(rig.run(&vm, Operation::StartDeviceModel), Err(Error::BadPowerState { .. })));
+    rig.run(&vm, Operation::Shutdown(None)).unwrap();
+    assert!(rig.machine.device_models().is_empty());
+}
+
 /// Connects to the VM's screen, and is greeted by its device model.
 fn look(rig: &Rig, vm: &str) -> TcpStream {
     let state = crate::domain::observe::state(&rig.core, &rig.core.records.vm(vm).unwrap()).unwrap();

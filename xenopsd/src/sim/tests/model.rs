@@ -123,6 +123,14 @@ impl Model {
                 }
                 Self { built: true, ..self.clone() }
             }
+            // A guest that needs none.
+            Operation::StartDeviceModel => {
+                self.need(&[Paused])?;
+                if !self.built {
+                    return Err(Some(Error::DomainNotBuilt));
+                }
+                self.clone()
+            }
             Operation::Plug(device) => {
                 up()?;
                 let mut after = self.clone();

@@ -48,6 +48,7 @@ fn operation() -> impl Strategy<Value = Operation> {
         1 => Just(Operation::Reboot(Some(LONG))),
         1 => Just(Operation::CreateDomain),
         1 => Just(Operation::BuildDomain),
+        1 => Just(Operation::StartDeviceModel),
         1 => Just(Operation::DestroyDomain),
         3 => device.clone().prop_map(Operation::Plug),
         3 => (device, how).prop_map(|(device, how)| Operation::Unplug(device, how)),
