@@ -12,6 +12,7 @@ use guest_installer::worker::{self, Worker};
 
 use crate::core::Patience;
 use crate::edge::linux::device_model;
+use crate::edge::linux::terminal::ConsoleLog;
 use crate::edge::{BootLoader, FirmwarePaths, StoreAddress};
 use crate::service::MAX_WORKERS;
 use crate::sim::SCRIPT_KEYS;
@@ -143,6 +144,12 @@ pub struct Config {
     /// User number of domain 0's terminal server; those of others follow it
     #[arg(long, default_value_t = 131_072, value_parser = uid_base)]
     pub vncterm_uid_base: u32,
+    /// Bytes of a text console's output that its terminal server keeps for whoever connects later
+    #[arg(long, default_value_t = ConsoleLog::DEFAULT_SIZE, value_parser = clap::value_parser!(u32).range(1..=i64::from(ConsoleLog::MAX_SIZE)))]
+    pub console_log_size: u32,
+    /// Keep them on disk, too, in files named by the VMs' uuids in this directory, of at most twice that size each
+    #[arg(long, value_name = "DIRECTORY")]
+    pub console_log_directory: Option<PathBuf>,
     /// What is logged: error, warn, info, debug or trace, or per module
     #[arg(long, default_value = "info")]
     pub log_level: String,
@@ -299,6 +306,11 @@ impl Config {
         self.vncterm.clone().or_else(beside).unwrap_or_else(|| DEFAULT_VNCTERM.into())
     }
 
+    /// What is kept of text consoles' output.
+    pub fn console_log(&self) -> ConsoleLog {
+        ConsoleLog { size: self.console_log_size, directory: self.console_log_directory.clone() }
+    }
+
     /// How device models run.
     pub fn device_models(&self) -> device_model::Settings {
         device_model::Settings {
@@ -415,6 +427,18 @@ mod tests {
         }
         let named = load("", &["--vncterm=/opt/vncterm"]).unwrap().config;
         assert_eq!(named.vncterm(), Path::new("/opt/vncterm"));
+    }
+
+    #[test]
+    fn a_console_s_log_is_bounded_and_in_memory_unless_asked() {
+        let log = load("", &[]).unwrap().config.console_log();
+        assert_eq!((log.size, log.directory), (ConsoleLog::DEFAULT_SIZE, None));
+        let log = load("console-log-size = 1000\nconsole_log_directory = /var/log/consoles", &[]).unwrap();
+        let log = log.config.console_log();
+        assert_eq!((log.size, log.directory), (1000, Some("/var/log/consoles".into())));
+        for bad in ["0", "16777217", "-1", "x"] {
+            assert!(load(&format!("console-log-size = {bad}"), &[]).is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -67,7 +67,7 @@ pub fn run(config: &Config) -> Result<(), DaemonError> {
             hooks,
             boot_loader: config.boot_loader(),
             firmware: config.firmware(),
-            terminals: TerminalServers::new(config.vncterm(), config.vncterm_uid_base),
+            terminals: TerminalServers::new(config.vncterm(), config.vncterm_uid_base, config.console_log()),
             ends: Ends::default(),
             device_models: config.device_models(),
         };

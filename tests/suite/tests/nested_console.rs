@@ -72,6 +72,9 @@ fn a_guest_s_terminal_is_jailed_followed_and_kept() {
     assert_eq!((screen.width, screen.height), (640, 384));
     assert!(screen.colours() > 1, "there is text on it");
 
+    let log = xenops("console screen --log");
+    assert!(log.text().contains("Linux version") && log.text().contains("GUEST: tick"), "{}", log.text());
+
     // Its own user, nothing in its root, and nothing but the loopback address.
     let process = pid(&dom0, &guest);
     let uid = 131_072 + dom0.domid(&guest);

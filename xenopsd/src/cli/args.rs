@@ -84,9 +84,14 @@ pub enum Command {
     },
 
     /// Connect to the text console of a running VM; Ctrl-] disconnects
+    ///
+    /// A guest with a terminal server (`vnc = 1` in its configuration) is shown first what it printed before.
     Console {
         /// uuid, beginning of a uuid, or name
         vm: String,
+        /// Print what it printed before, and do not connect
+        #[arg(long)]
+        log: bool,
     },
 
     /// Print where the VNC screen of a running VM is: a port of 127.0.0.1 on its host, or a Unix socket

@@ -126,6 +126,15 @@ pub enum ConsoleError {
         /// The domain.
         domid: u16,
     },
+    /// Nobody keeps what it prints.
+    #[error(
+        "nothing is kept of what VM {vm} prints: it has no terminal server, which `vnc = 1` in the configuration of a pv or \
+         pvh guest gives it; xenconsoled may have a log in /var/log/xen/console"
+    )]
+    NoLog {
+        /// The VM's name.
+        vm: String,
+    },
     /// The store.
     #[error("cannot find the console of domain {domid}: {source}")]
     Store {

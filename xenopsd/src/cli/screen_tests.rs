@@ -79,6 +79,27 @@ fn a_vm_without_a_screen_is_told_why() {
 }
 
 #[test]
+fn a_console_s_log_is_printed() {
+    let host = Host::with_vm();
+    let port = server(b"Linux version 6.1\r\nlogin: ".to_vec());
+    host.change(|_, state| {
+        (state.power_state, state.domids) = (PowerState::Running, vec![5]);
+        state.consoles = vec![Console { protocol: ConsoleProtocol::Vt100, port, path: String::new() }];
+    });
+    assert_eq!(
+        host.xenops("console web --log"),
+        (0, "Linux version 6.1\r\nlogin: ".to_owned(), String::new())
+    );
+    let pty = nix::pty::openpty(None, None).unwrap();
+    let path = nix::unistd::ttyname(&pty.slave).unwrap().display().to_string();
+    host.change(|_, state| {
+        state.consoles = vec![Console { protocol: ConsoleProtocol::Vt100, port: 0, path }];
+    });
+    let (code, _, err) = host.xenops("console web --log");
+    assert!(code == 1 && err.contains("nothing is kept of what VM web prints"), "{err}");
+}
+
+#[test]
 fn a_picture_is_written() {
     let host = Host::with_vm();
     let file = host.path().join("x.png");

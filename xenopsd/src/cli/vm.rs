@@ -51,6 +51,20 @@ pub(super) fn console(session: &mut Session<'_, '_>, wanted: &str) -> Result<(),
     attach(session, terminal)
 }
 
+pub(super) fn console_log(session: &mut Session<'_, '_>, wanted: &str) -> Result<(), CliError> {
+    let vm = find(session, wanted)?;
+    let terminal = open_console(session, &vm)?;
+    let console::Link::Socket(server) = terminal.link else {
+        return Err(ConsoleError::NoLog { vm: vm.name }.into());
+    };
+    let log = console::log(server).map_err(|source| ConsoleError::Io {
+        action: "read the log of",
+        path: terminal.path,
+        source,
+    })?;
+    Ok(session.streams.out.write_all(&log)?)
+}
+
 fn open_console(session: &Session<'_, '_>, vm: &Known) -> Result<console::Terminal, CliError> {
     let (_, state) = stat(session, &vm.id)?;
     let domid = state.domids.last().and_then(|domid| u16::try_from(*domid).ok());

@@ -68,6 +68,7 @@ impl VmExecutor<'_> {
         let title: String =
             self.records.vm.name.chars().filter(|c| !c.is_control()).take(MAX_TITLE).collect();
         let prepared = host.start_terminal(&TerminalWanted {
+            vm: self.vm(),
             domid,
             tty: &tty,
             title: &title,

@@ -353,6 +353,8 @@ pub struct TerminalSockets {
 /// A terminal server to be started.
 #[derive(Debug)]
 pub struct TerminalWanted<'a> {
+    /// Of which VM: its id, which names the file of its log.
+    pub vm: &'a str,
     /// Of which domain.
     pub domid: DomId,
     /// The pseudo-terminal of its console.

@@ -9,7 +9,7 @@ use crossbeam::channel::bounded;
 use guest_installer::worker::Worker;
 use nix::pty::PtyMaster;
 use xenopsd::edge::linux::ends::Ends;
-use xenopsd::edge::linux::terminal::TerminalServers;
+use xenopsd::edge::linux::terminal::{ConsoleLog, TerminalServers};
 use xenopsd::edge::{
     BootLoader, DomId, FirmwarePaths, Host as _, LinuxHost, Prepared, TerminalSockets, TerminalWanted,
 };
@@ -34,6 +34,10 @@ impl Rig {
     }
 
     fn with(program: &Path) -> Self {
+        Self::logging(program, ConsoleLog { size: ConsoleLog::DEFAULT_SIZE, directory: None })
+    }
+
+    fn logging(program: &Path, log: ConsoleLog) -> Self {
         use nix::fcntl::OFlag;
         assert!(nix::unistd::geteuid().is_root(), "run the tests as root");
         let host = LinuxHost {
@@ -46,7 +50,7 @@ impl Rig {
                 wall: Duration::ZERO,
             },
             firmware: FirmwarePaths::default(),
-            terminals: TerminalServers::new(program.into(), BASE),
+            terminals: TerminalServers::new(program.into(), BASE, log),
             ends: Ends::default(),
             device_models: xenopsd::edge::linux::device_model::Settings::default(),
         };
@@ -64,6 +68,7 @@ impl Rig {
 
     fn prepare(&self, restore: bool) -> Result<Prepared, xenopsd::edge::HostError> {
         self.host.start_terminal(&TerminalWanted {
+            vm: "vm",
             domid: DomId::new(7).unwrap(),
             tty: &self.tty,
             title: "a guest",
@@ -179,6 +184,41 @@ fn its_screen_is_kept_when_it_is_stopped() {
     assert!(rig.host.stop_process(&prepared.process, LIMIT).unwrap());
     let saved = std::fs::read(rig.screen()).unwrap();
     assert!(!vncterm::term::Terminal::restore(&saved).unwrap().text().contains("before"));
+}
+
+/// Bounded in memory and on disk, and on disk it goes on when another process comes.
+#[test]
+fn the_console_s_log_is_kept_on_disk_if_asked() {
+    let directory = tempfile::tempdir().unwrap();
+    let log = ConsoleLog { size: 100, directory: Some(directory.path().join("consoles")) };
+    let mut rig = Rig::logging(Path::new(env!("CARGO_BIN_EXE_vncterm")), log);
+    let file = directory.path().join("consoles/vm.log");
+    for round in 0..2 {
+        let prepared = rig.prepare(false).unwrap();
+        (prepared.go)().unwrap();
+        rig.guest.write_all(format!("begin {round}\r\n").as_bytes()).unwrap();
+        read_until(&mut rig.text(), &format!("begin {round}"));
+        assert!(rig.host.stop_process(&prepared.process, LIMIT).unwrap());
+        let kept = std::fs::read_to_string(&file).unwrap();
+        assert!(kept.contains("begin 0") && kept.ends_with(&format!("begin {round}\r\n")), "{kept}");
+    }
+    let prepared = rig.prepare(false).unwrap();
+    (prepared.go)().unwrap();
+    rig.guest.write_all(&[&[b'x'; 2000][..], b"the end"].concat()).unwrap();
+    read_until(&mut rig.text(), "the end");
+    let mut once = rig.text();
+    once.shutdown(std::net::Shutdown::Write).unwrap();
+    let mut ring = String::new();
+    once.read_to_string(&mut ring).unwrap();
+    assert!(ring.len() == 100 && ring.ends_with("xthe end"), "{ring}");
+    assert!(rig.host.stop_process(&prepared.process, LIMIT).unwrap());
+    let kept = std::fs::read_to_string(&file).unwrap();
+    assert!(kept.len() <= 200 && kept.ends_with("xthe end"), "{kept}");
+    // A file of somebody else's choice is not written to.
+    std::fs::remove_file(&file).unwrap();
+    std::os::unix::fs::symlink("/etc/passwd", &file).unwrap();
+    let error = rig.prepare(false).err().unwrap().to_string();
+    assert!(error.contains("vm.log") && error.contains("console-log-directory"), "{error}");
 }
 
 #[test]

@@ -7,6 +7,7 @@
 //! ```
 
 mod attach;
+mod log;
 #[cfg(test)]
 mod tests;
 
@@ -30,6 +31,7 @@ use crate::api::{Console, ConsoleProtocol, DomainType, VmState};
 
 use super::error::ConsoleError;
 pub(super) use attach::{End, attach};
+pub(super) use log::log;
 
 /// How long xenconsoled may take to make a terminal for a new domain. It does so as soon as it hears of the domain;
 /// a dom0 that is busy with many starts takes seconds.

@@ -240,3 +240,27 @@ fn waiting_for_a_terminal_ends() {
     let error = find_terminal(&absent, 3, &nodes(3, DomainType::Pvh), Duration::from_secs(1)).unwrap_err();
     assert!(matches!(error, ConsoleError::Store { domid: 3, .. }), "{error}");
 }
+
+/// A terminal server that ends, one that does not, and one that has more than there can be.
+#[test]
+fn a_log_is_read_to_its_end_within_limits() {
+    const SHORT: Duration = Duration::from_millis(100);
+    let (mut server, client) = UnixStream::pair().unwrap();
+    let player = std::thread::spawn(move || {
+        server.write_all(b"Linux version 6.1\r\n").unwrap();
+        // The client has said that it wants no more than this.
+        assert_eq!(server.read(&mut [0]).unwrap(), 0);
+    });
+    assert_eq!(log(client.into()).unwrap(), b"Linux version 6.1\r\n");
+    player.join().unwrap();
+
+    let (_silent, client) = UnixStream::pair().unwrap();
+    let late = log::read_within(client.into(), SHORT).unwrap_err();
+    assert_eq!(late.kind(), io::ErrorKind::TimedOut);
+
+    let (mut endless, client) = UnixStream::pair().unwrap();
+    let player = std::thread::spawn(move || while endless.write_all(&[b'y'; 8192]).is_ok() {});
+    let long = log(client.into()).unwrap_err();
+    assert_eq!(long.kind(), io::ErrorKind::FileTooLarge);
+    player.join().unwrap();
+}

@@ -38,13 +38,16 @@ const MAX_MESSAGE: u64 = 4096;
 /// Where the jail has the file of the saved screen.
 const SCREEN: &str = "/screen";
 
-/// What its process may use: the largest screen with its scroll-back and eight viewers' buffers fit in; files are the
-/// saved screen only.
+/// Where the jail has the file of the console's log.
+const LOG: &str = "/log";
+
+/// What its process may use: the largest screen with its scroll-back, the largest log and eight viewers' buffers fit in;
+/// files are the saved screen and the log, which is twice [`ConsoleLog::MAX_SIZE`] at most.
 const LIMITS: Limits = Limits {
     open_files: Some(64),
     // Itself: the kernel compares before it starts the program.
     processes: Some(2),
-    file_size: Some(16 << 20),
+    file_size: Some(32 << 20),
     address_space: Some(128 << 20),
     data: None,
     cpu_seconds: None,
@@ -67,6 +70,14 @@ pub enum TerminalError {
         /// What the kernel said.
         source: io::Error,
     },
+    /// The file of the console's log.
+    #[error("{}: {source}; console-log-directory names where consoles' logs are", path.display())]
+    Log {
+        /// The file.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
     /// The jail.
     #[error(transparent)]
     Jail(#[from] jail::Error),
@@ -80,6 +91,22 @@ pub enum TerminalError {
     },
 }
 
+/// What is kept of consoles' output, beside the screen and its scroll-back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConsoleLog {
+    /// Bytes in memory, at most [`Self::MAX_SIZE`].
+    pub size: u32,
+    /// Directory of files of twice as many; none keeps them in memory only.
+    pub directory: Option<PathBuf>,
+}
+
+impl ConsoleLog {
+    /// What a Linux guest prints while it boots.
+    pub const DEFAULT_SIZE: u32 = 64 << 10;
+    /// What vncterm accepts.
+    pub const MAX_SIZE: u32 = 16 << 20;
+}
+
 /// Which program, as whom.
 #[derive(Debug)]
 pub struct TerminalServers {
@@ -87,14 +114,16 @@ pub struct TerminalServers {
     pub program: PathBuf,
     /// User number of domain 0's; each domain has its own.
     pub uid_base: u32,
+    /// What it keeps of the output.
+    pub log: ConsoleLog,
     vnc: Ports,
     text: Ports,
 }
 
 impl TerminalServers {
     /// `uid_base` must leave room for every domain ([`jail::check_uid_base`]).
-    pub fn new(program: PathBuf, uid_base: u32) -> Self {
-        Self { program, uid_base, vnc: Ports::vnc(), text: Ports::text() }
+    pub fn new(program: PathBuf, uid_base: u32, log: ConsoleLog) -> Self {
+        Self { program, uid_base, log, vnc: Ports::vnc(), text: Ports::text() }
     }
 
     /// Listens for viewers and for readers of the text.
@@ -123,7 +152,8 @@ impl TerminalServers {
     pub fn start(&self, wanted: &TerminalWanted<'_>) -> Result<Prepared, TerminalError> {
         let uid = jail::uid_of(self.uid_base, wanted.domid)?;
         let screen = |source| TerminalError::Screen { path: wanted.screen.to_owned(), source };
-        let restored = prepare_screen(wanted.screen, wanted.restore, uid).map_err(screen)?;
+        let restored = prepare_file(wanted.screen, wanted.restore, uid).map_err(screen)?;
+        let log = self.prepare_log(wanted.vm, uid)?;
         let not_ready = |why: &dyn std::fmt::Display| TerminalError::NotReady {
             program: self.program.clone(),
             why: why.to_string(),
@@ -134,7 +164,11 @@ impl TerminalServers {
         let mut jail = Jail::new(uid, uid)?
             .system_libraries()
             .entry(Entry::Writable { source: wanted.screen.to_owned(), path: SCREEN.into() })
-            .limits(LIMITS)
+            .limits(LIMITS);
+        if let Some(source) = &log {
+            jail = jail.entry(Entry::Writable { source: source.clone(), path: LOG.into() });
+        }
+        jail = jail
             .descriptor(open_slave(wanted.tty)?)
             .descriptor(its.try_clone().map_err(broken)?)
             .descriptor(its);
@@ -142,7 +176,12 @@ impl TerminalServers {
             jail = jail.descriptor(socket.try_clone().map_err(broken)?);
         }
         let jail = jail.variable("LISTEN_FDS", wanted.sockets.sockets.len().to_string())?;
+        let log_size = self.log.size.to_string();
         let mut arguments = vec!["vncterm", "--supervised", "--pty", "-", "--title", wanted.title];
+        arguments.extend(["--log-size", &log_size]);
+        if log.is_some() {
+            arguments.extend(["--log", LOG]);
+        }
         arguments.extend(["--savestate", SCREEN]);
         if restored {
             arguments.extend(["--loadstate", SCREEN]);
@@ -160,6 +199,18 @@ impl TerminalServers {
             })
         };
         Ok(Prepared { process, go: Box::new(go) })
+    }
+}
+
+impl TerminalServers {
+    /// The file of a VM's log, which goes on where it ended, if one is kept.
+    fn prepare_log(&self, vm: &str, uid: u32) -> Result<Option<PathBuf>, TerminalError> {
+        let Some(directory) = &self.log.directory else { return Ok(None) };
+        let path = directory.join(format!("{vm}.log"));
+        match prepare_file(&path, true, uid) {
+            Ok(_) => Ok(Some(path)),
+            Err(source) => Err(TerminalError::Log { path, source }),
+        }
     }
 }
 
@@ -208,8 +259,9 @@ impl Drop for Held {
     }
 }
 
-/// The file of the screen, owned by the jail's user; whether there is a screen in it to begin with.
-fn prepare_screen(path: &Path, restore: bool, uid: u32) -> io::Result<bool> {
+/// A file of a VM's terminal server, owned by the jail's user and with its contents if they are to be `kept`; whether there
+/// is something in it to begin with.
+fn prepare_file(path: &Path, kept: bool, uid: u32) -> io::Result<bool> {
     if let Some(directory) = path.parent() {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
     }
@@ -221,7 +273,7 @@ fn prepare_screen(path: &Path, restore: bool, uid: u32) -> io::Result<bool> {
         .mode(0o600)
         .custom_flags(libc::O_NOFOLLOW)
         .open(path)?;
-    if !restore {
+    if !kept {
         file.set_len(0)?;
     }
     file.set_permissions(Permissions::from_mode(0o600))?;
