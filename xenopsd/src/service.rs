@@ -6,9 +6,11 @@
 //! ```text
 //!   socket thread ──► call threads ──► answer
 //!         │                 └────────► operation queued, its task's id is the answer
+//!         ├── consoles ──► call threads ──► a session's thread
 //!         └── UPDATES.get ──► change feed ──► answer when something changes
 //! ```
 
+mod console;
 mod debug;
 mod devices;
 mod diagnostics;
@@ -28,6 +30,7 @@ use crate::core::{Core, Observer, Operation, VifWish, Wish, debug_info};
 use crate::domain::metadata;
 use crate::hostinfo;
 use crate::ops::updates::UpdatesError;
+use crate::rpc::console::{ConsoleCall, Consoles};
 use crate::rpc::server::{self, Responder};
 
 /// Threads that answer calls which only look. Each may block on the hypervisor or the store for milliseconds.
@@ -45,7 +48,13 @@ const MAX_DELAY: f64 = 86_400.0;
 /// The service behind the sockets.
 pub struct Service {
     core: Arc<Core>,
-    calls: Sender<(Call, Responder)>,
+    calls: Sender<Job>,
+}
+
+/// What call threads do.
+enum Job {
+    Call(Box<Call>, Responder),
+    Console(ConsoleCall),
 }
 
 impl Service {
@@ -55,12 +64,18 @@ impl Service {
     /// When the kernel refuses a thread.
     pub fn start(core: Arc<Core>) -> std::io::Result<Self> {
         let (calls, waiting) = bounded(MAX_WAITING_CALLS);
+        let consoles = Arc::new(Consoles::default());
         for _ in 0..CALL_THREADS {
-            let (core, waiting): (_, Receiver<(Call, Responder)>) = (Arc::clone(&core), waiting.clone());
+            let (core, waiting): (_, Receiver<Job>) = (Arc::clone(&core), waiting.clone());
+            let consoles = Arc::clone(&consoles);
+            let serve = move |job| match job {
+                Job::Call(call, reply) => serve(&core, *call, reply),
+                Job::Console(call) => console::serve(&core, &consoles, call),
+            };
             std::thread::Builder::new()
                 .name("call".into())
                 .stack_size(crate::ops::WORKER_STACK)
-                .spawn(move || waiting.iter().for_each(|(call, reply)| serve(&core, call, reply)))?;
+                .spawn(move || waiting.iter().for_each(serve))?;
         }
         Ok(Self { core, calls })
     }
@@ -71,13 +86,18 @@ impl server::Service for Service {
         if let Call::UpdatesGet(wanted) = &call {
             return updates_get(&self.core, wanted, reply);
         }
-        match self.calls.try_send((call, reply)) {
-            Ok(()) => {}
-            Err(TrySendError::Full((_, reply)) | TrySendError::Disconnected((_, reply))) => {
-                reply.send(Err(Error::internal(format!(
-                    "{MAX_WAITING_CALLS} calls are waiting already; try again later"
-                ))));
-            }
+        let refused = self.calls.try_send(Job::Call(Box::new(call), reply)).map_err(TrySendError::into_inner);
+        if let Err(Job::Call(_, reply)) = refused {
+            reply.send(Err(Error::internal(format!(
+                "{MAX_WAITING_CALLS} calls are waiting already; try again later"
+            ))));
+        }
+    }
+
+    fn console(&self, call: ConsoleCall) {
+        let refused = self.calls.try_send(Job::Console(call)).map_err(TrySendError::into_inner);
+        if let Err(Job::Console(call)) = refused {
+            call.refuse("503 Service Unavailable");
         }
     }
 }

@@ -15,7 +15,7 @@ use std::path::Path;
 use xenopsd::api::value::Value;
 use xenopsd::api::{Call, FromValue, ToValue, Vbd, Vif, Vm};
 use xenopsd::rfb;
-use xenopsd::rpc::http::{self, Progress};
+use xenopsd::rpc::http::{self, Asked, Progress};
 use xenopsd::rpc::switch::protocol::{
     Command, Transferred, decode_names, decode_sent, encode_names, encode_sent,
 };
@@ -54,8 +54,14 @@ pub const MAX_INPUT: usize = 64 * 1024;
 /// A head is found at the same place however the bytes arrive, and never beyond them; no more is kept than the request is
 /// long.
 pub fn http(bytes: &[u8]) {
-    if let Ok(Some(head)) = http::request_head(bytes) {
-        assert!(head.length <= bytes.len() && head.length <= http::HEAD_MAX && head.body <= http::BODY_MAX);
+    match http::request_head(bytes) {
+        Ok(Some(Asked::Call(head))) => {
+            assert!(
+                head.length <= bytes.len() && head.length <= http::HEAD_MAX && head.body <= http::BODY_MAX
+            );
+        }
+        Ok(Some(Asked::Console(console))) => assert!(console.length <= bytes.len() && !console.vm.is_empty()),
+        Ok(None) | Err(_) => {}
     }
     let mut at_once = http::Request::default();
     let whole = at_once.feed(bytes);

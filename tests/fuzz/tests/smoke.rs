@@ -45,6 +45,15 @@ fn framed(bodies: Vec<Vec<u8>>) -> Vec<Vec<u8>> {
     bodies.into_iter().flat_map(frame).collect()
 }
 
+fn consoles() -> Vec<Vec<u8>> {
+    let web = "GET /console?uuid=0f HTTP/1.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+               Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
+               Sec-WebSocket-Protocol: binary\r\n\r\nrest";
+    [web, "CONNECT /console?ref=0f-1 HTTP/1.0\r\n\r\nRFB 003.008\n"]
+        .map(|text| text.as_bytes().to_vec())
+        .to_vec()
+}
+
 fn directory(path: &str) -> Vec<Vec<u8>> {
     let entries = fs::read_dir(at(path)).unwrap_or_else(|error| panic!("{path}: {error}"));
     let mut files: Vec<_> = entries.map(|entry| entry.expect("is listed").path()).collect();
@@ -150,7 +159,7 @@ fn nfs() -> Vec<u8> {
 
 fn seeds(target: &str) -> Vec<Vec<u8>> {
     let all = match target {
-        "http" => framed(vectors("call", "xml")),
+        "http" => [framed(vectors("call", "xml")), consoles()].concat(),
         "json" => [vectors("type", "json"), vectors("odd", "json")].concat(),
         "xml" => [vectors("type", "xml"), vectors("odd", "xml")].concat(),
         "json_rpc" => {

@@ -1,8 +1,12 @@
 //! The terminal server of a real PV guest on real Xen: found through the contract, jailed, reachable from dom0 only, and
 //! never another guest's.
 
+use std::io::{Read as _, Write as _};
+
 use suite::{Dom0, Guest};
 use xenopsd::api::{BuilderInfo, ConsoleProtocol, Disk, Int, VmResume, VmState, VmSuspend};
+use xenopsd::rfb;
+use xenopsd::rpc::Codec;
 
 const IMAGE: &str = "/root/image";
 
@@ -74,6 +78,17 @@ fn a_guest_s_terminal_is_jailed_followed_and_kept() {
 
     let log = xenops("console screen --log");
     assert!(log.text().contains("Linux version") && log.text().contains("GUEST: tick"), "{}", log.text());
+
+    // The same over the daemon's own socket, as a management layer's proxy has it.
+    let mut stream = dom0.connect(Codec::Xml);
+    write!(stream, "CONNECT /console?ref={} HTTP/1.1\r\n\r\n", guest.id()).expect("asks");
+    let mut answer = [0; 19];
+    stream.read_exact(&mut answer).expect("an answer");
+    assert_eq!(&answer, b"HTTP/1.1 200 OK\r\n\r\n");
+    let picture = rfb::capture(&mut stream, rfb::LIMIT).expect("a picture");
+    assert!((picture.width(), picture.height()) == (640, 384) && picture.colours() > 1);
+    let nobody = format!("CONNECT /console?ref={} HTTP/1.1\r\n\r\n", "0".repeat(36));
+    assert_eq!(dom0.exchange(Codec::Xml, nobody.as_bytes()).expect("an answer").status, 404);
 
     // Its own user, nothing in its root, and nothing but the loopback address.
     let process = pid(&dom0, &guest);

@@ -2,6 +2,7 @@
 
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -34,24 +35,25 @@ impl std::fmt::Display for Address {
 pub fn open(address: &Address, limit: Duration) -> Result<impl Read + Write + use<>, RfbError> {
     let failed = |source| RfbError::Io { doing: "connect to the screen", source };
     let deadline = Instant::now() + limit;
-    let stream = match address {
-        Address::Port(port) => {
-            let address = SocketAddr::from((Ipv4Addr::LOCALHOST, *port));
-            Stream::Tcp(TcpStream::connect_timeout(&address, limit).map_err(failed)?)
-        }
-        Address::Socket(path) => Stream::Unix(connect_within(path, Some(limit)).map_err(failed)?),
-    };
-    Ok(Deadlined { stream, deadline })
+    Ok(Deadlined { stream: connect(address, limit).map_err(failed)?, deadline })
 }
 
-enum Stream {
-    Tcp(TcpStream),
-    Unix(UnixStream),
+/// Connects within `limit`. The stream may be TCP's: only what all sockets have is to be used of it.
+pub(crate) fn connect(address: &Address, limit: Duration) -> io::Result<UnixStream> {
+    match address {
+        Address::Port(port) => {
+            let stream = TcpStream::connect_timeout(&SocketAddr::from((Ipv4Addr::LOCALHOST, *port)), limit)?;
+            // Keys and movements are short, and are not to wait for each other.
+            stream.set_nodelay(true)?;
+            Ok(OwnedFd::from(stream).into())
+        }
+        Address::Socket(path) => connect_within(path, Some(limit)),
+    }
 }
 
 /// Every read and write ends by the deadline, with [`io::ErrorKind::TimedOut`].
 struct Deadlined {
-    stream: Stream,
+    stream: UnixStream,
     deadline: Instant,
 }
 
@@ -70,34 +72,16 @@ fn timed_out(error: io::Error) -> io::Error {
 impl Read for Deadlined {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let left = self.left()?;
-        match &mut self.stream {
-            Stream::Tcp(stream) => {
-                stream.set_read_timeout(left)?;
-                stream.read(buffer)
-            }
-            Stream::Unix(stream) => {
-                stream.set_read_timeout(left)?;
-                stream.read(buffer)
-            }
-        }
-        .map_err(timed_out)
+        self.stream.set_read_timeout(left)?;
+        self.stream.read(buffer).map_err(timed_out)
     }
 }
 
 impl Write for Deadlined {
     fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
         let left = self.left()?;
-        match &mut self.stream {
-            Stream::Tcp(stream) => {
-                stream.set_write_timeout(left)?;
-                stream.write(buffer)
-            }
-            Stream::Unix(stream) => {
-                stream.set_write_timeout(left)?;
-                stream.write(buffer)
-            }
-        }
-        .map_err(timed_out)
+        self.stream.set_write_timeout(left)?;
+        self.stream.write(buffer).map_err(timed_out)
     }
 
     fn flush(&mut self) -> io::Result<()> {

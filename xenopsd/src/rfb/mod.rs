@@ -22,6 +22,7 @@ pub(crate) mod tests;
 use std::io;
 use std::time::Duration;
 
+pub(crate) use connection::connect;
 pub use connection::{Address, open};
 pub use picture::{Picture, PictureError};
 pub use session::capture;

@@ -5,7 +5,9 @@
 //! | POST with content-length, any path, 1.0 or 1.1   | 200, then close           | the same           |
 //! | POST without content-length                      | close without a byte      | 411                |
 //! | POST with a transfer-encoding                    | close without a byte      | 501                |
-//! | any other method                                 | 404, empty                | 404, empty         |
+//! | CONNECT or WebSocket to `/console?ref=VM`        | the VM's screen           | the same           |
+//! | the same, malformed                              | 400                       | 400                |
+//! | any other method or path                         | 404, empty                | 404, empty         |
 //! | not HTTP                                         | close without a byte      | 400                |
 //! | head larger than [`HEAD_MAX`]                    | 431                       | 431                |
 //! | body larger than [`BODY_MAX`]                    | 413                       | 413                |
@@ -15,6 +17,7 @@
 //! last three rows. One request is served per connection; what follows it is not looked at.
 
 use super::codec::Codec;
+use super::console::{ConsoleRequest, console_request};
 
 /// Longest request or reply head accepted, in bytes. Clients send about 120.
 pub const HEAD_MAX: usize = 16 * 1024;
@@ -38,6 +41,9 @@ pub enum Refusal {
     /// Not a POST.
     #[error("the request is not a POST")]
     NotPost,
+    /// For a console, and without its name or a WebSocket's headers.
+    #[error("the request for a console is not as RFC 6455 or /console?ref=VM have it")]
+    Console,
     /// No content-length.
     #[error("the request has no content-length")]
     NoLength,
@@ -60,16 +66,25 @@ impl Refusal {
     pub fn answer(self, codec: Codec) -> Option<Vec<u8>> {
         let status = match (self, codec) {
             (Self::NotPost, _) => "404 Not Found",
+            (Self::Malformed, Codec::Json) | (Self::Console, _) => "400 Bad Request",
             (Self::HeadTooLarge, _) => "431 Request Header Fields Too Large",
             (Self::BodyTooLarge, _) => "413 Content Too Large",
             (Self::Busy, _) => "503 Service Unavailable",
             (_, Codec::Xml) => return None,
-            (Self::Malformed, Codec::Json) => "400 Bad Request",
             (Self::NoLength, Codec::Json) => "411 Length Required",
             (Self::TransferEncoding, Codec::Json) => "501 Not Implemented",
         };
         Some(format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n").into_bytes())
     }
+}
+
+/// What a request's head asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Asked {
+    /// A call of the contract, in the body.
+    Call(Head),
+    /// A VM's screen.
+    Console(ConsoleRequest),
 }
 
 /// How a request's head ends and what follows it.
@@ -85,21 +100,21 @@ pub struct Head {
 ///
 /// # Errors
 /// [`Refusal`] as soon as it is clear that the request will not be served.
-pub fn request_head(bytes: &[u8]) -> Result<Option<Head>, Refusal> {
+pub fn request_head(bytes: &[u8]) -> Result<Option<Asked>, Refusal> {
     let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
     let mut request = httparse::Request::new(&mut headers);
     let window = &bytes[..bytes.len().min(HEAD_MAX)];
     match request.parse(window) {
         Ok(httparse::Status::Complete(length)) => {
             if request.method != Some("POST") {
-                return Err(Refusal::NotPost);
+                return console_request(&request, length).map(|console| Some(Asked::Console(console)));
             }
             if header(request.headers, "transfer-encoding").is_some() {
                 return Err(Refusal::TransferEncoding);
             }
             let value = header(request.headers, "content-length").ok_or(Refusal::NoLength)?;
             let body = content_length(value)?;
-            Ok(Some(Head { length, body }))
+            Ok(Some(Asked::Call(Head { length, body })))
         }
         Ok(httparse::Status::Partial) if bytes.len() >= HEAD_MAX => Err(Refusal::HeadTooLarge),
         Ok(httparse::Status::Partial) => Ok(None),
@@ -108,7 +123,7 @@ pub fn request_head(bytes: &[u8]) -> Result<Option<Head>, Refusal> {
     }
 }
 
-fn header<'a>(headers: &[httparse::Header<'a>], name: &str) -> Option<&'a [u8]> {
+pub(super) fn header<'a>(headers: &[httparse::Header<'a>], name: &str) -> Option<&'a [u8]> {
     headers.iter().find(|header| header.name.eq_ignore_ascii_case(name)).map(|header| header.value)
 }
 
@@ -127,6 +142,7 @@ fn content_length(value: &[u8]) -> Result<usize, Refusal> {
 pub struct Request {
     bytes: Vec<u8>,
     head: Option<Head>,
+    console: Option<ConsoleRequest>,
 }
 
 /// What a request needs next.
@@ -138,6 +154,8 @@ pub enum Progress {
     Body(usize),
     /// Nothing: it is complete.
     Complete,
+    /// Nothing: it is for a console, and what follows is for its screen.
+    Console,
 }
 
 impl Request {
@@ -151,11 +169,18 @@ impl Request {
             Some(head) => (head.length + head.body).saturating_sub(self.bytes.len()).min(bytes.len()),
         };
         self.bytes.extend_from_slice(&bytes[..missing]);
-        if self.head.is_none() {
-            self.head = request_head(&self.bytes)?;
-            if let Some(head) = self.head {
-                self.bytes.truncate(head.length + head.body);
+        if self.head.is_none() && self.console.is_none() {
+            match request_head(&self.bytes)? {
+                None => {}
+                Some(Asked::Call(head)) => {
+                    self.bytes.truncate(head.length + head.body);
+                    self.head = Some(head);
+                }
+                Some(Asked::Console(console)) => self.console = Some(console),
             }
+        }
+        if self.console.is_some() {
+            return Ok(Progress::Console);
         }
         Ok(match self.head {
             None => Progress::Head,
@@ -167,6 +192,13 @@ impl Request {
     /// The body, once the request is complete.
     pub fn body(&self) -> &[u8] {
         self.head.and_then(|head| self.bytes.get(head.length..)).unwrap_or_default()
+    }
+
+    /// The console that it is for, and what has arrived for its screen.
+    pub fn into_console(mut self) -> Option<(ConsoleRequest, Vec<u8>)> {
+        let console = self.console?;
+        let first = self.bytes.split_off(console.length.min(self.bytes.len()));
+        Some((console, first))
     }
 
     /// Whether anything has arrived.

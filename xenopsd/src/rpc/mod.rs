@@ -13,6 +13,7 @@
 
 pub mod client;
 pub mod codec;
+pub mod console;
 mod exchange;
 pub mod http;
 pub mod json;

@@ -56,6 +56,8 @@ pub(super) enum Read {
     More,
     /// The request is complete.
     Complete(Request),
+    /// It is complete, and for a console.
+    Console(Request),
     /// The request is refused.
     Refused(Refusal),
     /// The client has gone, or broken off.
@@ -104,6 +106,7 @@ impl Connection {
                         self.reserved = length;
                     }
                 }
+                Ok(Progress::Console) => return Read::Console(std::mem::take(request)),
                 Ok(Progress::Complete) => return Read::Complete(std::mem::take(request)),
                 Err(refusal) => return Read::Refused(refusal),
             }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::io;
 use std::os::unix::net::UnixListener as StdUnixListener;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -15,6 +16,7 @@ use super::connection::{Connection, Phase, Read, Written};
 use super::responder::{Completed, Outbox, Presence, Responder};
 use super::{Limits, Service, decode, hand_over};
 use crate::rpc::codec::Codec;
+use crate::rpc::console::ConsoleCall;
 use crate::rpc::http::{Refusal, Request, frame_reply};
 use crate::rpc::socket::peer;
 
@@ -332,6 +334,17 @@ impl<S: Service> Server<S> {
             Read::Closed => self.close(token),
             Read::Refused(refusal) => self.refuse(token, refusal),
             Read::Complete(request) => self.serve(token, &request),
+            Read::Console(request) => self.give_away(token, request),
+        }
+    }
+
+    /// A connection that becomes a console is not the server's any more.
+    fn give_away(&mut self, token: usize, request: Request) {
+        let Some(connection) = self.forget(token) else { return };
+        let Some((request, first)) = request.into_console() else { return };
+        let call = ConsoleCall { request, stream: connection.stream.into(), first };
+        if catch_unwind(AssertUnwindSafe(|| self.service.console(call))).is_err() {
+            tracing::error!("the handler of consoles panicked");
         }
     }
 
@@ -419,15 +432,22 @@ impl<S: Service> Server<S> {
     }
 
     fn close(&mut self, token: usize) {
-        let Some(mut connection) = self.connections.remove(&token) else { return };
+        if let Some(connection) = self.forget(token)
+            && let Phase::Waiting(presence) = connection.phase
+        {
+            presence.leave();
+        }
+    }
+
+    /// Takes a connection out of the loop, as it is.
+    fn forget(&mut self, token: usize) -> Option<Connection> {
+        let mut connection = self.connections.remove(&token)?;
         if let Some(deadline) = connection.deadline {
             self.deadlines.remove(&(deadline, token));
         }
         self.reserved -= connection.reserved;
         // Fails only for a socket that was never registered.
         let _ = self.poll.registry().deregister(&mut connection.stream);
-        if let Phase::Waiting(presence) = connection.phase {
-            presence.leave();
-        }
+        Some(connection)
     }
 }

@@ -32,6 +32,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use super::codec::Codec;
+use super::console::ConsoleCall;
 use crate::api::Call;
 use crate::api::value::ToValue as _;
 
@@ -43,11 +44,20 @@ pub trait Service: Send + Sync {
     /// Takes a call. Runs on the I/O thread and must not wait for anything: what takes time belongs on another
     /// thread, which the responder can be given to. A panic is reported to the caller as an internal error.
     fn call(&self, call: Call, reply: Responder);
+
+    /// Takes a client that wants a VM's screen, under the same rules. One that serves none turns it away.
+    fn console(&self, call: ConsoleCall) {
+        call.refuse("404 Not Found");
+    }
 }
 
 impl<S: Service + ?Sized> Service for std::sync::Arc<S> {
     fn call(&self, call: Call, reply: Responder) {
         (**self).call(call, reply);
+    }
+
+    fn console(&self, call: ConsoleCall) {
+        (**self).console(call);
     }
 }
 
