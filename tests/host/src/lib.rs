@@ -13,6 +13,7 @@
 //! Everything has a deadline, and failures carry the end of the Xen console. Nothing here needs root, except for
 //! installing packages; everything lives under `target/nested`.
 
+pub mod boot_sector;
 mod error;
 mod forward;
 mod hash;

@@ -15,7 +15,6 @@ use xenopsd::api::{
 use xenopsd::rpc::Codec;
 use xenopsd::rpc::client::{Client, ClientError};
 
-use crate::boot_sector::boot_sector;
 use crate::guest::Guest;
 
 /// Longest wait for a guest or the daemon. A guest boots in five seconds on an idle machine.
@@ -206,16 +205,10 @@ impl Dom0 {
         self.host.wait_for_guest(guest.name(), text, LIMIT).unwrap_or_else(|error| panic!("{error}"));
     }
 
-    /// Writes a disk in dom0 that an HVM guest starts the [boot sector](crate::boot_sector) from, 1 MiB, with a line
-    /// of text in its second sector.
+    /// [`Host::put_boot_sector`].
     #[track_caller]
     pub fn make_sector_disk(&self, path: &str, text: &str) {
-        let mut bytes = boot_sector().to_vec();
-        bytes.extend_from_slice(format!("{text}\r\n").as_bytes());
-        let local = self.dir.path().join("sector");
-        std::fs::write(&local, bytes).expect("writes a file");
-        self.host.put(&local, path).unwrap_or_else(|error| panic!("{error}"));
-        self.sh(&format!("truncate -s 1M {}", quote(path)));
+        self.host.put_boot_sector(path, text).unwrap_or_else(|error| panic!("{error}"));
     }
 
     /// Copies what comes from an HVM guest's serial port to a file from now on, until it ends. For [`Dom0::serial_said`].

@@ -13,14 +13,12 @@
 //! Helpers panic with what happened, because in a test nothing else can be done with it. A test that fails shows the
 //! end of the daemon's log.
 
-mod boot_sector;
 mod dom0;
 mod guest;
 mod screen;
 mod snapshot;
 mod wire;
 
-pub use boot_sector::{SECTOR, UP, WRITTEN};
 pub use dom0::{Dom0, LIMIT};
 pub use guest::Guest;
 pub use screen::Screen;

@@ -1,6 +1,7 @@
 //! HVM guests on real Xen: firmware, an emulated machine by a device model in a jail, and its screen.
 
-use suite::{Dom0, Guest, SECTOR, UP, WRITTEN};
+use suite::{Dom0, Guest};
+use xen_host::boot_sector::{SECTOR, UP, WRITTEN};
 use xenopsd::api::{Action, ConsoleProtocol, Int, PowerState, VbdMode};
 
 const DISK: &str = "/root/sector.img";
@@ -67,6 +68,10 @@ fn the_screen_is_on_localhost_only_and_survives_the_daemon() {
     };
     let first = port(&dom0);
     assert_eq!(greeting(&dom0, first), "RFB 003.008\n 01 01\n");
+    let picture = dom0.screenshot(&guest);
+    // A VGA card's text mode: 80 columns of 9 pixels, 25 lines of 16.
+    assert_eq!((picture.width, picture.height), (720, 400));
+    assert!(picture.colours() > 1, "nothing is shown");
     let domid = dom0.domid(&guest);
     assert_eq!(dom0.read(&format!("/local/domain/{domid}/console/vnc-port")), Some(first.to_string()));
     let now = listeners(&dom0);

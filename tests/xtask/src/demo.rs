@@ -8,6 +8,7 @@ use std::{
     thread,
     time::{Duration, Instant},
 };
+use xen_host::boot_sector::UP;
 use xen_host::{Host, Options, Template, packages, progress::say, target};
 
 /// The host that `--keep` leaves.
@@ -19,11 +20,16 @@ const GUEST_ADDRESS: &str = "10.9.0.21";
 const DISK: &str = "/root/demo.img";
 const CONFIG: &str = include_str!("../assets/demo.cfg");
 
-/// The picture of its screen, in dom0.
-const PICTURE: &str = "/root/demo.png";
+/// The HVM guest, as `screen.cfg` describes it.
+const HVM_GUEST: &str = "screen";
+const HVM_DISK: &str = "/root/sector.img";
+const HVM_CONFIG: &str = include_str!("../assets/screen.cfg");
 
 /// What the guest writes to its disk and dom0 reads back, and where: sector 9.
 const BLOCK: &str = "written by the guest through blkfront and blkback";
+
+/// What comes from its serial port.
+const SERIAL_LOG: &str = "/run/screen.serial";
 
 /// Longest wait for the daemon or the guest: a few seconds on an idle machine.
 const LIMIT: Duration = Duration::from_secs(120);
@@ -116,23 +122,43 @@ fn guest(host: &Host, steps: &mut Steps) -> Result<(), Failure> {
         host.wait_for_guest(GUEST, "GUEST: ready", LIMIT)?;
         shown(host, &["grep", "-a", "GUEST:", &Host::guest_log(GUEST)])
     })?;
-    steps.run("a picture of its screen", || picture(host))?;
+    steps.run("a picture of its screen", || picture(host, GUEST))?;
     steps.run("the guest writes a block to its disk, dom0 reads it", || disk(host))?;
     steps.run("ping it from dom0", || shown(host, &["ping", "-c", "3", "-i", "0.3", GUEST_ADDRESS]))?;
     steps.run("shut it down", || shown(host, &["xenops", "shutdown", GUEST, "--timeout", "60"]))?;
     steps.run("destroy it", || shown(host, &["xenops", "destroy", GUEST]))?;
+    hvm_guest(host, steps)?;
     steps.run("nothing is left", || {
         let domains = host.check(&["xenstore-list", "/local/domain"])?;
         if domains.trim() == "0" { Ok(()) } else { Err(Failure::Demo(format!("domains left: {domains}"))) }
     })
 }
 
-/// Takes a picture of the guest's screen and brings it here.
-fn picture(host: &Host) -> Result<(), Failure> {
-    shown(host, &["xenops", "vnc", GUEST])?;
-    host.check(&["xenops", "screenshot", GUEST, PICTURE])?;
-    let here = target().join("demo.png");
-    host.get(PICTURE, &here)?;
+/// One with firmware, an emulated disk and an emulated screen.
+fn hvm_guest(host: &Host, steps: &mut Steps) -> Result<(), Failure> {
+    steps.run("create and start an HVM guest", || {
+        host.put_boot_sector(HVM_DISK, "a disk")?;
+        host.check_shell(&format!("printf %s {} >/root/screen.cfg", xen_host::quote(HVM_CONFIG)))?;
+        shown(host, &["xenops", "create", "/root/screen.cfg"])?;
+        shown(host, &["xenops", "start", "--paused", HVM_GUEST])?;
+        let tty = format!("$(xenstore-read /local/domain/$(xl domid {HVM_GUEST})/serial/0/tty)");
+        host.check_shell(&format!(": >{SERIAL_LOG}; setsid cat <{tty} >{SERIAL_LOG} 2>/dev/null &"))?;
+        shown(host, &["xenops", "unpause", HVM_GUEST])
+    })?;
+    steps.run("firmware starts what is on its disk", || {
+        host.wait_for_text(SERIAL_LOG, UP, LIMIT)?;
+        shown(host, &["xenops", "list"])
+    })?;
+    steps.run("a picture of its screen", || picture(host, HVM_GUEST))?;
+    steps.run("destroy it", || shown(host, &["xenops", "destroy", HVM_GUEST]))
+}
+
+/// Takes a picture of a guest's screen and brings it here.
+fn picture(host: &Host, guest: &str) -> Result<(), Failure> {
+    let (there, here) = (format!("/root/{guest}.png"), target().join(format!("{guest}.png")));
+    shown(host, &["xenops", "vnc", guest])?;
+    host.check(&["xenops", "screenshot", guest, &there])?;
+    host.get(&there, &here)?;
     println!("        {}", here.display());
     Ok(())
 }
@@ -169,6 +195,9 @@ mod tests {
     fn the_guest_is_the_one_the_file_describes() {
         for part in [&format!("name = \"{GUEST}\""), GUEST_ADDRESS, DISK] {
             assert!(CONFIG.contains(part), "{part}");
+        }
+        for part in [&format!("name = \"{HVM_GUEST}\""), HVM_DISK] {
+            assert!(HVM_CONFIG.contains(part), "{part}");
         }
     }
 

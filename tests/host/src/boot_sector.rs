@@ -9,11 +9,19 @@
 //!     o   switches it off through ACPI
 //! ```
 
+use std::fmt::Write as _;
+
+use crate::error::Result;
+use crate::{Host, quote};
+
 /// What it says once it runs.
 pub const UP: &str = "SECTOR: up";
 
 /// What it says after `w`.
 pub const WRITTEN: &str = "SECTOR: written";
+
+/// Bytes of the disk that [`Host::put_boot_sector`] makes.
+const DISK: u32 = 1 << 20;
 
 /// Bytes of a sector.
 pub const SECTOR: usize = 512;
@@ -56,12 +64,32 @@ const CODE: [u8; TEXTS] = [
 const MESSAGES: &[u8] = b"SECTOR: written\r\n\0SECTOR: up\r\n\0SECTOR: disk error\r\n\0";
 
 /// The sector, with the mark by which firmware knows one.
-pub(crate) fn boot_sector() -> [u8; SECTOR] {
+fn boot_sector() -> [u8; SECTOR] {
     let mut sector = [0; SECTOR];
     sector[..TEXTS].copy_from_slice(&CODE);
     sector[TEXTS..TEXTS + MESSAGES.len()].copy_from_slice(MESSAGES);
     sector[SECTOR - 2..].copy_from_slice(&[0x55, 0xaa]);
     sector
+}
+
+impl Host {
+    /// Writes a disk in dom0 that an HVM guest starts the boot sector from, 1 MiB, with a line of text in its second sector.
+    ///
+    /// # Errors
+    /// When it cannot be written there.
+    pub fn put_boot_sector(&self, path: &str, text: &str) -> Result<()> {
+        // What printf(1) makes of it is the bytes again.
+        let escaped = boot_sector().into_iter().chain(text.bytes()).chain(*b"\r\n").fold(
+            String::new(),
+            |mut escaped, byte| {
+                // Writing to a string cannot fail.
+                let _ = write!(escaped, "\\{byte:03o}");
+                escaped
+            },
+        );
+        let path = quote(path);
+        self.check_shell(&format!("printf '{escaped}' >{path}; truncate -s {DISK} {path}")).map(drop)
+    }
 }
 
 #[cfg(test)]
