@@ -9,11 +9,16 @@
 
 pub mod mutate;
 
+use std::convert::Infallible;
 use std::io::{self, Read, Write};
+use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::time::Duration;
 
 use xenopsd::api::value::Value;
 use xenopsd::api::{Call, FromValue, ToValue, Vbd, Vif, Vm};
+use xenopsd::dm::qmp::{Qmp, QmpError, RunState};
 use xenopsd::rfb;
 use xenopsd::rpc::http::{self, Asked, Progress};
 use xenopsd::rpc::switch::protocol::{
@@ -29,7 +34,7 @@ use xenstore::wire::{Decoder, Kind};
 pub type Target = fn(&[u8]);
 
 /// Every function by the name of its fuzz target.
-pub const TARGETS: [(&str, Target); 16] = [
+pub const TARGETS: [(&str, Target); 17] = [
     ("http", http),
     ("json", json),
     ("xml", xml),
@@ -46,6 +51,7 @@ pub const TARGETS: [(&str, Target); 16] = [
     ("http_answer", http_answer),
     ("ftp", ftp),
     ("nfs", nfs),
+    ("qmp", qmp),
 ];
 
 /// Most bytes of a target's input: more finds nothing that less does not, and takes longer.
@@ -257,6 +263,27 @@ pub fn ftp(bytes: &[u8]) {
 /// An NFS server's answer is taken apart within it.
 pub fn nfs(bytes: &[u8]) {
     guest_installer::fetch::nfs::fuzz(bytes);
+}
+
+/// Whatever a device model says, its monitor's client comes to an end with it, and shows nothing that a terminal obeys.
+pub fn qmp(bytes: &[u8]) {
+    /// Never waited for: the other end is closed for writing.
+    const LIMIT: Duration = Duration::from_secs(60);
+    let plain = |text: &str| assert!(!text.chars().any(char::is_control), "{text:?}");
+    let (ours, mut theirs) = UnixStream::pair().expect("a pair of sockets");
+    theirs.write_all(bytes).expect("less than a socket holds");
+    theirs.shutdown(Shutdown::Write).expect("is connected");
+    let started = Qmp::start(ours, LIMIT).and_then(|mut qmp| {
+        let status = qmp.execute("query-status", None, LIMIT)?;
+        RunState::of(&status);
+        loop {
+            for event in qmp.events()? {
+                plain(&event.name);
+            }
+        }
+    });
+    let end: Result<Infallible, QmpError> = started;
+    plain(&end.expect_err("it ends").to_string());
 }
 
 /// How deep a value is nested.

@@ -149,6 +149,14 @@ const FTP: [&str; 3] = [
 ];
 
 /// An answer of NFS: accepted, attributes absent, then present, and a handle.
+/// What a device model says.
+const QMP: [&str; 2] = [
+    "{\"QMP\": {\"version\": {\"qemu\": {\"major\": 7}}, \"capabilities\": [\"oob\"]}}\r\n\
+     {\"return\": {}, \"id\": 1}\r\n{\"return\": {\"status\": \"prelaunch\", \"running\": false}, \"id\": 2}\r\n\
+     {\"timestamp\": {\"seconds\": 1, \"microseconds\": 2}, \"event\": \"RTC_CHANGE\", \"data\": {\"offset\": 3}}\r\n",
+    "{\"QMP\": {}}\n{\"error\": {\"class\": \"CommandNotFound\", \"desc\": \"no\"}, \"id\": 1}\n",
+];
+
 fn nfs() -> Vec<u8> {
     let mut answer: Vec<u8> = [1_u32, 1, 0, 0, 0, 0].iter().flat_map(|n| n.to_be_bytes()).collect();
     answer.extend([0; 12]);
@@ -177,6 +185,7 @@ fn seeds(target: &str) -> Vec<Vec<u8>> {
         "http_answer" => HTTP_ANSWERS.map(|text| text.as_bytes().to_vec()).to_vec(),
         "ftp" => FTP.map(|text| text.as_bytes().to_vec()).to_vec(),
         "nfs" => vec![nfs()],
+        "qmp" => QMP.map(|text| text.as_bytes().to_vec()).to_vec(),
         other => panic!("{other} has no seeds"),
     };
     let mut fine: Vec<_> = all.into_iter().filter(|seed| seed.len() <= MAX_SEED).collect();
