@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{CommandFactory, FromArgMatches, Parser};
-use guest_installer::limits;
 use guest_installer::worker::{self, Worker};
+use guest_installer::{fetch, limits};
 
 use crate::core::Patience;
 use crate::edge::linux::device_model;
@@ -123,6 +123,9 @@ pub struct Config {
     /// Seconds that reading a guest's disk may take
     #[arg(long, default_value_t = worker::WALL.as_secs(), value_parser = clap::value_parser!(u64).range(1..=600))]
     pub boot_loader_timeout: u64,
+    /// Seconds that getting one file of an installation repository may take
+    #[arg(long, default_value_t = fetch::WALL.as_secs(), value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub download_timeout: u64,
     /// User number of domain 0's boot loader; those of others follow it
     #[arg(long, default_value_t = 65_536, value_parser = uid_base)]
     pub boot_loader_uid_base: u32,
@@ -286,6 +289,8 @@ impl Config {
             kernel_limit: self.pv_kernel_max_size,
             ramdisk_limit: self.pv_ramdisk_max_size,
             wall: Duration::from_secs(self.boot_loader_timeout),
+            getter: Worker::fetching(),
+            get_wall: Duration::from_secs(self.download_timeout),
         }
     }
 

@@ -2,13 +2,19 @@
 
 use std::convert::Infallible;
 use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Mutex;
 
 use crossbeam::channel::{Receiver, bounded};
 use guest_installer::boot::Request;
+use guest_installer::eliloader::Install;
 use guest_installer::worker::{self, Worker};
-use xenopsd::edge::{BootLoader, DomId, FoundKernel, KernelLimits, KernelSearch, KernelSearchError};
+use xenopsd::edge::{
+    BootLoader, DomId, FoundKernel, Installing, KernelLimits, KernelSearch, KernelSearchError,
+};
 
 /// An ELF file, as far as anybody here looks.
 fn kernel() -> Vec<u8> {
@@ -33,20 +39,31 @@ fn search(
     limits: KernelLimits,
     cancelled: &Receiver<Infallible>,
 ) -> Result<FoundKernel, KernelSearchError> {
-    let worker =
-        Worker { program: env!("CARGO_BIN_EXE_xenopsd").into(), arguments: Worker::default().arguments };
+    search_or_install(image, limits, cancelled, None)
+}
+
+fn search_or_install(
+    image: &Path,
+    limits: KernelLimits,
+    cancelled: &Receiver<Infallible>,
+    install: Option<Installing<'_>>,
+) -> Result<FoundKernel, KernelSearchError> {
+    let program = env!("CARGO_BIN_EXE_xenopsd");
+    let started = |worker: Worker| Worker { program: program.into(), ..worker };
     let loader = BootLoader {
-        worker,
+        worker: started(Worker::default()),
         uid_base: 0x2000_0000,
         kernel_limit: 1 << 20,
         ramdisk_limit: 1 << 20,
         wall: worker::WALL,
+        getter: started(Worker::fetching()),
+        get_wall: worker::WALL,
     };
     let request = Request::default();
     let domid = DomId::new(7).unwrap();
     loader.search(
         &File::open(image).unwrap(),
-        &KernelSearch { disk: image, request: &request, limits, domid, cancelled },
+        &KernelSearch { disk: image, request: &request, limits, domid, cancelled, install },
     )
 }
 
@@ -87,4 +104,80 @@ fn a_cancelled_search_and_one_in_vain_say_so() {
     // It may be faster than the cancel.
     let outcome = search(&image, KernelLimits::default(), &cancelled).unwrap_err();
     assert!(matches!(outcome, KernelSearchError::Cancelled | KernelSearchError::None(_)), "{outcome}");
+}
+
+/// A server on loopback that gives a packed kernel and a ramdisk, or only listens.
+fn repository(directory: &Path, answers: bool) -> String {
+    fs::write(directory.join("vmlinux"), kernel()).unwrap();
+    assert!(Command::new("gzip").arg(directory.join("vmlinux")).status().unwrap().success());
+    let packed = fs::read(directory.join("vmlinux.gz")).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        let mut kept = Vec::new();
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            if !answers {
+                kept.push(stream);
+                continue;
+            }
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                let mut byte = [0];
+                stream.read_exact(&mut byte).unwrap();
+                head.extend(byte);
+            }
+            let body = if head.starts_with(b"GET /os/isolinux/vmlinuz ") {
+                packed.clone()
+            } else if head.starts_with(b"GET /os/isolinux/initrd.img ") {
+                b"the installer's".to_vec()
+            } else {
+                stream.write_all(b"HTTP/1.1 404 no\r\n\r\n").unwrap();
+                continue;
+            };
+            stream
+                .write_all(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len()).as_bytes())
+                .unwrap();
+            stream.write_all(&body).unwrap();
+        }
+    });
+    format!("http://{address}/os")
+}
+
+#[test]
+fn an_installer_comes_from_a_repository_unpacked() {
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("skipped: making a jail takes root");
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let blank = directory.path().join("blank");
+    File::create(&blank).unwrap().set_len(1 << 20).unwrap();
+    let install = |url: &str| {
+        Install::read(|key| {
+            (key == "install-repository").then(|| Box::leak(url.to_owned().into_boxed_str()) as &str)
+        })
+        .unwrap()
+    };
+    let url = repository(directory.path(), true);
+    let reported = Mutex::new(Vec::new());
+    let progress = |done: f64| reported.lock().unwrap().push(done);
+    let (_keep, cancelled) = bounded(0);
+    let installing = Installing { install: &install(&url), progress: &progress };
+    let found = search_or_install(&blank, KernelLimits::default(), &cancelled, Some(installing)).unwrap();
+    assert_eq!(found.args, format!("method={url}/"));
+    assert!(found.kernel.read().unwrap().bytes() == kernel(), "it is unpacked");
+    assert_eq!(found.ramdisk.unwrap().read().unwrap().bytes(), b"the installer's");
+    assert!(found.changes.is_some());
+    let reported = reported.into_inner().unwrap();
+    assert!(reported.is_sorted() && reported.last() == Some(&1.0), "{reported:?}");
+
+    // A cancel while the server says nothing.
+    let silent = repository(tempfile::tempdir().unwrap().path(), false);
+    let (keep, cancelled) = bounded(0);
+    let installing = Installing { install: &install(&silent), progress: &|_| () };
+    drop(keep);
+    let outcome =
+        search_or_install(&blank, KernelLimits::default(), &cancelled, Some(installing)).unwrap_err();
+    assert!(matches!(outcome, KernelSearchError::Cancelled), "{outcome}");
 }

@@ -158,6 +158,11 @@ impl Fixups {
         Ok(Self { known })
     }
 
+    /// Whether there is nothing in any.
+    pub fn is_empty(&self) -> bool {
+        self.known.is_empty()
+    }
+
     /// Adds to a ramdisk what it lacks, if it is one of those; at most `limit` bytes then.
     ///
     /// # Errors

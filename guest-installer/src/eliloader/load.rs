@@ -97,7 +97,8 @@ pub fn load(install: &Install, own: &Request, fixups: &Fixups, tools: &mut dyn T
 
 /// What a ramdisk has to be, and what it lacks.
 fn finish(install: &Install, plan: &Plan, fixups: &Fixups, there: bool, tools: &mut dyn Tools) -> Result<()> {
-    if !there || (!plan.fixups && install.ramdisk_checksum.is_none()) {
+    let fixups = Some(fixups).filter(|fixups| plan.fixups && !fixups.is_empty());
+    if !there || (fixups.is_none() && install.ramdisk_checksum.is_none()) {
         return Ok(());
     }
     let (ramdisk, limit) = tools.ramdisk()?;
@@ -108,7 +109,7 @@ fn finish(install: &Install, plan: &Plan, fixups: &Fixups, there: bool, tools: &
             why: "its checksum is not install-ramdisk-checksum".to_owned(),
         });
     }
-    if plan.fixups { fixups.apply(ramdisk, &checksums, limit) } else { Ok(()) }
+    fixups.map_or(Ok(()), |fixups| fixups.apply(ramdisk, &checksums, limit))
 }
 
 fn server(

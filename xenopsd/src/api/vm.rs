@@ -1,7 +1,9 @@
 //! VMs: configuration, observed state, and the calls on them. Memory is in bytes unless said otherwise.
 
+mod boot_loader;
 mod calls;
 
+pub use boot_loader::BootLoader;
 pub use calls::*;
 
 use super::decode::DecodeError;

@@ -1,34 +1,26 @@
-//! Guests that boot what is on their own disk.
+//! Guests that boot what is on their own disk, or are installed from a repository.
 
 use super::VmExecutor;
 use super::create::BootFiles;
-use crate::api::{Boot, BuilderInfo, Disk, Error, IndirectBoot, Vm};
-use crate::edge::{KernelLimits, KernelSearch, KernelSearchError};
+use crate::api::{BootLoader, Disk, Error, IndirectBoot, Vbd, Vm};
+use crate::edge::{Installing, KernelLimits, KernelSearch, KernelSearchError};
 use guest_installer::boot::Request;
+use guest_installer::eliloader::{Changes, Install, Record};
 use guest_installer::pygrub;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::sync::PoisonError;
 
 /// Keys of a VM's `platformdata` with its own limits, in bytes.
 const KERNEL_LIMIT: &str = "pv-kernel-max-size";
 const RAMDISK_LIMIT: &str = "pv-ramdisk-max-size";
 
 /// What is to be looked for, checked as far as the record goes.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 struct Wanted {
     disk: PathBuf,
     request: Request,
     limits: KernelLimits,
-}
-
-/// How a VM boots from its own disk, if it does.
-pub(super) fn indirect_boot(vm: &Vm) -> Option<&IndirectBoot> {
-    match &vm.ty {
-        BuilderInfo::Pv(pv) | BuilderInfo::PvInPvh(pv) | BuilderInfo::Pvh(pv) => match &pv.boot {
-            Boot::Indirect(indirect) => Some(indirect),
-            Boot::Direct(_) => None,
-        },
-        BuilderInfo::Hvm(_) => None,
-    }
+    install: Option<Install>,
 }
 
 /// Finds what is wrong with how a VM is to boot, as far as the record goes.
@@ -39,17 +31,22 @@ pub(super) fn check(vm: &Vm, boot: &IndirectBoot) -> Result<(), Error> {
 impl Wanted {
     fn of(vm: &Vm, boot: &IndirectBoot) -> Result<Self, Error> {
         let wrong = |message: String| Error::BootloaderError { id: vm.id.clone(), message };
-        // Configurations give a name or a path; none means pygrub, as it always has.
-        let name = Path::new(&boot.bootloader).file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        match name {
-            "" | "pygrub" => {}
-            "eliloader" => return Err(Error::Unimplemented("boot through eliloader".to_owned())),
-            _ => {
-                return Err(wrong(format!("there is no boot loader {:?}; there is pygrub", boot.bootloader)));
+        let install = match boot.loader() {
+            Some(BootLoader::Pygrub) => None,
+            Some(BootLoader::Eliloader) => {
+                let get = |key: &str| vm.platformdata.get(key).map(String::as_str);
+                Some(Install::read(get).map_err(|why| wrong(format!("platformdata {why}")))?)
             }
-        }
-        let request = pygrub::request(&boot.bootloader_args)
-            .map_err(|why| wrong(format!("arguments {:?} of pygrub: {why}", boot.bootloader_args)))?;
+            None => {
+                let name = &boot.bootloader;
+                return Err(wrong(format!(
+                    "there is no boot loader {name:?}; there are pygrub and eliloader"
+                )));
+            }
+        };
+        let request = pygrub::request(&boot.bootloader_args).map_err(|why| {
+            wrong(format!("arguments {:?} of the boot loader: {why}", boot.bootloader_args))
+        })?;
         let disk = match boot.devices.first() {
             Some(Disk::Local(path)) => path.into(),
             Some(Disk::Vdi(vdi)) => {
@@ -58,28 +55,31 @@ impl Wanted {
             None => return Err(Error::NoBootableDevice),
         };
         let limit = |key: &str| -> Result<Option<u64>, Error> {
-            let text = vm.platformdata.iter().find(|(k, _)| *k == key).map(|(_, text)| text);
+            let text = vm.platformdata.get(key);
             let bytes =
                 text.map(|text| text.parse().ok().filter(|&bytes: &u64| bytes > 0).ok_or(text)).transpose();
             bytes.map_err(|text| wrong(format!("platformdata {key}: {text:?} is no number of bytes")))
         };
         let limits = KernelLimits { kernel: limit(KERNEL_LIMIT)?, ramdisk: limit(RAMDISK_LIMIT)? };
-        Ok(Self { disk, request, limits })
+        Ok(Self { disk, request, limits, install })
     }
 }
 
 impl VmExecutor<'_> {
-    /// Finds the kernel of a VM that boots from its own disk, and keeps it for the build.
+    /// Finds the kernel of a VM that boots from its own disk, or of the next round of its installation, and keeps it for
+    /// the build.
     pub(super) fn find_kernel(&self) -> Result<(), Error> {
         let vm = &self.records.vm;
-        let Some(boot) = indirect_boot(vm) else { return Ok(()) };
-        let Wanted { disk, request, limits } = Wanted::of(vm, boot)?;
+        let Some(boot) = vm.indirect_boot() else { return Ok(()) };
+        let Wanted { disk, request, limits, install } = Wanted::of(vm, boot)?;
+        let progress = |done| self.task.set_step_progress(done);
         let search = KernelSearch {
             disk: &disk,
             request: &request,
             limits,
             domid: self.domid()?,
             cancelled: self.task.cancel_event(),
+            install: install.as_ref().map(|install| Installing { install, progress: &progress }),
         };
         let found = self.core.edges.host().find_kernel(&search).map_err(|error| match error {
             KernelSearchError::Disk(error) => error.into(),
@@ -87,17 +87,92 @@ impl VmExecutor<'_> {
             KernelSearchError::Unable(text) => Error::internal(text),
             KernelSearchError::Cancelled => self.task.cancelled_error(),
         })?;
-        tracing::info!(vm = self.vm(), entry = %found.title, args = %found.args, "kernel found");
+        // An installer's arguments may hold its user's password.
+        let args = install.is_none().then_some(&*found.args);
+        tracing::info!(vm = self.vm(), entry = %found.title, args, "kernel found");
         let parts = [&*found.args, &*boot.legacy_args, &*boot.extra_args];
         let cmdline = parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" ");
         self.keep_files(BootFiles::found(found.kernel, found.ramdisk, cmdline));
+        self.round.lock().unwrap_or_else(PoisonError::into_inner).changes = found.changes;
         Ok(())
+    }
+
+    /// Stores what the round of an installation changes: one record, written in one step.
+    pub(super) fn keep_round(&self) -> Result<(), Error> {
+        let mut round = self.round.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(changes) = round.changes.take() else { return Ok(()) };
+        let before = self.core.records.vm(self.vm())?;
+        let mut vm = before.clone();
+        changes.apply(&mut Installed { vm: &mut vm, vbds: &self.records.vbds });
+        round.before = Some(before);
+        self.core.records.put_vm(&vm)
+    }
+
+    /// Takes that back.
+    pub(super) fn forget_round(&self) -> Result<(), Error> {
+        let before = self.round.lock().unwrap_or_else(PoisonError::into_inner).before.take();
+        before.map_or(Ok(()), |vm| self.core.records.put_vm(&vm))
+    }
+}
+
+/// A round of an installation, as far as it has come.
+#[derive(Debug, Default)]
+pub(super) struct Round {
+    /// What it changes, once its kernel is there.
+    changes: Option<Changes>,
+    /// The record as it was, once it is changed.
+    before: Option<Vm>,
+}
+
+/// Key of a VM's `platformdata` that names a disk whose time is over: removing it is its owner's business.
+const REMOVE_DISK: &str = "install-remove-disk";
+
+/// A VM's record as an installation sees it.
+struct Installed<'a> {
+    vm: &'a mut Vm,
+    vbds: &'a [Vbd],
+}
+
+impl Record for Installed<'_> {
+    fn get(&self, key: &str) -> Option<String> {
+        self.vm.platformdata.get(key).cloned()
+    }
+
+    fn set(&mut self, key: &str, value: Option<&str>) {
+        let keys = &mut self.vm.platformdata.0;
+        keys.retain(|(k, _)| k != key);
+        keys.extend(value.map(|value| (key.to_owned(), value.to_owned())));
+    }
+
+    fn set_boot_loader(&mut self, name: &str) {
+        if let Some(boot) = self.vm.indirect_boot_mut() {
+            name.clone_into(&mut boot.bootloader);
+        }
+    }
+
+    fn set_boot_loader_args(&mut self, args: &str) {
+        if let Some(boot) = self.vm.indirect_boot_mut() {
+            args.clone_into(&mut boot.bootloader_args);
+        }
+    }
+
+    fn boot_from_first_disk(&mut self) {
+        let first = |vbd: &&Vbd| vbd.position.is_some_and(|position| position.disk == 0);
+        let disk = self.vbds.iter().find(first).and_then(|vbd| vbd.backend.clone());
+        if let Some(boot) = self.vm.indirect_boot_mut() {
+            boot.devices = disk.into_iter().collect();
+        }
+    }
+
+    fn remove_disk(&mut self, disk: &str) {
+        self.set(REMOVE_DISK, Some(disk));
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::{Boot, BuilderInfo};
     use crate::test_vm;
 
     const ID: &str = "11111111-2222-3333-4444-555555555555";
@@ -130,7 +205,7 @@ mod tests {
 
     #[test]
     fn what_is_wrong_with_the_record_is_the_contracts_error() {
-        assert_eq!(wanted(|_, boot| boot.devices.clear()), Err(Error::NoBootableDevice));
+        assert_eq!(wanted(|_, boot| boot.devices.clear()).unwrap_err(), Error::NoBootableDevice);
         let message = |change: &dyn Fn(&mut Vm, &mut IndirectBoot)| match wanted(change) {
             Err(Error::BootloaderError { id, message }) if id == ID => message,
             other => panic!("{other:?}"),
@@ -142,12 +217,36 @@ mod tests {
         for bad in ["", "0", "-1", "much"] {
             assert!(message(&|vm, _| limit(vm, bad)).contains(RAMDISK_LIMIT), "{bad}");
         }
-        let changes: [fn(&mut IndirectBoot); 2] = [
-            |boot| boot.bootloader = "eliloader".to_owned(),
-            |boot| boot.devices = vec![Disk::Vdi("sr/vdi".to_owned())],
-        ];
-        for change in changes {
-            assert!(matches!(wanted(|_, boot| change(boot)), Err(Error::Unimplemented(_))));
-        }
+        let vdi = wanted(|_, boot| boot.devices = vec![Disk::Vdi("sr/vdi".to_owned())]);
+        assert!(matches!(vdi, Err(Error::Unimplemented(_))));
+        let installs = |vm: &mut Vm, boot: &mut IndirectBoot, repository: &str| {
+            boot.bootloader = "eliloader".to_owned();
+            vm.platformdata.insert("install-repository", repository.to_owned());
+        };
+        assert!(message(&|vm, boot| installs(vm, boot, "file:///x")).contains("install-repository"));
+        assert!(wanted(|vm, boot| installs(vm, boot, "cdrom")).unwrap().install.is_some());
+    }
+
+    #[test]
+    fn after_a_cd_the_first_disk_is_booted_from() {
+        let mut vm = test_vm(ID, "demo");
+        let BuilderInfo::Pv(pv) = &mut vm.ty else { unreachable!() };
+        pv.boot = Boot::Indirect(boot());
+        let disk = |name: &str, disk| Vbd {
+            position: Some(crate::api::DeviceNumber::new(crate::api::BusType::Xen, disk, 0).unwrap()),
+            backend: Some(Disk::Local(format!("/{name}"))),
+            ..crate::test_vbd(ID, name)
+        };
+        let vbds = [disk("xvdd", 3), disk("xvda", 0)];
+        let mut record = Installed { vm: &mut vm, vbds: &vbds };
+        record.boot_from_first_disk();
+        record.set_boot_loader_args("--entry 1");
+        record.remove_disk("xvdc");
+        let boot = vm.indirect_boot().unwrap();
+        assert_eq!(
+            (&*boot.devices, &*boot.bootloader_args),
+            (&[Disk::Local("/xvda".to_owned())][..], "--entry 1")
+        );
+        assert_eq!(vm.platformdata.get(REMOVE_DISK).map(String::as_str), Some("xvdc"));
     }
 }

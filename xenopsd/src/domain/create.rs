@@ -9,7 +9,7 @@ use xenstore::Operations;
 use xenstore::layout::{self, Console, ConsoleServer, Memory};
 use xenstore::vmdata::VmData;
 
-use super::bootloader::{self, indirect_boot};
+use super::bootloader;
 use super::memory::{Wanted, bytes};
 use super::platform::{self, creation, platform};
 use super::{VmExecutor, domain_kind, guest_kind};
@@ -45,7 +45,7 @@ impl VmExecutor<'_> {
         platform::check_generation_id(vm)?;
         let host = self.core.edges.hypervisor()?.host()?;
         creation(vm, wanted.kind, &host)?;
-        let files = match (&vm.ty, indirect_boot(vm)) {
+        let files = match (&vm.ty, vm.indirect_boot()) {
             (BuilderInfo::Hvm(_), _) => None,
             (_, Some(boot)) => bootloader::check(vm, boot).map(|()| None)?,
             (_, None) => Some(BootFiles::open(vm)?),

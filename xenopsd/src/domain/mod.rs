@@ -30,6 +30,7 @@ use crate::ops::plan::{Atom, Records};
 use crate::ops::queue::Slot;
 use crate::ops::runner::Executor;
 use crate::ops::task::TaskHandle;
+use bootloader::Round;
 use create::BootFiles;
 
 /// Carries out the atoms of one operation on one VM.
@@ -40,6 +41,8 @@ pub struct VmExecutor<'a> {
     slot: &'a Slot,
     /// Opened by the check, or found on the guest's disk, and read by the build: what was checked is what is booted.
     files: Mutex<Option<BootFiles>>,
+    /// What a round of an installation changes, once it has its kernel.
+    round: Mutex<Round>,
     /// A suspend image, open while it is written or read.
     image: Mutex<Option<SuspendFile>>,
     /// The guest was asked to suspend, and may still do it.
@@ -55,6 +58,7 @@ impl<'a> VmExecutor<'a> {
             task,
             slot,
             files: Mutex::default(),
+            round: Mutex::default(),
             image: Mutex::default(),
             late: AtomicBool::new(false),
         }
@@ -108,7 +112,9 @@ impl Executor for VmExecutor<'_> {
         match atom {
             Atom::CheckStart => self.check_start(),
             Atom::CreateDomain => self.create_domain(),
-            Atom::FindKernel => self.find_kernel(),
+            Atom::FindKernel | Atom::LoadInstaller => self.find_kernel(),
+            Atom::KeepRound => self.keep_round(),
+            Atom::ForgetRound => self.forget_round(),
             Atom::BeginBuild => self.begin_build(),
             Atom::BuildDomain => self.build_domain(),
             Atom::Hook(hook, reason) => self.run_hook(*hook, *reason),

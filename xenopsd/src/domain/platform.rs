@@ -2,6 +2,8 @@
 //! hypervisor. A key that is not known is for the guest, which finds all of them below `platform/`; a value of a known
 //! key that makes no sense is an error that names it.
 
+use guest_installer::eliloader::keys::KEYS;
+
 use crate::api::{BuilderInfo, Dict, Error, HvmInfo, Vm};
 use crate::edge::{GuestKind, HOLE_SIZES, Physinfo, Platform, TscMode};
 use crate::hostinfo::policy_words;
@@ -196,6 +198,8 @@ pub(super) fn acpi(vm: &Vm) -> Result<bool, Error> {
 /// What the guest finds below `platform/`: what the VM's owner put there, and what the daemon knows better.
 pub(super) fn nodes(vm: &Vm) -> Result<Dict<String>, Error> {
     let mut nodes = vm.platformdata.clone();
+    // Those of its installation are the boot loader's; there are passwords among them.
+    nodes.0.retain(|(key, _)| !KEYS.contains(&&**key));
     let mut set = |key: &str, value: String| {
         nodes.0.retain(|(k, _)| k != key);
         nodes.0.push((key.to_owned(), value));

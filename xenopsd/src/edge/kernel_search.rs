@@ -1,10 +1,12 @@
 //! A guest's kernel from its own disk: what is asked, and what comes of it.
 
 use std::convert::Infallible;
+use std::fmt;
 use std::path::Path;
 
 use crossbeam::channel::Receiver;
 use guest_installer::boot::Request;
+use guest_installer::eliloader::{Changes, Install};
 
 use super::{DomId, HostError, ImageFile};
 
@@ -21,6 +23,23 @@ pub struct KernelSearch<'a> {
     pub domid: DomId,
     /// Disconnected when it is no longer wanted.
     pub cancelled: &'a Receiver<Infallible>,
+    /// A round of an installation, whose kernel need not be on the disk.
+    pub install: Option<Installing<'a>>,
+}
+
+/// A round of an installation.
+#[derive(Clone, Copy)]
+pub struct Installing<'a> {
+    /// Which.
+    pub install: &'a Install,
+    /// Told which fraction of its files is there.
+    pub progress: &'a (dyn Fn(f64) + Sync),
+}
+
+impl fmt::Debug for Installing<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Installing").field(self.install).finish()
+    }
 }
 
 /// How large the files may be, in bytes; the host's limit where there is none.
@@ -35,7 +54,7 @@ pub struct KernelLimits {
 /// What was found. The files have no name and go with their last user.
 #[derive(Debug)]
 pub struct FoundKernel {
-    /// The title of the entry that was taken; empty when the kernel was named.
+    /// The title of the entry that was taken, or where the kernel came from; empty when it was named.
     pub title: String,
     /// The kernel, unpacked.
     pub kernel: ImageFile,
@@ -43,6 +62,8 @@ pub struct FoundKernel {
     pub ramdisk: Option<ImageFile>,
     /// What the entry says is the kernel's command line.
     pub args: String,
+    /// What becomes of the record, of a round of an installation.
+    pub changes: Option<Changes>,
 }
 
 /// Why nothing was.

@@ -46,7 +46,7 @@ pub use build::{
 pub use events::{Events, Subscription};
 pub use firmware::{Firmware, FirmwarePaths};
 pub use image::{Image, ImageError, ImageFile, MAX_KERNEL, MAX_RAMDISK};
-pub use kernel_search::{FoundKernel, KernelLimits, KernelSearch, KernelSearchError};
+pub use kernel_search::{FoundKernel, Installing, KernelLimits, KernelSearch, KernelSearchError};
 pub use linux::blockdev::{Access, FileId};
 pub use linux::boot::BootLoader;
 pub use linux::ends::Tell;

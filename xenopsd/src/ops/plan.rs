@@ -2,8 +2,8 @@
 //! the stored records, tested without a machine.
 //!
 //! ```text
-//!   start     check ─► hook ─► create ─► [find kernel] ─► ∥ { build ─► terminal · ∥ writable disks ─► ∥ read-only disks ·
-//!             [device model] · each interface } ─► settle
+//!   start     check ─► hook ─► create ─► [find kernel | load installer] ─► ∥ { build ─► terminal ·
+//!             ∥ writable disks ─► ∥ read-only disks · [device model] · each interface } ─► [keep round] ─► settle
 //!   destroy   pause ─► stop device model ─► close devices ─► stop terminal ─► destroy domain ─► release devices
 //!   shutdown  hook ─► [ask the guest] ─► destroy ─► hook
 //!   reboot    [ask the guest] ─► hook ─► destroy ─► hooks ─► start ─► unpause
@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use super::change::Change;
 use super::hook::{Hook, HookReason};
-use crate::api::{Boot, BuilderInfo, Disk, Vbd, VbdMode, Vif, Vm};
+use crate::api::{BootLoader, BuilderInfo, Disk, Vbd, VbdMode, Vif, Vm};
 
 /// How a guest is asked to go down.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,15 +37,6 @@ pub enum Device {
     Vbd(String),
     /// A network interface.
     Vif(String),
-}
-
-impl std::fmt::Display for Device {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Vbd(name) => write!(f, "disk {name}"),
-            Self::Vif(name) => write!(f, "interface {name}"),
-        }
-    }
 }
 
 /// How a device is taken away from a running guest.
@@ -79,6 +70,13 @@ pub enum Atom {
     CreateDomain,
     /// The kernel on the guest's own disk, for the build.
     FindKernel,
+    /// The kernel of the next round of the guest's installation, likewise.
+    LoadInstaller,
+    /// The record as it is once that round has its domain. Before the domain is marked as complete: a daemon killed in
+    /// between leaves a VM that does not start again by itself, and not one that is installed over what is there.
+    KeepRound,
+    /// Takes that back.
+    ForgetRound,
     /// A domain that was complete without memory is noted as incomplete, until [`Atom::Settle`].
     BeginBuild,
     /// Memory, kernel, rings; the store told of them.
@@ -171,16 +169,24 @@ pub fn start(records: &Records) -> Vec<Step> {
     let mut steps = vec![check, hook, create];
     steps.extend(find_kernel(&records.vm));
     steps.push(fill(Atom::BuildDomain, Screen::Fresh, records));
+    steps.extend(keep_round(&records.vm));
     steps.push(settle);
     tidy(steps)
 }
 
 /// Before the devices are plugged, so that nothing of them is to be undone when there is no kernel.
 fn find_kernel(vm: &Vm) -> Option<Step> {
-    let (BuilderInfo::Pv(info) | BuilderInfo::Pvh(info) | BuilderInfo::PvInPvh(info)) = &vm.ty else {
-        return None;
+    let atom = match vm.indirect_boot()?.loader() {
+        Some(BootLoader::Eliloader) => Atom::LoadInstaller,
+        // One that is not known is found by the check.
+        Some(BootLoader::Pygrub) | None => Atom::FindKernel,
     };
-    matches!(info.boot, Boot::Indirect(_)).then_some(Step::Do(Atom::FindKernel))
+    Some(Step::Do(atom))
+}
+
+fn keep_round(vm: &Vm) -> Option<Step> {
+    let installs = vm.indirect_boot()?.loader() == Some(BootLoader::Eliloader);
+    installs.then_some(Step::Do(Atom::KeepRound))
 }
 
 /// To an image, and the domain away.
@@ -235,6 +241,7 @@ pub fn build(records: &Records) -> Vec<Step> {
     let mut steps: Vec<Step> = find_kernel(&records.vm).into_iter().collect();
     steps.push(Step::Do(Atom::BeginBuild));
     steps.extend(filled(Atom::BuildDomain, Screen::Fresh, records));
+    steps.extend(keep_round(&records.vm));
     steps.push(Step::Do(Atom::Settle));
     steps
 }
@@ -352,10 +359,13 @@ impl Atom {
             Self::RequestSuspend => vec![Self::ResumeDomain],
             Self::Keep(change) => change.undo(),
             Self::StartDeviceModel => vec![Self::StopDeviceModel],
+            Self::KeepRound => vec![Self::ForgetRound],
             Self::CheckStart
             | Self::Hook(..)
             | Self::Delay(_)
             | Self::FindKernel
+            | Self::LoadInstaller
+            | Self::ForgetRound
             | Self::BuildDomain
             | Self::Plug(_)
             | Self::EndPlug(_)
@@ -386,6 +396,8 @@ impl Atom {
     pub fn weight(&self) -> u32 {
         match self {
             Self::SaveDomain | Self::RestoreDomain(_) => 10,
+            // Some ten megabytes from a server.
+            Self::LoadInstaller => 20,
             // Some tenths of a second, as long as the build of a small guest.
             Self::StartDeviceModel => 4,
             _ => 1,
@@ -408,50 +420,6 @@ impl Atom {
                 | Self::DestroyDomain
                 | Self::ReleaseDevices
         )
-    }
-}
-
-impl std::fmt::Display for Atom {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::CheckStart => write!(f, "check"),
-            Self::CreateDomain => write!(f, "create domain"),
-            Self::FindKernel => write!(f, "find kernel"),
-            Self::BeginBuild => write!(f, "begin build"),
-            Self::BuildDomain => write!(f, "build domain"),
-            Self::Hook(hook, HookReason::None) => write!(f, "hook {hook}"),
-            Self::Hook(hook, reason) => write!(f, "hook {hook} ({reason})"),
-            Self::Delay(time) => write!(f, "wait {} s", time.as_secs_f64()),
-            Self::StartTerminal(_) => write!(f, "start terminal"),
-            Self::StopTerminal(_) => write!(f, "stop terminal"),
-            Self::BeginPlug(device) => write!(f, "begin plug of {device}"),
-            Self::Plug(device) => write!(f, "plug {device}"),
-            Self::EndPlug(device) => write!(f, "end plug of {device}"),
-            Self::Unplug(device, Unplugging::Clean) => write!(f, "unplug {device}"),
-            Self::Unplug(device, Unplugging::Forced) => write!(f, "unplug {device} by force"),
-            Self::Keep(change) => write!(f, "store {change}"),
-            Self::Apply(change) => write!(f, "apply {change}"),
-            Self::StartDeviceModel => write!(f, "start device model"),
-            Self::StopDeviceModel => write!(f, "stop device model"),
-            Self::Settle => write!(f, "settle"),
-            Self::Unpause => write!(f, "unpause"),
-            Self::Pause | Self::PauseBestEffort => write!(f, "pause"),
-            Self::RequestShutdown(ShutdownRequest::Poweroff, _) => write!(f, "ask for poweroff"),
-            Self::RequestShutdown(ShutdownRequest::Reboot, _) => write!(f, "ask for reboot"),
-            Self::OpenImage(_) => write!(f, "open image"),
-            Self::RequestSuspend => write!(f, "ask for suspend"),
-            Self::SaveDomain => write!(f, "save domain"),
-            Self::SealImage => write!(f, "seal image"),
-            Self::KeepImage => write!(f, "keep image"),
-            Self::ResumeDomain => write!(f, "resume domain"),
-            Self::DiscardImage(_) => write!(f, "discard image"),
-            Self::CheckResume(_) => write!(f, "check image"),
-            Self::RestoreDomain(_) => write!(f, "restore domain"),
-            Self::ForgetImage => write!(f, "forget image"),
-            Self::CloseDevices => write!(f, "close devices"),
-            Self::DestroyDomain => write!(f, "destroy domain"),
-            Self::ReleaseDevices => write!(f, "release devices"),
-        }
     }
 }
 
@@ -497,6 +465,8 @@ fn group(mut steps: Vec<Step>, wrap: fn(Vec<Step>) -> Step) -> Option<Step> {
         _ => Some(wrap(steps)),
     }
 }
+
+mod text;
 
 #[cfg(test)]
 mod tests;

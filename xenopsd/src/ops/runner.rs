@@ -111,6 +111,8 @@ impl Run<'_> {
         }
         self.begun.lock().unwrap_or_else(PoisonError::into_inner).push((number, atom.clone()));
         self.trace.begin(number, atom);
+        let part = |weight: u32| f64::from(weight) / f64::from(self.weight);
+        self.task.begin_step(part(self.done.load(Ordering::Relaxed)), part(atom.weight()));
         let outcome = self.executor.execute(atom);
         if outcome.is_ok() && atom.commits() {
             self.begun.lock().unwrap_or_else(PoisonError::into_inner).clear();
@@ -119,7 +121,7 @@ impl Run<'_> {
         tracing::debug!(task = self.task.id(), seconds, ok = outcome.is_ok(), "{atom}");
         self.task.subtask(atom.to_string(), outcome_state(outcome.as_ref().err().cloned(), seconds));
         let done = self.done.fetch_add(atom.weight(), Ordering::Relaxed) + atom.weight();
-        self.task.set_progress(f64::from(done) / f64::from(self.weight));
+        self.task.set_progress(part(done));
         outcome
     }
 

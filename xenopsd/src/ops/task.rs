@@ -37,6 +37,8 @@ struct Progress {
     /// The step at which it is cancelled by itself, for tests.
     cancel_at: Option<u64>,
     announced: Instant,
+    /// Which part of the whole the step is that runs: where it starts, and how long it is.
+    step: (f64, f64),
 }
 
 struct Shared {
@@ -77,6 +79,17 @@ impl TaskHandle {
                 self.announce();
             }
         }
+    }
+
+    /// A step begins, which is this part of the whole: where it starts, and how long it is.
+    pub fn begin_step(&self, start: f64, length: f64) {
+        self.lock().step = (start, length);
+    }
+
+    /// Sets the fraction done of the step that runs, 0.0 to 1.0; for one beside which no other runs.
+    pub fn set_step_progress(&self, done: f64) {
+        let (start, length) = self.lock().step;
+        self.set_progress(start + length * done.clamp(0.0, 1.0));
     }
 
     /// Records the outcome of a named step, visible in the task's `subtasks`.
@@ -209,6 +222,7 @@ impl Tasks {
             cancel_points: 0,
             cancel_at: self.triggers.lock().unwrap_or_else(PoisonError::into_inner).get(dbg).copied(),
             announced: Instant::now(),
+            step: (0.0, 0.0),
         };
         let ctime = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
         let shared = Shared {

@@ -13,6 +13,7 @@ use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
 use super::faults::Injected;
+use super::installer;
 use super::processes::Processes;
 use super::{Shared, SimOptions};
 use crate::edge::linux::release::remove_socket;
@@ -141,13 +142,24 @@ impl Host for SimHost {
         Ok(file.map_or(DiskId::Block { major, minor }, FileId::into))
     }
 
-    /// Every disk has a kernel and a ramdisk, in memory as the real one's.
+    /// Every disk and repository has a kernel and a ramdisk, in memory as the real one's.
     fn find_kernel(&self, search: &KernelSearch<'_>) -> Result<FoundKernel, KernelSearchError> {
         self.disk("host.find_kernel", search.disk)?;
         let image = |what: &'static str, bytes: &[u8]| {
             sealed(what, bytes).map_err(|e| KernelSearchError::Unable(format!("simulated {what}: {e}")))
         };
+        if let Some(installing) = search.install {
+            let loaded = installer::load(&self.shared.faults, search, installing)?;
+            return Ok(FoundKernel {
+                title: loaded.kernel,
+                kernel: image("kernel", b"\x7fELF of a simulated repository")?,
+                ramdisk: Some(image("ramdisk", b"ramdisk of a simulated repository")?),
+                args: loaded.args,
+                changes: Some(loaded.changes),
+            });
+        }
         Ok(FoundKernel {
+            changes: None,
             title: "simulated".to_owned(),
             kernel: image("kernel", b"\x7fELF of a simulated disk")?,
             ramdisk: Some(image("ramdisk", b"ramdisk of a simulated disk")?),

@@ -48,6 +48,7 @@ mod guest;
 mod hardware;
 mod host;
 mod hypervisor;
+mod installer;
 mod memory;
 mod processes;
 mod store;

@@ -48,6 +48,8 @@ impl Rig {
                 kernel_limit: 0,
                 ramdisk_limit: 0,
                 wall: Duration::ZERO,
+                getter: Worker::fetching(),
+                get_wall: Duration::from_secs(1),
             },
             firmware: FirmwarePaths::default(),
             terminals: TerminalServers::new(program.into(), BASE, log),

@@ -1,19 +1,23 @@
-//! The boot loader's jailed worker: started, waited for, and its files taken over.
+//! The boot loaders' jailed workers: started, waited for, and their files taken over.
 
 use std::fs::File;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use crossbeam::channel::bounded;
 use ffi::jail::uid_of;
 use guest_installer::boot::Request;
+use guest_installer::eliloader::fixup::Fixups;
+use guest_installer::eliloader::tools::{self, Jailed};
+use guest_installer::eliloader::{self, Changes, Which};
+use guest_installer::fetch::Network;
 use guest_installer::limits::UNPACKED_KERNEL_BYTES;
 use guest_installer::worker::{self, Answer, Files, Jailing, Job, Limit, Wanted, Worker};
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
-use crate::edge::{FoundKernel, Image, KernelSearch, KernelSearchError};
+use crate::edge::{FoundKernel, Image, Installing, KernelSearch, KernelSearchError};
 
 /// How boot loaders run on this host.
 #[derive(Debug, Clone)]
@@ -28,6 +32,10 @@ pub struct BootLoader {
     pub ramdisk_limit: u64,
     /// How long reading a disk may take.
     pub wall: Duration,
+    /// What is started as a worker that gets files of repositories.
+    pub getter: Worker,
+    /// How long getting one may take.
+    pub get_wall: Duration,
 }
 
 impl BootLoader {
@@ -36,7 +44,6 @@ impl BootLoader {
     /// # Errors
     /// [`KernelSearchError`]; nothing is left then.
     pub fn search(&self, disk: &File, search: &KernelSearch<'_>) -> Result<FoundKernel, KernelSearchError> {
-        let unable = |why: &dyn std::fmt::Display| KernelSearchError::Unable(format!("boot loader: {why}"));
         let uid = uid_of(self.uid_base, search.domid).map_err(|e| unable(&e))?;
         let file = |name: &str| -> Result<File, KernelSearchError> {
             let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
@@ -51,43 +58,111 @@ impl BootLoader {
             unpack: Some(UNPACKED_KERNEL_BYTES.max(kernel_limit)),
             ..search.request.clone()
         };
-        let job = Job { wanted: Wanted::Deliver, request };
-        let files = Files { disk, kernel: &kernel, ramdisk: &ramdisk };
-        let booted = match self.run(uid, &job, &files, search)? {
-            Answer::Booted(booted) => booted,
-            Answer::Entries(_) => return Err(unable(&"it answered another question")),
+        let search_with = |stop: BorrowedFd<'_>| match search.install {
+            None => self.look(disk, uid, request.clone(), (&kernel, &ramdisk), stop),
+            Some(installing) => self.install(disk, uid, &request, (&kernel, &ramdisk), stop, installing),
         };
+        let outcome = Self::until_cancelled(search, search_with)?;
         let image = |what: &'static str, name: &str, file: File| -> Result<_, KernelSearchError> {
             // The worker is gone, so nobody has it mapped or writes to it.
             let seals = SealFlag::F_SEAL_WRITE | SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW;
             fcntl(&file, FcntlArg::F_ADD_SEALS(seals | SealFlag::F_SEAL_SEAL)).map_err(|e| unable(&e))?;
-            let named = PathBuf::from(format!("{} on {}", name, search.disk.display()));
+            let named = PathBuf::from(match search.install {
+                None => format!("{} on {}", name, search.disk.display()),
+                Some(_) => name.to_owned(),
+            });
             Image::sealed(what, named, file).map_err(|e| KernelSearchError::None(e.to_string()))
         };
-        let ramdisk = (!booted.ramdisks.is_empty())
-            .then(|| image("ramdisk", &booted.ramdisks.join(", "), ramdisk))
-            .transpose()?;
-        let kernel = image("kernel", &booted.kernel, kernel)?;
-        Ok(FoundKernel { title: booted.title, kernel, ramdisk, args: booted.args })
+        let ramdisk =
+            (!outcome.ramdisk.is_empty()).then(|| image("ramdisk", &outcome.ramdisk, ramdisk)).transpose()?;
+        let kernel = image("kernel", &outcome.kernel, kernel)?;
+        Ok(FoundKernel {
+            title: outcome.title,
+            kernel,
+            ramdisk,
+            args: outcome.args,
+            changes: outcome.changes,
+        })
     }
 
-    /// Runs the worker in a thread of its own, so that a cancel is noticed meanwhile.
-    fn run(
+    /// What the disk boots.
+    fn look(
         &self,
+        disk: &File,
         uid: u32,
-        job: &Job,
-        files: &Files<'_>,
+        request: Request,
+        (kernel, ramdisk): (&File, &File),
+        stop: BorrowedFd<'_>,
+    ) -> Result<Outcome, KernelSearchError> {
+        let limit = Limit { wall: self.wall, stop: Some(stop) };
+        let job = Job { wanted: Wanted::Deliver, request };
+        let files = Files { disk, kernel, ramdisk };
+        match worker::run(&self.worker, Jailing::User(uid), limit, &job, &files) {
+            Ok(Answer::Booted(booted)) => Ok(Outcome {
+                title: booted.title,
+                kernel: booted.kernel,
+                ramdisk: booted.ramdisks.join(", "),
+                args: booted.args,
+                changes: None,
+            }),
+            Ok(Answer::Entries(_)) => Err(unable(&"it answered another question")),
+            Err(guest_installer::Error::Stopped(_)) => Err(KernelSearchError::Cancelled),
+            // What the guest has made of its disk, the worker's end over it included.
+            Err(error) => Err(KernelSearchError::None(error.to_string())),
+        }
+    }
+
+    /// The next round of an installation.
+    fn install(
+        &self,
+        disk: &File,
+        uid: u32,
+        request: &Request,
+        (kernel, ramdisk): (&File, &File),
+        stop: BorrowedFd<'_>,
+        Installing { install, progress }: Installing<'_>,
+    ) -> Result<Outcome, KernelSearchError> {
+        let failed = |error: eliloader::Error| match error {
+            eliloader::Error::Cancelled => KernelSearchError::Cancelled,
+            eliloader::Error::Internal(_) => unable(&error),
+            other => KernelSearchError::None(other.to_string()),
+        };
+        let mut tools = Jailed {
+            disk,
+            kernel,
+            ramdisk,
+            limits: request.clone(),
+            reader: &self.worker,
+            getter: &self.getter,
+            jailing: Jailing::User(uid),
+            network: Network { proxy: install.proxy.clone(), roots: tools::roots() },
+            read_wall: self.wall,
+            get_wall: self.get_wall,
+            stop: Some(stop),
+            progress: &mut |which, done, total| progress(fraction(request, which, done, total)),
+        };
+        let fixups = Fixups::of_host().map_err(failed)?;
+        let loaded = eliloader::load(install, request, &fixups, &mut tools).map_err(failed)?;
+        Ok(Outcome {
+            title: loaded.kernel.clone(),
+            kernel: loaded.kernel,
+            ramdisk: loaded.ramdisk,
+            args: loaded.args,
+            changes: Some(loaded.changes),
+        })
+    }
+
+    /// Works in a thread of its own, so that a cancel is noticed meanwhile: `stop` can be read from then on.
+    fn until_cancelled<T: Send>(
         search: &KernelSearch<'_>,
-    ) -> Result<Answer, KernelSearchError> {
-        let (stop, wanted) =
-            std::io::pipe().map_err(|e| KernelSearchError::Unable(format!("boot loader: {e}")))?;
+        work: impl FnOnce(BorrowedFd<'_>) -> Result<T, KernelSearchError> + Send,
+    ) -> Result<T, KernelSearchError> {
+        let (stop, wanted) = std::io::pipe().map_err(|e| unable(&e))?;
         let (stop, wanted) = (OwnedFd::from(stop), OwnedFd::from(wanted));
         let (done, ended) = bounded(1);
         let outcome = std::thread::scope(|scope| {
             scope.spawn(|| {
-                let limit = Limit { wall: self.wall, stop: Some(stop.as_fd()) };
-                let outcome = worker::run(&self.worker, Jailing::User(uid), limit, job, files);
-                let _ = done.send(outcome);
+                let _ = done.send(work(stop.as_fd()));
             });
             crossbeam::select! {
                 recv(ended) -> outcome => outcome,
@@ -97,12 +172,33 @@ impl BootLoader {
                 }
             }
         });
-        match outcome {
-            Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(guest_installer::Error::Stopped(_))) => Err(KernelSearchError::Cancelled),
-            // What the guest has made of its disk, the worker's end over it included.
-            Ok(Err(error)) => Err(KernelSearchError::None(error.to_string())),
-            Err(_) => Err(KernelSearchError::Unable("boot loader: its thread panicked".to_owned())),
-        }
+        outcome.unwrap_or_else(|_| Err(unable(&"its thread panicked")))
     }
+}
+
+/// What a search comes to, its files being filled.
+struct Outcome {
+    title: String,
+    /// Where they are from, for people; no ramdisk when empty.
+    kernel: String,
+    ramdisk: String,
+    args: String,
+    changes: Option<Changes>,
+}
+
+fn unable(why: &dyn std::fmt::Display) -> KernelSearchError {
+    KernelSearchError::Unable(format!("boot loader: {why}"))
+}
+
+/// How much of a round's files is there: a kernel is a fifth of both. Without a length, of the most it may be.
+fn fraction(request: &Request, which: Which, done: u64, total: Option<u64>) -> f64 {
+    /// A percent at a time is fine enough.
+    const STEPS: u64 = 100;
+    let (start, length, limit) = match which {
+        Which::Kernel => (0.0, 0.2, request.kernel_limit),
+        Which::Ramdisk => (0.2, 0.8, request.ramdisk_limit),
+    };
+    let steps = done.saturating_mul(STEPS) / total.unwrap_or(limit).max(1);
+    let steps = u32::try_from(steps.min(STEPS)).unwrap_or(0);
+    start + length * f64::from(steps) / 100.0
 }

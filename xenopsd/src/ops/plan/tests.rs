@@ -26,13 +26,26 @@ fn a_bare_start_has_no_groups() {
 fn a_kernel_on_the_guests_disk_is_found_before_any_device_is_plugged() {
     let mut records = records(&[("xvda", VbdMode::ReadWrite)], &[]);
     let BuilderInfo::Pv(pv) = &mut records.vm.ty else { unreachable!() };
-    pv.boot = Boot::Indirect(crate::api::IndirectBoot::default());
+    pv.boot = crate::api::Boot::Indirect(crate::api::IndirectBoot::default());
     let plan = start(&records);
     assert_eq!(plan[2..4], [Atom::CreateDomain, Atom::FindKernel].map(Step::Do));
     assert_eq!(plan[4], Step::Parallel(vec![Step::Do(Atom::BuildDomain), vbd("xvda")]));
     let built = [Atom::FindKernel, Atom::BeginBuild, Atom::BuildDomain, Atom::Settle].map(Step::Do);
     assert_eq!(build(&records), built);
     assert!(Atom::FindKernel.undo().is_empty() && Atom::FindKernel.cancellable());
+}
+
+#[test]
+fn an_installations_round_is_stored_when_its_domain_is_there_and_not_when_that_fails() {
+    let mut records = records(&[], &[]);
+    let BuilderInfo::Pv(pv) = &mut records.vm.ty else { unreachable!() };
+    let boot = crate::api::IndirectBoot { bootloader: "eliloader".to_owned(), ..Default::default() };
+    pv.boot = crate::api::Boot::Indirect(boot);
+    let end = [Atom::LoadInstaller, Atom::BuildDomain, Atom::KeepRound, Atom::Settle].map(Step::Do);
+    assert_eq!(start(&records)[3..], end);
+    assert!(build(&records).ends_with(&end[1..]));
+    assert_eq!(Atom::KeepRound.undo(), [Atom::ForgetRound]);
+    assert!(Atom::LoadInstaller.cancellable() && Atom::LoadInstaller.weight() > Atom::FindKernel.weight());
 }
 
 #[test]

@@ -8,6 +8,7 @@ mod faults;
 mod guests;
 mod hooks;
 mod hotplug;
+mod installing;
 mod kinds;
 mod lifecycle;
 mod many;

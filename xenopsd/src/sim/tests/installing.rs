@@ -1,0 +1,126 @@
+//! Guests that are installed from a repository: their rounds, and what their records say after each.
+
+use super::*;
+use crate::api::{Boot, BuilderInfo, Disk, IndirectBoot};
+use crate::sim::When;
+use xenstore::Operations as _;
+
+const KEYS: [(&str, &str); 4] = [
+    ("install-repository", "http://mirror.example/os"),
+    ("install-distro", "rhlike"),
+    ("install-vncpasswd", "secret"),
+    ("pv-postinstall-kernel-max-size", "16777216"),
+];
+
+/// A VM that is not installed yet.
+fn blank(vm: &mut Vm) {
+    let BuilderInfo::Pv(pv) = &mut vm.ty else { unreachable!() };
+    pv.boot = Boot::Indirect(IndirectBoot {
+        bootloader: "eliloader".to_owned(),
+        devices: vec![Disk::Local("/srv/1-xvda.img".to_owned())],
+        ..IndirectBoot::default()
+    });
+    for (key, value) in KEYS {
+        vm.platformdata.insert(key, value.to_owned());
+    }
+}
+
+fn record(rig: &Rig, vm: &str) -> Vm {
+    rig.core.records.vm(vm).unwrap()
+}
+
+fn key(vm: &Vm, key: &str) -> Option<String> {
+    vm.platformdata.get(key).cloned()
+}
+
+fn loader(vm: &Vm) -> &str {
+    &vm.indirect_boot().unwrap().bootloader
+}
+
+#[test]
+fn two_rounds_and_then_it_is_pygrubs() {
+    let rig = Rig::new(&quick());
+    let vm = rig.add(1, &[], blank);
+    rig.start(&vm).unwrap();
+    let first = record(&rig, &vm);
+    assert_eq!((loader(&first), key(&first, "install-round").as_deref()), ("eliloader", Some("2")));
+    let domid = rig.core.domain_of(&vm).unwrap().unwrap().domid;
+    let platform = xenstore::Path::new(&format!("/local/domain/{domid}/platform")).unwrap();
+    let names = rig.core.edges.store().unwrap().directory(&platform).unwrap().unwrap();
+    assert!(!names.iter().any(|name| name.starts_with("install")), "{names:?}");
+
+    rig.run(&vm, Operation::Reboot(Some(LONG))).unwrap();
+    let second = record(&rig, &vm);
+    assert_eq!(loader(&second), "pygrub");
+    for gone in ["install-round", "install-distro", "pv-postinstall-kernel-max-size"] {
+        assert_eq!(key(&second, gone), None, "{gone}");
+    }
+    assert_eq!(key(&second, "pv-kernel-max-size").as_deref(), Some("16777216"));
+
+    rig.run(&vm, Operation::Reboot(Some(LONG))).unwrap();
+    assert_eq!(record(&rig, &vm), second, "from now on nothing changes");
+    rig.run(&vm, Operation::Shutdown(None)).unwrap();
+}
+
+#[test]
+fn clients_are_told_of_the_changed_record() {
+    let rig = Rig::new(&quick());
+    let vm = rig.add(1, &[], blank);
+    let last = rig.core.updates.last_id();
+    rig.start(&vm).unwrap();
+    let (tell, told) = bounded(1);
+    let answer = move |batch: Result<_, _>| tell.send(batch.unwrap()).unwrap();
+    rig.core.updates.get(Some(last), Some(LIMIT), Box::new(answer));
+    let (_, objects, _) = told.recv_timeout(LIMIT).unwrap();
+    assert!(objects.contains(&crate::api::DynamicId::Vm(vm.clone())), "{objects:?}");
+}
+
+#[test]
+fn a_repository_that_does_not_give_is_a_boot_loaders_error_and_changes_nothing() {
+    let rig = Rig::new(&quick());
+    let vm = rig.add(1, &[], blank);
+    let stored = record(&rig, &vm);
+    // The directories that the first guest of a host leaves.
+    rig.start(&vm).unwrap();
+    rig.run(&vm, Operation::Shutdown(None)).unwrap();
+    rig.core.records.put_vm(&stored).unwrap();
+    let before = rig.remains(&vm);
+    let fault = Fault::Nth { site: Some("host.download".to_owned()), nth: 1, when: When::Before };
+    rig.machine.faults.arm(fault);
+    match rig.run(&vm, Operation::Start) {
+        Err(Error::BootloaderError { id, message }) => {
+            assert_eq!(id, vm);
+            assert!(message.starts_with("INVALID_SOURCE: http://mirror.example/os/"), "{message}");
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_eq!((rig.machine.faults.disarm(), record(&rig, &vm)), (1, stored));
+    rig.until_remains(&vm, &before, "a download that failed");
+}
+
+#[test]
+fn a_start_that_fails_is_no_round() {
+    let rig = Rig::new(&quick());
+    let vm = rig.add(1, &[], blank);
+    let stored = record(&rig, &vm);
+    rig.machine.faults.record();
+    rig.run(&vm, Operation::Start).unwrap();
+    let calls = rig.machine.faults.recorded();
+    rig.run(&vm, Operation::Shutdown(None)).unwrap();
+    let mut failed = 0;
+    for nth in 0..u64::try_from(calls.len()).unwrap() {
+        rig.core.records.put_vm(&stored).unwrap();
+        rig.machine.faults.arm(Fault::Nth { site: None, nth, when: When::Before });
+        let outcome = rig.run(&vm, Operation::Start);
+        rig.machine.faults.disarm();
+        let now = record(&rig, &vm);
+        if outcome.is_ok() {
+            assert_eq!(key(&now, "install-round").as_deref(), Some("2"), "{nth}");
+            rig.run(&vm, Operation::Shutdown(None)).unwrap();
+        } else {
+            failed += 1;
+            assert_eq!(now, stored, "{nth} {outcome:?}");
+        }
+    }
+    assert!(failed > 25, "only {failed} failures");
+}
