@@ -15,12 +15,14 @@
 
 mod dom0;
 mod guest;
+mod process_view;
 mod screen;
 mod snapshot;
 mod wire;
 
 pub use dom0::{Dom0, LIMIT};
 pub use guest::Guest;
+pub use process_view::{Descriptor, ProcessView};
 pub use screen::Screen;
 pub use snapshot::Snapshot;
 pub use wire::Reply;

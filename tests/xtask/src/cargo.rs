@@ -35,6 +35,8 @@ pub(crate) fn build_programs() -> Result<(), Failure> {
         "guest-installer",
         "--package",
         "vncterm",
+        "--package",
+        "hostile-dm",
         "--bins",
     ]))
 }
