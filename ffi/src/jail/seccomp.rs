@@ -75,13 +75,15 @@ impl SyscallFilter {
         self.install().map_err(io::Error::from_raw_os_error)
     }
 
-    /// As [`Self::allow`], and threads may be made, but no processes. `clone3`, whose flags are in memory that a filter
+    /// As [`Self::allow`], and threads may be made, but no processes, and no threads with descriptors or directories of
+    /// their own, which who looks at the process would not see. `clone3`, whose flags are in memory that a filter
     /// cannot see, is answered as by a kernel without it: the C library then uses `clone`.
     ///
     /// # Errors
     /// As [`Self::allow`].
     pub fn allow_with_threads(calls: impl IntoIterator<Item = i64>, denied: Denied) -> Result<Self, Error> {
-        let thread = u64::from(libc::CLONE_THREAD.unsigned_abs());
+        let thread = libc::CLONE_THREAD | libc::CLONE_FILES | libc::CLONE_FS;
+        let thread = u64::from(thread.unsigned_abs());
         let rule = SeccompCondition::new(0, SeccompCmpArgLen::Qword, SeccompCmpOp::MaskedEq(thread), thread)
             .and_then(|condition| SeccompRule::new(vec![condition]))
             .map_err(|e| invalid(&e))?;

@@ -183,6 +183,9 @@ fn hostile() {
             say("thread", &std::thread::spawn(|| 7).join().unwrap());
             // SAFETY: refused; else the child would go on as the test.
             say("fork", &errno(unsafe { libc::syscall(libc::SYS_clone, libc::SIGCHLD, 0, 0, 0, 0) }));
+            let apart = libc::CLONE_THREAD | libc::CLONE_SIGHAND | libc::CLONE_VM | libc::CLONE_FS;
+            // SAFETY: refused, since it would have descriptors of its own; without a stack it could not run.
+            say("apart", &errno(unsafe { libc::syscall(libc::SYS_clone, apart, 0, 0, 0, 0) }));
             // SAFETY: no structure is looked at.
             say("clone3", &errno(unsafe { libc::syscall(libc::SYS_clone3, 0, 0) }));
         }
@@ -341,8 +344,13 @@ fn threads_are_made_and_processes_are_not() {
     let calls = calls.filter(|call| ![libc::SYS_clone, libc::SYS_clone3].contains(call));
     let filter = SyscallFilter::allow_with_threads(calls, Denied::Fails).unwrap();
     let told = attack("threaded", jail().filter(filter), vec![]);
-    let expected =
-        ["thread: 7".to_owned(), format!("fork: -{}", libc::EPERM), format!("clone3: -{}", libc::ENOSYS)];
+    let refused = |what: &str, errno: i32| format!("{what}: -{errno}");
+    let expected = [
+        "thread: 7".to_owned(),
+        refused("fork", libc::EPERM),
+        refused("apart", libc::EPERM),
+        refused("clone3", libc::ENOSYS),
+    ];
     assert_eq!(told, expected);
 }
 

@@ -129,7 +129,7 @@ fn prepare(role: Role, own: DomId) -> Result<Kept, String> {
             kept.channels = Some(restricted.map_err(|error| error.to_string())?);
         }
         Role::Attack(other) => {
-            let handles = xen::Handles::open().map_err(|error| error.to_string())?;
+            let handles = xen::Handles::open(own, other).map_err(|error| error.to_string())?;
             handles.attempts("before", own, other);
             files::before();
             kept.handles = Some(handles);
@@ -172,7 +172,8 @@ fn run() -> Result<(), String> {
         let (Role::Attack(other), Some(handles)) = (role, &kept.handles) else { return Ok(()) };
         handles.attempts("after", own, other);
         files::after(disk.as_ref(), cdrom.as_ref());
-        log::say("that was all");
-        log::fill()
+        log::fill()?;
+        // So that its guest is not let run, which would find no machine.
+        Err("everything was tried".to_owned())
     })
 }

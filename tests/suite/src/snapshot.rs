@@ -20,6 +20,9 @@ echo '== file'; for file in /run/nonpersistent/**; do
     # What is remembered of a VM stays as long as the VM is defined.
     [ -f $file ] && [ ! -e ${file/\/extra\//\/VM\/}/config ] && echo $file
 done
+echo '== group'; for group in /sys/fs/cgroup/xenopsd/*/; do echo $group; done
+echo '== socket'; for socket in /run/xenopsd/*; do echo $socket; done
+echo '== helper'; find /proc -maxdepth 1 -name '[0-9]*' -uid +999 -printf 'process of user %U\n'
 if [ -e /run/xenopsd.pid ]; then
     read -r pid </run/xenopsd.pid
     echo '== thread'; for file in /proc/$pid/task/*/comm; do read -r line <$file; echo $line; done

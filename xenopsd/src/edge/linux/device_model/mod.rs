@@ -386,7 +386,7 @@ impl DeviceModel for Process {
         if let (Held::Child(child), true) = (&self.held, self.isolated) {
             child.empty_root().map_err(refused)?;
         }
-        seal::xen_files(self.held.pidfd(), self.pid, self.domid)?;
+        seal::descriptors(self.held.pidfd(), self.pid, self.domid, &self.log)?;
         seal::status(self.pid, self.uid, Feature::Seccomp.supported())
     }
 

@@ -1,7 +1,8 @@
 //! The last look at a device model before its guest runs: Xen's files that it has are restricted to its domain, by us,
-//! whether it has done so itself or not; and the kernel says of the process what we asked for.
+//! whether it has done so itself or not; it has no file or directory open through which it reaches what was in its root;
+//! and the kernel says of the process what we asked for.
 
-use std::fs;
+use std::fs::{self, Metadata};
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
@@ -50,9 +51,18 @@ impl XenDevice {
     }
 }
 
+/// Whether it is a file or directory, but not the log.
+fn is_of_host(metadata: &Metadata, log: &Metadata) -> bool {
+    let is_log = (metadata.dev(), metadata.ino()) == (log.dev(), log.ino());
+    metadata.is_dir() || metadata.is_file() && !is_log
+}
+
 /// Major and minor number of a character device.
 pub(super) fn number(path: &Path) -> io::Result<(u32, u32)> {
-    let metadata = fs::metadata(path)?;
+    number_in(&fs::metadata(path)?)
+}
+
+fn number_in(metadata: &Metadata) -> io::Result<(u32, u32)> {
     if !metadata.file_type().is_char_device() {
         return Err(io::Error::other("it is not a character device"));
     }
@@ -60,15 +70,25 @@ pub(super) fn number(path: &Path) -> io::Result<(u32, u32)> {
     Ok((part(major(metadata.rdev()))?, part(minor(metadata.rdev()))?))
 }
 
-/// Restricts every open file of Xen's drivers that process `pid` has.
-pub(super) fn xen_files(process: &PidFd, pid: u32, domid: DomId) -> Result<(), HostError> {
+/// Restricts every open file of Xen's drivers that process `pid` has, and finds files of the host, of which its log is the
+/// only one it may have. Its threads have no others: the filter sees to that.
+pub(super) fn descriptors(process: &PidFd, pid: u32, domid: DomId, log: &Path) -> Result<(), HostError> {
+    let log = fs::metadata(log).map_err(failed("look at", log))?;
     let table = PathBuf::from(format!("/proc/{pid}/fd"));
     let entries = fs::read_dir(&table).map_err(failed("list", &table))?;
     for entry in entries.take(MOST_DESCRIPTORS) {
         let path = entry.map_err(failed("list", &table))?.path();
         let descriptor = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.parse().ok());
         // It may be closed again by now.
-        let (Some(descriptor), Ok(device)) = (descriptor, number(&path)) else { continue };
+        let (Some(descriptor), Ok(metadata)) = (descriptor, fs::metadata(&path)) else { continue };
+        if is_of_host(&metadata, &log) {
+            let what = fs::read_link(&path).unwrap_or_else(|_| path.clone());
+            return Err(refused(format!(
+                "the device model of domain {domid} has not closed {}, a file or directory of this host",
+                what.display()
+            )));
+        }
+        let Ok(device) = number_in(&metadata) else { continue };
         let same = |d: &&XenDevice| number(&d.path()).is_ok_and(|known| known == device);
         let Some(found) = XEN_DEVICES.iter().find(same) else { continue };
         match &found.then {
@@ -148,6 +168,19 @@ mod tests {
         }
         assert!(wrong(STATUS, 8, true).is_some());
         assert!(wrong("", 7, true).is_some());
+    }
+
+    #[test]
+    fn files_and_directories_are_the_hosts_unless_they_are_the_log() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name);
+        for name in ["log", "other"] {
+            fs::write(path(name), "").unwrap();
+        }
+        let look = |path: &Path| fs::metadata(path).unwrap();
+        let log = look(&path("log"));
+        assert!(is_of_host(&look(&path("other")), &log) && is_of_host(&look(directory.path()), &log));
+        assert!(!is_of_host(&look(&path("log")), &log) && !is_of_host(&look(Path::new("/dev/null")), &log));
     }
 
     #[test]
