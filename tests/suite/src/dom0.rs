@@ -283,6 +283,13 @@ impl Dom0 {
         stat.unwrap_or_else(|error| panic!("VM.stat of {}: {error}", guest.name())).1
     }
 
+    /// A VM's record as the daemon has it.
+    #[track_caller]
+    pub fn record(&self, guest: &Guest) -> xenopsd::api::Vm {
+        let stat = self.call(&VmStat { debug_info: dbg("stat"), id: guest.vm.id.clone() });
+        stat.unwrap_or_else(|error| panic!("VM.stat of {}: {error}", guest.name())).0
+    }
+
     /// The domain of a VM that has one.
     #[track_caller]
     pub fn domid(&self, guest: &Guest) -> Int {

@@ -1,11 +1,11 @@
 //! A real PV guest that boots what is on its own disk, changes its kernel from inside, and reboots into that one; and
-//! one disk that `xl` boots with our `pygrub` as a PV guest and the daemon as a PVH guest.
+//! a guest that is installed from a server in dom0, in two rounds; one disk that `xl` boots with our `pygrub` as a PV guest and the daemon as a PVH guest.
 
 use std::process::Command;
 
 use suite::{Dom0, Guest};
 use xen_host::{Options, target};
-use xenopsd::api::PowerState;
+use xenopsd::api::{Boot, BuilderInfo, Disk, IndirectBoot, PowerState, VbdMode, Vm};
 
 /// Makes `/root/tree`: a kernel as Debian packs it, the test guest's initramfs, a second one with what a guest needs to
 /// write to FAT, and a configuration of GRUB 2. Debian's initramfs-tools are not in dom0, so it is the guest's userland.
@@ -136,4 +136,85 @@ fn xl_boots_with_our_pygrub_what_the_daemon_boots_as_pvh() {
     assert_eq!(dom0.type_into(&guest, "cat /sys/hypervisor/guest_type"), "PVH");
     assert_eq!(dom0.type_into(&guest, "cat /proc/cmdline"), "booted=old console=hvc0");
     dom0.hard_shutdown(&guest).expect("goes down");
+}
+
+/// A repository of the test guest as its own installer, and a server for it in dom0, which listens when this returns. The
+/// installer has the drivers for the disk with it, as a second archive.
+const SERVE: &str = r#"
+set -e
+os=/root/www/os/isolinux
+mkdir -p $os
+cp /guests/vmlinuz $os/vmlinuz
+cp /guests/initramfs $os/initrd.img
+truncate -s %4 $os/initrd.img
+cat /root/tree/boot/more.img >>$os/initrd.img
+cd /root/www
+python3 - <<'PYTHON'
+import http.server, os
+server = http.server.HTTPServer(("127.0.0.1", 8000), http.server.SimpleHTTPRequestHandler)
+if os.fork():
+    os._exit(0)
+os.setsid()
+log = os.open("/root/www.log", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+null = os.open("/dev/null", os.O_RDWR)
+os.dup2(null, 0); os.dup2(log, 1); os.dup2(log, 2)
+server.serve_forever()
+PYTHON
+"#;
+
+const REPOSITORY: &str = "http://127.0.0.1:8000/os/";
+
+/// Not installed yet.
+fn blank(vm: &mut Vm) {
+    let BuilderInfo::Pv(pv) = &mut vm.ty else { unreachable!("it is made so") };
+    pv.boot = Boot::Indirect(IndirectBoot {
+        bootloader: "eliloader".to_owned(),
+        extra_args: "console=hvc0".to_owned(),
+        devices: vec![Disk::Local("/root/debian.img".to_owned())],
+        ..IndirectBoot::default()
+    });
+    for (key, value) in [("install-repository", REPOSITORY), ("install-vnc", "1")] {
+        vm.platformdata.insert(key, value.to_owned());
+    }
+}
+
+#[test]
+fn a_guest_is_installed_from_a_server_and_reboots_into_what_it_has_installed() {
+    let dom0 = dom0();
+    dom0.sh("mv /root/tree/boot/grub/grub.cfg /root/tree/boot/grub/grub.new");
+    fat_disk(&dom0);
+    dom0.sh(SERVE);
+    let before = dom0.snapshot();
+    let guest =
+        Guest::new("installed").memory(160).disk("xvda", "/root/debian.img", VbdMode::ReadWrite).with(blank);
+    dom0.boot(&guest);
+    let said = dom0.type_into(&guest, "cat /proc/cmdline");
+    assert_eq!(said, format!("method={REPOSITORY} vnc console=hvc0"));
+    let key = |vm: &Vm, key: &str| vm.platformdata.get(key).cloned();
+    let loader = |vm: &Vm| vm.indirect_boot().expect("its disk").bootloader.clone();
+    let first = dom0.record(&guest);
+    assert_eq!((&*loader(&first), key(&first, "install-round").as_deref()), ("eliloader", Some("2")));
+
+    // What an installer does last.
+    let done = dom0.type_into(
+        &guest,
+        "mkdir -p /mnt && mount -t vfat /dev/xvda /mnt && mv /mnt/boot/grub/grub.new /mnt/boot/grub/grub.cfg && \
+         umount /mnt && echo installed",
+    );
+    assert_eq!(done, "installed");
+    dom0.forget_output(&guest);
+    dom0.reboot(&guest, None).expect("reboots");
+    dom0.said(&guest, "GUEST: ready");
+    assert_eq!(dom0.type_into(&guest, "cat /proc/cmdline"), "booted=old console=hvc0");
+    let second = dom0.record(&guest);
+    assert_eq!((&*loader(&second), key(&second, "install-round")), ("pygrub", None));
+
+    // Each file was asked for once, in the first round; no worker is left.
+    let asked = dom0.sh("sed -n 's/.*\"GET \\([^ ]*\\) [^\"]*\" \\([0-9]*\\).*/\\1 \\2/p' /root/www.log");
+    let expected = "/os/images/xen/vmlinuz 404\n/os/isolinux/vmlinuz 200\n/os/isolinux/initrd.img 200";
+    assert_eq!(asked.trim(), expected);
+    assert_eq!(dom0.run("pgrep -x 'fetch-worker|boot-worker'").text(), "");
+    dom0.hard_shutdown(&guest).expect("goes down");
+    dom0.remove(&guest).expect("is forgotten");
+    before.must_be_left(&dom0);
 }
