@@ -108,6 +108,43 @@ fn boot_worker() -> Vec<Vec<u8>> {
     vec![asked, answer(Answer::Booted(booted)), answer(Answer::Entries(vec![entry.clone(), entry])), error]
 }
 
+/// What guests print: plain, coloured, in boxes, on another screen, wide and combining, in strings that end and do not.
+fn terminal() -> Vec<Vec<u8>> {
+    let printed: [&str; 8] = [
+        "Linux version 6.1\r\nlogin: \x08\x08 \tx\r\n",
+        "\x1b[2J\x1b[1;1H\x1b[1;31;48;5;200;38;2;1;2;3mred\x1b[0m\x1b[K\x1b[7mx\x1b[27m",
+        "\x1b[2;4r\x1b[4H\n\n\x1bM\x1b[2L\x1b[3M\x1b[5@\x1b[2P\x1b[9X\x1b[r\x1b[3b",
+        "\x1b[?1049h\x1b(0lqqk\x1b(B\x1b7\x1b[?6h\x1b[H\x1b8\x1b[?1049l\x1b[?25l\x1b[?7l",
+        "\u{4e2d}\u{6587} e\u{301} \u{1f600}\u{200d} \u{e000}\r\n",
+        "\x1b]0;title\x07\x1b]P0ffffff\x1b]R\x1bPq#0\x1b\\\x1b_x\x1b\\\x1b]2;never ends",
+        "\x1b[6n\x1b[5n\x1b[c\x1b[x\x1b[?2004h\x1b[4h\x1b[20hx\x1b[4l\x1bc",
+        "\x1b[999999999;99999999H\x1b[99999A\x1b[;;;;;;;;;;;;;;;;;;;;m\x0e\x0f\x1b#8\x1b%G",
+    ];
+    printed.map(|text| text.as_bytes().to_vec()).to_vec()
+}
+
+fn saved_screen(printed: &[u8]) -> Vec<u8> {
+    let mut terminal = vncterm::term::Terminal::new(vncterm::term::Size { cols: 20, rows: 5 }, 30);
+    terminal.feed(printed);
+    terminal.save()
+}
+
+/// What viewers send: each version's handshake and each message.
+fn viewer() -> Vec<Vec<u8>> {
+    let format = [&[0, 0, 0, 0][..], &[16, 16, 0, 1, 0, 31, 0, 63, 0, 31, 11, 5, 0, 0, 0, 0]].concat();
+    let encodings = [2, 0, 0, 4, 0, 0, 0, 1, 0, 0, 0, 16, 0, 0, 0, 5, 0xff, 0xff, 0xff, 0x11];
+    let update = [3, 0, 0, 0, 0, 0, 0, 160, 0, 80, 3, 1, 0, 8, 0, 16, 0, 8, 0, 16];
+    let keys = [4, 1, 0, 0, 0, 0, 0xff, 0x0d, 4, 1, 0, 0, 0, 0, 0xff, 0xe3, 4, 1, 0, 0, 0, 0, 0, b'c'];
+    let pointer = [5, 2, 0, 1, 0, 1, 5, 0, 0, 1, 0, 1, 5, 8, 0, 0, 0, 0];
+    let cut = b"\x06\0\0\0\0\0\0\x02hi";
+    let resize = [251, 0, 0, 200, 0, 100, 1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 200, 0, 100, 0, 0, 0, 0];
+    let hello: [&[u8]; 3] = [b"RFB 003.003\n\x01", b"RFB 003.007\n\x01\0", b"RFB 003.008\n\x01\x01"];
+    let messages = [&format[..], &encodings, &update, &keys, &pointer, cut, &resize];
+    let one_each = messages.iter().map(|message| [hello[2], message].concat());
+    let all = hello.iter().map(|hello| [&[*hello][..], &messages].concat().concat());
+    one_each.chain(all).collect()
+}
+
 /// What a server says of a screen of 4x2 pixels, in each version, with a change of its size and other messages.
 fn rfb() -> Vec<Vec<u8>> {
     let init = [&[0, 4, 0, 2][..], &[0; 16], b"\0\0\0\x01x"].concat();
@@ -181,6 +218,9 @@ fn seeds(target: &str) -> Vec<Vec<u8>> {
         "kernel" => directory("tests/fuzz/seeds/kernel"),
         "boot_worker" => boot_worker(),
         "rfb" => rfb(),
+        "terminal" => terminal(),
+        "saved_screen" => terminal().iter().map(|printed| saved_screen(printed)).collect(),
+        "viewer" => viewer(),
         "grub" => vec![GRUB.as_bytes().to_vec()],
         "http_answer" => HTTP_ANSWERS.map(|text| text.as_bytes().to_vec()).to_vec(),
         "ftp" => FTP.map(|text| text.as_bytes().to_vec()).to_vec(),

@@ -43,6 +43,8 @@ pub const PACKAGES: &[Package] = &[
     package("fdisk", "partition tables of the boot loader's tests"),
     package("openssl", "certificates of the download tests' servers"),
     package("mtools", "disk images of the boot loader's tests"),
+    package("gvncviewer", "a VNC viewer (gtk-vnc) that vncterm's screen is seen with"),
+    package("vncsnapshot", "another (TightVNC)"),
     package("xfsprogs", "disk images of the boot loader's tests"),
     package("xorriso", "disk images of the boot loader's tests"),
     package("time", "memory of programs in the benches"),

@@ -80,7 +80,7 @@ impl Csi {
 
     /// Whether parameter `n` was joined to the one before it by a colon.
     pub(super) fn joined(&self, n: usize) -> bool {
-        self.params.joined >> n & 1 == 1
+        n < self.params.count && self.params.joined >> n & 1 == 1
     }
 }
 

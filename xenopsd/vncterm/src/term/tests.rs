@@ -317,3 +317,14 @@ proptest! {
         let _ = Terminal::restore(&[super::save::MAGIC.as_slice(), &1_u32.to_le_bytes(), &bytes].concat());
     }
 }
+
+#[test]
+fn a_sequence_with_as_many_parameters_as_there_can_be_is_obeyed() {
+    let mut terminal = terminal(4, 1);
+    let most = ";".repeat(30);
+    terminal.feed(format!("\x1b[0{most}4mx\x1b[{most};m").as_bytes());
+    assert_eq!(screen(&terminal), ["x"]);
+    // The last one of all may refine nothing: there is none after it.
+    terminal.feed(format!("\x1b[{most};4:3my").as_bytes());
+    assert_eq!(screen(&terminal), ["xy"]);
+}

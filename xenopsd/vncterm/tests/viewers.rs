@@ -1,0 +1,138 @@
+//! The same screen seen by viewers of different authors: `xenops screenshot`'s, gtk-vnc (`gvnccapture`) and TightVNC
+//! (`vncsnapshot`), each with the encodings that it prefers.
+
+use std::fs::File;
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::net::{Ipv4Addr, TcpStream};
+use std::path::Path;
+use std::process::{Child, ChildStdout, Command, Stdio};
+
+use xenopsd::rfb::{Address, LIMIT, Picture, capture, open};
+
+/// First VNC port: viewers are told displays.
+const VNC_BASE: u16 = 5900;
+
+/// A command's screen.
+struct Shown {
+    program: Child,
+    vnc: u16,
+    _stdout: BufReader<ChildStdout>,
+}
+
+impl Shown {
+    /// One on which `until` is to be read.
+    fn new(command: &str, until: &str) -> Self {
+        let mut program = Command::new(env!("CARGO_BIN_EXE_vncterm"))
+            .args(["-T", "-c", command])
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut stdout = BufReader::new(program.stdout.take().unwrap());
+        let mut port = || {
+            let mut line = String::new();
+            stdout.read_line(&mut line).unwrap();
+            line.split_whitespace().last().unwrap().parse::<u16>().unwrap()
+        };
+        let (vnc, text) = (port(), port());
+        let shown = Self { program, vnc, _stdout: stdout };
+        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, text)).unwrap();
+        stream.set_read_timeout(Some(LIMIT)).unwrap();
+        let mut seen = Vec::new();
+        while !String::from_utf8_lossy(&seen).contains(until) {
+            let mut buffer = [0; 4096];
+            let count = stream.read(&mut buffer).unwrap();
+            assert!(count > 0, "{until:?} was not printed");
+            seen.extend_from_slice(&buffer[..count]);
+        }
+        shown
+    }
+
+    fn picture(&self) -> Picture {
+        capture(&mut open(&Address::Port(self.vnc), LIMIT).unwrap(), LIMIT).unwrap()
+    }
+
+    /// Runs a viewer that writes a file.
+    fn viewed(&self, program: &str, options: &[&str], file: &Path) {
+        let limit = LIMIT.as_secs().to_string();
+        let screen = format!("127.0.0.1:{}", self.vnc - VNC_BASE);
+        let output = Command::new("timeout")
+            .arg(limit)
+            .arg(program)
+            .args(options)
+            .arg(screen)
+            .arg(file)
+            .env_remove("DISPLAY")
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+}
+
+impl Drop for Shown {
+    fn drop(&mut self) {
+        let _ = self.program.kill();
+        let _ = self.program.wait();
+    }
+}
+
+/// No cursor; the first cell red, then text, then bars of colour beyond those that a packed palette has room for.
+const COLOURFUL: &str = "printf '\\033[?25l\\033[2J\\033[H\\033[41m \\033[0mhello \\033[1;32mbright\\033[0m\\r\\n'; \
+    for i in $(seq 16 255); do printf \"\\033[48;5;${i}m\\033[38;5;$((271 - i))m$((i % 10))\"; done; \
+    printf '\\033[0m the-end'; read rest";
+
+#[test]
+fn the_picture_shows_what_is_on_the_screen() {
+    let shown = Shown::new("printf '\\033[?25l\\033[2J\\033[H\\033[41m \\033[0mhello'; read rest", "hello");
+    let picture = shown.picture();
+    assert_eq!((picture.width(), picture.height()), (640, 384));
+    let pixel = |x: usize, y: usize| {
+        let at = (y * 640 + x) * 3;
+        [picture.rgb()[at], picture.rgb()[at + 1], picture.rgb()[at + 2]]
+    };
+    let [red, green, blue] = pixel(4, 8);
+    assert!(red > 100 && green < 50 && blue < 50, "the first cell is red: {red} {green} {blue}");
+    // `hello` has pixels in its five cells, and nothing has any beside and below.
+    let lit = |x: std::ops::Range<usize>, y: std::ops::Range<usize>| {
+        y.flat_map(|y| x.clone().map(move |x| (x, y))).filter(|(x, y)| pixel(*x, *y) != [0; 3]).count()
+    };
+    assert!(lit(8..48, 0..16) > 40);
+    assert_eq!(lit(48..640, 0..16) + lit(0..640, 16..384), 0);
+    assert_eq!(picture.colours(), 3);
+}
+
+/// gtk-vnc's decoder makes the same pixels of what it is sent as ours of raw ones.
+#[test]
+fn gtk_vnc_sees_the_same_pixels() {
+    let shown = Shown::new(COLOURFUL, "the-end");
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("screen.png");
+    shown.viewed("gvnccapture", &["-q"], &file);
+    let mut reader = png::Decoder::new(BufReader::new(File::open(&file).unwrap())).read_info().unwrap();
+    let mut pixels = vec![0; reader.output_buffer_size().unwrap()];
+    let info = reader.next_frame(&mut pixels).unwrap();
+    assert_eq!((info.width, info.height, info.color_type), (640, 384, png::ColorType::Rgba));
+    let seen: Vec<u8> = pixels.chunks_exact(4).flat_map(|rgba| rgba[..3].to_vec()).collect();
+    let picture = shown.picture();
+    assert!(picture.colours() > 100, "{} colours", picture.colours());
+    let different = seen.iter().zip(picture.rgb()).filter(|(one, other)| one != other).count();
+    assert_eq!(different, 0, "bytes of {}", seen.len());
+}
+
+/// TightVNC of 2002, which speaks 3.3: every encoding gives it the same file, and another screen another one.
+#[test]
+fn tight_vnc_sees_the_same_whatever_the_encoding() {
+    let directory = tempfile::tempdir().unwrap();
+    let taken = |shown: &Shown, encodings: &str| {
+        let file = directory.path().join("screen.jpg");
+        shown.viewed("vncsnapshot", &["-quiet", "-encodings", encodings], &file);
+        std::fs::read(&file).unwrap()
+    };
+    let shown = Shown::new(COLOURFUL, "the-end");
+    let raw = taken(&shown, "raw");
+    assert_eq!(raw[..3], [0xff, 0xd8, 0xff], "a JPEG file");
+    for encodings in ["hextile raw", "copyrect hextile", "tight zlib hextile copyrect raw"] {
+        assert!(taken(&shown, encodings) == raw, "{encodings} gives another picture than raw");
+    }
+    let other = Shown::new("printf '\\033[?25l\\033[2Jother'; read rest", "other");
+    assert!(taken(&other, "raw") != raw);
+}
