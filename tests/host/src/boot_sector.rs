@@ -10,9 +10,13 @@
 //! ```
 
 use std::fmt::Write as _;
+use std::fs;
+use std::process::Command;
+use std::time::Duration;
 
-use crate::error::Result;
-use crate::{Host, quote};
+use crate::error::{Context as _, Result};
+use crate::paths::Building;
+use crate::{Host, process, quote};
 
 /// What it says once it runs.
 pub const UP: &str = "SECTOR: up";
@@ -22,6 +26,9 @@ pub const WRITTEN: &str = "SECTOR: written";
 
 /// Bytes of the disk that [`Host::put_boot_sector`] makes.
 const DISK: u32 = 1 << 20;
+
+/// Longest making of a CD image.
+const CD_LIMIT: Duration = Duration::from_secs(30);
 
 /// Bytes of a sector.
 pub const SECTOR: usize = 512;
@@ -89,6 +96,23 @@ impl Host {
         );
         let path = quote(path);
         self.check_shell(&format!("printf '{escaped}' >{path}; truncate -s {DISK} {path}")).map(drop)
+    }
+
+    /// Writes a CD image in dom0 that an HVM guest starts the boot sector from, without an emulated floppy (El Torito).
+    ///
+    /// # Errors
+    /// When xorriso fails, or it cannot be written there.
+    pub fn put_boot_cd(&self, path: &str) -> Result<()> {
+        let building = Building::new(&format!("cd-{}", self.name()))?;
+        let (tree, image) = (building.path().join("tree"), building.path().join("cd.iso"));
+        let sector = tree.join("sector");
+        fs::create_dir_all(&tree).at("create", &tree)?;
+        fs::write(&sector, boot_sector()).at("write", sector)?;
+        let mut xorriso = Command::new("xorriso");
+        xorriso.args(["-as", "mkisofs", "-quiet", "-b", "sector", "-c", "catalog", "-no-emul-boot"]);
+        xorriso.args(["-boot-load-size", "1", "-o"]).arg(&image).arg(&tree);
+        process::check(&mut xorriso, CD_LIMIT)?;
+        self.put(&image, path)
     }
 }
 

@@ -211,6 +211,18 @@ impl Dom0 {
         self.host.put_boot_sector(path, text).unwrap_or_else(|error| panic!("{error}"));
     }
 
+    /// [`Host::put_boot_cd`].
+    #[track_caller]
+    pub fn make_sector_cd(&self, path: &str) {
+        self.host.put_boot_cd(path).unwrap_or_else(|error| panic!("{error}"));
+    }
+
+    /// Makes a disk in dom0 that an HVM guest boots the test guest's Linux from, with GRUB.
+    #[track_caller]
+    pub fn make_linux_disk(&self, path: &str) {
+        self.sh(&format!("cp --sparse=always /guests/hvm-disk.img {}", quote(path)));
+    }
+
     /// Copies what comes from an HVM guest's serial port to a file from now on, until it ends. For [`Dom0::serial_said`].
     #[track_caller]
     pub fn listen_to_serial(&self, guest: &Guest) {

@@ -4,7 +4,7 @@
 use uuid::Uuid;
 use xenopsd::api::{
     Action, Boot, BuilderInfo, DeviceId, Dict, DirectBoot, Disk, HvmInfo, Int, Network, PvInfo,
-    SchedulerParams, Vbd, VbdMode, Vif, Vm,
+    SchedulerParams, Vbd, VbdMode, VbdType, Vif, Vm,
 };
 
 /// The test guest's kernel in dom0.
@@ -154,6 +154,16 @@ impl Guest {
             ..Vbd::default()
         });
         self
+    }
+
+    /// With a CD-ROM drive, such as `hdc`, and a disc in it.
+    #[must_use]
+    pub fn cd(self, vdev: &str, path: &str) -> Self {
+        let mut guest = self.disk(vdev, path, VbdMode::ReadOnly);
+        if let Some(vbd) = guest.vbds.last_mut() {
+            vbd.ty = VbdType::Cdrom;
+        }
+        guest
     }
 
     /// With a network interface in a bridge of dom0.

@@ -94,3 +94,25 @@ fn the_screen_is_on_localhost_only_and_survives_the_daemon() {
     let refused = dom0.run(&format!("exec 3<>/dev/tcp/127.0.0.1/{first}"));
     assert!(!refused.success(), "somebody still listens");
 }
+
+#[test]
+fn a_guest_starts_from_a_cd_when_the_order_says_so() {
+    let dom0 = Dom0::start();
+    dom0.make_sector_cd("/root/cd.iso");
+    // What is on the disk is no boot sector.
+    dom0.sh("truncate -s 1M /root/empty.img");
+    let guest = Guest::hvm("installer")
+        .machine(|hvm| hvm.boot_order = "dc".to_owned())
+        .disk("xvda", "/root/empty.img", VbdMode::ReadWrite)
+        .cd("xvdc", "/root/cd.iso")
+        .vif("xenbr0");
+    dom0.add(&guest);
+    let before = dom0.snapshot();
+    start(&dom0, &guest);
+    let domid = dom0.domid(&guest);
+    let ports = dom0.sh("ls /sys/class/net/xenbr0/brif");
+    assert!(ports.lines().any(|port| port == format!("tap{domid}.0")), "{ports}");
+    dom0.type_on_serial(&guest, "o");
+    dom0.wait_for_power(&guest, PowerState::Halted);
+    before.must_be_left(&dom0);
+}

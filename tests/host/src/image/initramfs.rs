@@ -29,12 +29,13 @@ pub(super) fn tiny(root: &Path, modules: &Modules) -> Result<Vec<u8>> {
 pub(super) fn guest(root: &Path, modules: &Modules) -> Result<Vec<u8>> {
     write(|cpio| {
         for dir in [
-            "bin", "dev", "etc", "lib", "lib64", "mnt", "modules", "proc", "root", "sbin", "sys", "tmp",
-            "var",
+            "bin", "dev", "emulated", "etc", "lib", "lib64", "mnt", "modules", "proc", "root", "sbin", "sys",
+            "tmp", "var",
         ] {
             directory(cpio, dir)?;
         }
         base(cpio, root, modules, recipe::GUEST_MODULES, recipe::GUEST_INIT)?;
+        add_modules(cpio, "emulated", &modules.files(recipe::GUEST_EMULATED))?;
         for name in recipe::GUEST_BUSYBOX.iter().filter(|n| **n != "sh") {
             link(cpio, &format!("bin/{name}"), "busybox")?;
         }
@@ -64,12 +65,17 @@ fn base(cpio: &mut Archive, root: &Path, modules: &Modules, names: &[&str], init
     cpio.character_device("dev/console", 5, 1).at("write", "dev/console")?;
     file(cpio, "bin/busybox", 0o755, &read(&root.join("usr/bin/busybox"))?)?;
     link(cpio, "bin/sh", "busybox")?;
-    for (number, path) in modules.files(names).iter().enumerate() {
+    add_modules(cpio, "modules", &modules.files(names))?;
+    file(cpio, "init", 0o755, init.as_bytes())
+}
+
+fn add_modules(cpio: &mut Archive, directory: &str, files: &[PathBuf]) -> Result<()> {
+    for (number, path) in files.iter().enumerate() {
         let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
         // The number keeps the loading order.
-        file(cpio, &format!("modules/{number:02}-{name}"), 0o644, &read(path)?)?;
+        file(cpio, &format!("{directory}/{number:02}-{name}"), 0o644, &read(path)?)?;
     }
-    file(cpio, "init", 0o755, init.as_bytes())
+    Ok(())
 }
 
 fn write(fill: impl FnOnce(&mut Archive) -> Result<()>) -> Result<Vec<u8>> {

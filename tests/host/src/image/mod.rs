@@ -4,7 +4,8 @@
 //!   apt-get ──▶ packages ──▶ root directory ──▶ trimmed ──▶ root.squashfs
 //!                                 ├──▶ boot/xen-4.17-amd64.gz ──▶ xen
 //!                                 ├──▶ boot/vmlinuz-*         ──▶ vmlinux
-//!                                 └──▶ busybox, modules       ──▶ initramfs (dom0's; the guest's is in the root)
+//!                                 └──▶ busybox, modules       ──▶ initramfs (dom0's; the guest's is in the root, and with
+//!                                                                 GRUB on a disk there)
 //! ```
 //!
 //! The product is `target/nested/image-KEY`, where KEY is the hash of the recipe: it appears in one step when it is
@@ -14,6 +15,7 @@ mod apt;
 mod cpio;
 mod initramfs;
 mod kernel;
+mod media;
 mod modules;
 mod recipe;
 mod rootfs;
@@ -118,7 +120,7 @@ fn build(name: &str, to: &Path) -> Result<()> {
     step("  unpack packages", || rootfs::unpack(&root, &packages))?;
     let modules = step("  kernel modules", || {
         let modules = modules::Modules::new(&root)?;
-        modules.keep_only(recipe::DOM0_MODULES)?;
+        modules.keep_only(&[recipe::DOM0_MODULES, recipe::GUEST_EMULATED].concat())?;
         Ok::<_, crate::Error>(modules)
     })?;
     step("  xen, kernel, initramfs, keys", || {
@@ -128,6 +130,7 @@ fn build(name: &str, to: &Path) -> Result<()> {
         let path = product.join("initramfs");
         fs::write(&path, initramfs::tiny(&root, &modules)?).at("write", path)?;
         rootfs::add_guests(&root, &modules, &initramfs::guest(&root, &modules)?, &vmlinux)?;
+        media::add(&root, &building.path().join("media"), &rootfs::vmlinuz(&root, &modules.release))?;
         let host_key = building.path().join("host_key");
         keygen(&product.join("key"))?;
         keygen(&host_key)?;

@@ -3,7 +3,7 @@
 use crate::hash::Key;
 
 /// Changes when the building code changes what an image holds.
-const VERSION: &str = "3";
+const VERSION: &str = "4";
 
 /// The Debian release of dom0: the one with Xen 4.17 and Linux 6.1.
 pub(super) const RELEASE: &str = "bookworm";
@@ -125,6 +125,10 @@ pub(super) const TINY_MODULES: &[&str] = &["virtio_pci", "virtio_blk", "squashfs
 /// Modules of the test guest.
 pub(super) const GUEST_MODULES: &[&str] = &["xenfs", "xen-blkfront", "xen-netfront"];
 
+/// Modules of the test guest that its `/init` does not load: drivers of what a device model emulates. A guest with PV
+/// drivers has no use for them, and a test loads them to see what is there.
+pub(super) const GUEST_EMULATED: &[&str] = &["ata_piix", "sd_mod"];
+
 /// Programs of the test guest from dom0's root, besides busybox.
 pub(super) const GUEST_PROGRAMS: &[&str] = &["usr/bin/xenstore"];
 
@@ -214,6 +218,9 @@ pub(super) const GUEST_CONFIGS: &[(&str, &str)] = &[
     ("hvm.cfg", include_str!("../../assets/guests/hvm.cfg")),
 ];
 
+/// GRUB's configuration on the disk of HVM guests.
+pub(super) const DISK_GRUB: &str = include_str!("../../assets/guests/disk-grub.cfg");
+
 /// The key of the image this recipe makes.
 pub(super) fn key() -> Key {
     let mut key = Key::new("image");
@@ -225,6 +232,7 @@ pub(super) fn key() -> Key {
         DOM0_MODULES,
         TINY_MODULES,
         GUEST_MODULES,
+        GUEST_EMULATED,
         GUEST_PROGRAMS,
         GUEST_XENSTORE,
         GUEST_BUSYBOX,
@@ -232,7 +240,7 @@ pub(super) fn key() -> Key {
     for list in lists {
         key.field(list.join("\n").as_bytes());
     }
-    for script in [TINY_INIT, DOM0_INIT, GUEST_INIT, GUEST_END] {
+    for script in [TINY_INIT, DOM0_INIT, GUEST_INIT, GUEST_END, DISK_GRUB] {
         key.field(script.as_bytes());
     }
     for (name, text) in GUEST_CONFIGS {

@@ -1,4 +1,4 @@
-//! `cargo xtask bench`: PV guests under us and under `xl`, in one boot, on the same kernel, ramdisk, disk and bridge.
+//! `cargo xtask bench`: PV, PVH and HVM guests under us and under `xl`, in one boot, on the same kernel, ramdisk, disk and bridge.
 //!
 //! Absolute times mean nothing on an emulated machine; the ratios do, since both sides take turns.
 
@@ -22,6 +22,10 @@ const AIMS: &[(&str, &str, f64)] = &[
     ("full-ping-command", "create and start with a disk and a card", 1.0 / 3.0),
     ("full-ping", "the same to the guest's first ping (its own boot included)", 1.0),
     ("destroy-full", "destroy it", 0.5),
+    ("pvh-unpaused", "a PVH guest without devices: create and unpause", 0.6),
+    ("pvh-destroy", "destroy it", 0.5),
+    ("hvm-unpaused", "an HVM guest with a serial port and no other device: create and unpause", 0.6),
+    ("hvm-destroy", "destroy it", 0.5),
 ];
 
 #[test]
