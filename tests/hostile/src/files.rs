@@ -49,6 +49,9 @@ const TOO_MUCH_MEMORY: usize = 3 << 30;
 /// More than its limit of threads and of descriptors.
 const TOO_MANY: usize = 1000;
 
+/// Bytes of memory taken at once.
+const BITE: usize = 16 << 20;
+
 /// Bytes of stack of each thread.
 const STACK: usize = 64 * 1024;
 
@@ -141,6 +144,18 @@ fn resources() {
     say("much memory", memory.map_err(|_| Errno::ENOMEM));
     say("many descriptors", io(many_descriptors()));
     say("many threads", io(many_threads()));
+}
+
+/// Takes memory and uses it, up to the limit of its address space.
+///
+/// # Errors
+/// Always: it should not have lived to tell.
+pub(crate) fn eat() -> Result<(), String> {
+    let mut eaten = Vec::new();
+    while eaten.try_reserve(BITE).is_ok() {
+        eaten.resize(eaten.len() + BITE, 1_u8);
+    }
+    Err(format!("{} MiB were to be had", eaten.len() >> 20))
 }
 
 fn many_descriptors() -> io::Result<()> {

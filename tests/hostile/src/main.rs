@@ -32,6 +32,8 @@ enum Role {
     KeepsLibrary,
     /// `keeps-channels-N`: has restricted its event channels to domain N.
     KeepsChannels(DomId),
+    /// `eats`: takes memory when it is told to run, until it is killed.
+    Eats,
     /// `behaves`: does nothing bad, until it is killed.
     Behaves,
     /// `runs`: says that the guest is running.
@@ -50,6 +52,7 @@ impl Role {
             "keeps-gntdev" => Some(Self::KeepsDevice("/dev/xen/gntdev")),
             "keeps-root" => Some(Self::KeepsRoot),
             "keeps-library" => Some(Self::KeepsLibrary),
+            "eats" => Some(Self::Eats),
             "behaves" => Some(Self::Behaves),
             "runs" => Some(Self::Runs),
             "exits" => Some(Self::Exits),
@@ -134,7 +137,7 @@ fn prepare(role: Role, own: DomId) -> Result<Kept, String> {
             files::before();
             kept.handles = Some(handles);
         }
-        Role::Behaves | Role::Runs | Role::Exits | Role::Silent => {}
+        Role::Eats | Role::Behaves | Role::Runs | Role::Exits | Role::Silent => {}
     }
     Ok(kept)
 }
@@ -169,6 +172,9 @@ fn run() -> Result<(), String> {
     let mut drive = |place: Option<usize>| drives.get_mut(place?.checked_sub(1)?).and_then(Option::take);
     let (disk, cdrom) = (drive(disk), drive(cdrom));
     monitor::serve(listener, status, || {
+        if role == Role::Eats {
+            return files::eat();
+        }
         let (Role::Attack(other), Some(handles)) = (role, &kept.handles) else { return Ok(()) };
         handles.attempts("after", own, other);
         files::after(disk.as_ref(), cdrom.as_ref());

@@ -16,6 +16,9 @@ const UID_BASE: u32 = 0x2000_0000;
 /// Bytes that a device model can write to its log, and to any other file.
 const LOG_LIMIT: &str = "262144";
 
+/// Bytes of memory that it can have beside its guest's, page cache included.
+const MEMORY_LIMIT: u32 = 512 << 20;
+
 /// Xen's checker of descriptors, of Debian's package `xen-utils-4.17`.
 const CHECKER: &str = "/usr/lib/xen-4.17/bin/depriv-fd-checker";
 
@@ -199,7 +202,10 @@ fn a_running_device_model_has_what_it_needs_and_nothing_else() {
     for (name, value) in limits {
         assert_eq!(view.limit(name), Some(value), "{name}");
     }
-    assert_eq!(view.group(), Some(format!("/xenopsd/domain-{domid}").as_str()));
+    let group = format!("/xenopsd/domain-{domid}");
+    assert_eq!(view.group(), Some(group.as_str()));
+    let limits = dom0.sh(&format!("cd /sys/fs/cgroup{group} && cat memory.max pids.max"));
+    assert_eq!(limits, format!("{MEMORY_LIMIT}\n128\n"));
 
     let log = log_of(&guest);
     // One for the kernel's backend, one for the device model.
@@ -265,6 +271,23 @@ fn a_hostile_program_in_its_place_reaches_nothing_but_its_own_guest() {
     assert_eq!(dom0.state(&victim).power_state, PowerState::Paused);
     dom0.unpause(&victim).expect("runs");
     dom0.said(&victim, "GUEST: ready");
+}
+
+#[test]
+fn one_that_takes_too_much_memory_is_killed_and_nothing_else_is() {
+    let dom0 = hostile_dom0("");
+    let guest = Guest::hvm("eats");
+    dom0.add(&guest);
+    let before = dom0.snapshot();
+    dom0.start_paused(&guest).expect("starts");
+    let (daemon, pid) = (dom0.daemon(), model_of(&dom0, dom0.domid(&guest)));
+    dom0.unpause(&guest).expect_err("it is killed");
+    dom0.wait_for_power(&guest, PowerState::Halted);
+    let killed = dom0.sh("dmesg | grep 'Memory cgroup out of memory'");
+    assert_eq!(killed.lines().count(), 1, "{killed}");
+    assert!(killed.contains(&format!("Killed process {pid} ")), "{killed}");
+    assert_eq!(dom0.daemon(), daemon);
+    before.must_be_left(&dom0);
 }
 
 #[test]
