@@ -2,7 +2,7 @@
 
 use suite::{Dom0, Guest};
 use xen_host::boot_sector::{SECTOR, UP, WRITTEN};
-use xenopsd::api::{Action, ConsoleProtocol, Int, PowerState, VbdMode};
+use xenopsd::api::{Action, ConsoleProtocol, Int, PowerState, VbdMode, VmSetVcpus};
 
 const DISK: &str = "/root/sector.img";
 
@@ -115,4 +115,29 @@ fn a_guest_starts_from_a_cd_when_the_order_says_so() {
     dom0.type_on_serial(&guest, "o");
     dom0.wait_for_power(&guest, PowerState::Halted);
     before.must_be_left(&dom0);
+}
+
+#[test]
+fn a_running_guest_is_given_a_vcpu_by_its_device_model() {
+    let dom0 = Dom0::start();
+    let guest = sector_guest(&dom0, "vcpus").with(|vm| (vm.vcpu_max, vm.vcpus) = (3, 1));
+    dom0.add(&guest);
+    start(&dom0, &guest);
+    let domid = dom0.domid(&guest);
+    let set = |vcpus| {
+        let set = VmSetVcpus { debug_info: "test".to_owned(), id: guest.id().to_owned(), vcpus };
+        dom0.task(&set).unwrap_or_else(|error| panic!("{vcpus} vcpus: {error}"));
+    };
+    // Again, with those that are there already; and fewer, which the device model has no part in.
+    for vcpus in [2, 2, 3, 1, 3] {
+        set(vcpus);
+        let wanted = |n| if n < vcpus { "online" } else { "offline" };
+        for n in 0..3 {
+            let node = dom0.read(&format!("/local/domain/{domid}/cpu/{n}/availability"));
+            assert_eq!(node.as_deref(), Some(wanted(n)), "vcpu {n} of {vcpus}");
+        }
+    }
+    dom0.type_on_serial(&guest, "d");
+    dom0.serial_said(&guest, "from the disk");
+    dom0.hard_shutdown(&guest).expect("goes down");
 }

@@ -9,3 +9,4 @@
 pub mod args;
 pub mod model;
 pub mod qmp;
+pub mod vcpus;

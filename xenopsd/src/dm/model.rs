@@ -25,6 +25,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::qmp::{Event, Qmp, QmpError, RunState};
+use super::vcpus;
 use crate::api::value::Value;
 use crate::edge::{DeviceModel, HostError, ScreenListener};
 
@@ -153,6 +154,18 @@ impl Model {
     /// [`ModelError::Monitor`].
     pub fn run(&self) -> Result<(), ModelError> {
         Ok(self.shared.execute("cont", None, None).map(drop)?)
+    }
+
+    /// Gives the guest its first `wanted` processors, as far as it has not got them.
+    ///
+    /// # Errors
+    /// [`ModelError::Monitor`]; some may be there.
+    pub fn plug_vcpus(&self, wanted: usize) -> Result<(), ModelError> {
+        let places = self.shared.execute("query-hotpluggable-cpus", None, None)?;
+        for arguments in vcpus::missing(&places, wanted)? {
+            self.shared.execute("device_add", Some(arguments), None)?;
+        }
+        Ok(())
     }
 
     /// Ends it.

@@ -31,6 +31,7 @@ impl VmExecutor<'_> {
             (Record::Vif(interface), _) => self.apply_interface(interface, domain.domid),
             (Record::Vm(now, Aspect::Vcpus), _) => {
                 let wanted = Wanted::of(now)?;
+                self.plug_vcpus(wanted.vcpus)?;
                 let nodes =
                     layout::set_online_vcpus(store_domid(domain.domid), wanted.vcpu_max, wanted.vcpus);
                 Ok(self.core.edges.store()?.commit(&nodes)?)

@@ -100,6 +100,13 @@ impl VmExecutor<'_> {
         }
     }
 
+    /// An HVM guest learns of a new vcpu from its device model.
+    pub(super) fn plug_vcpus(&self, wanted: u32) -> Result<(), Error> {
+        let Some(model) = self.core.runtimes.with(self.vm(), |r| r.model.clone()) else { return Ok(()) };
+        let wanted = usize::try_from(wanted).map_err(|e| Error::internal(e.to_string()))?;
+        model.plug_vcpus(wanted).map_err(|error| Error::internal(format!("VM {}: {error}", self.vm())))
+    }
+
     fn machine(&self) -> Result<Machine, Error> {
         let vifs: Vec<_> = self.records.vifs.iter().map(|vif| (vif.clone(), vif.mac.clone())).collect();
         Machine::of(&self.records.vm, &self.records.vbds, &vifs).map_err(|error| self.not_started(&error))

@@ -104,7 +104,7 @@ impl DeviceModels {
         let pid = Int::try_from(FIRST_PID + number).unwrap_or(Int::MAX);
         note(Resource::Process(ProcessId { pid, started: number, uid: 0, role: "qemu".to_owned() }))?;
         shared.faults.check("host.exec_device_model")?;
-        let life = Life::begin(shared, new.domid).map_err(|e| super::host::unusable("device model", &e))?;
+        let life = Life::begin(shared, new).map_err(|e| super::host::unusable("device model", &e))?;
         lock(&self.table).insert(FIRST_PID + number, Arc::clone(&life));
         Ok(Arc::new(Process { shared: Arc::clone(shared), life }))
     }
@@ -149,10 +149,41 @@ pub(super) struct Life {
     monitor: Mutex<Option<UnixStream>>,
     /// Those who look at its screen.
     viewers: Mutex<Vec<OwnedFd>>,
+    vcpus: Mutex<Vcpus>,
+}
+
+/// Processors that are there, and places for them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Vcpus {
+    /// Those that are there.
+    pub present: usize,
+    /// Those that can be.
+    pub max: usize,
+}
+
+impl Vcpus {
+    /// As a command line says; there is one if it says nothing.
+    fn of(arguments: &[String]) -> Self {
+        let said = arguments.iter().skip_while(|word| *word != "-smp").nth(1);
+        let numbers = said.and_then(|text| text.split_once(",maxcpus="));
+        let numbers = numbers.and_then(|(present, max)| Some((present.parse().ok()?, max.parse().ok()?)));
+        let (present, max) = numbers.unwrap_or((1, 1));
+        Self { present, max }
+    }
+
+    /// The answer to `query-hotpluggable-cpus`.
+    fn places(self) -> String {
+        let place = |index| {
+            let taken = if index < self.present { r#", "qom-path": "/machine/cpu""# } else { "" };
+            format!(r#"{{"type": "simulated-cpu", "props": {{"socket-id": {index}}}{taken}}}"#)
+        };
+        format!("[{}]", (0..self.max).rev().map(place).collect::<Vec<_>>().join(", "))
+    }
 }
 
 impl Life {
-    fn begin(shared: &Shared, domid: DomId) -> io::Result<Arc<Self>> {
+    fn begin(shared: &Shared, new: &NewDeviceModel<'_>) -> io::Result<Arc<Self>> {
+        let domid = new.domid;
         let node = format!("/local/domain/{domid}/vm-data/sim/device-model");
         let node = xenstore::Path::new(&node).map_err(io::Error::other)?;
         let word = shared.store.client(xenstore::DomId::DOM0).read(&node).map_err(io::Error::other)?;
@@ -160,7 +191,8 @@ impl Life {
         let (ended, breath) = io::pipe()?;
         let breath = Mutex::new((manners != Manners::Exit).then_some(breath));
         let (emulates, monitor, viewers) = (AtomicBool::new(false), Mutex::default(), Mutex::default());
-        Ok(Arc::new(Self { domid, manners, emulates, breath, ended, monitor, viewers }))
+        let vcpus = Mutex::new(Vcpus::of(new.arguments));
+        Ok(Arc::new(Self { domid, manners, emulates, breath, ended, monitor, viewers, vcpus }))
     }
 
     fn lives(&self) -> bool {
@@ -179,6 +211,15 @@ impl Life {
 
     pub(super) fn doing(&self) -> Doing {
         if self.emulates.load(Ordering::Acquire) { Doing::Emulating } else { Doing::Waiting }
+    }
+
+    /// The processors its guest has got.
+    pub(super) fn vcpus(&self) -> Vcpus {
+        *lock(&self.vcpus)
+    }
+
+    pub(super) fn lose_processors(&self) {
+        *lock(&self.vcpus) = Vcpus { present: 0, max: 0 };
     }
 
     /// Something it says by itself.
@@ -217,10 +258,14 @@ impl Life {
             if name == "add_client" {
                 self.welcome(commands.passed.take())?;
             }
+            if name == "device_add" {
+                lock(&self.vcpus).present += 1;
+            }
             let answer = match &*name {
-                "query-status" if self.doing() == Doing::Waiting => r#"{"status": "prelaunch"}"#,
-                "query-status" => r#"{"status": "running"}"#,
-                _ => "{}",
+                "query-status" if self.doing() == Doing::Waiting => r#"{"status": "prelaunch"}"#.to_owned(),
+                "query-status" => r#"{"status": "running"}"#.to_owned(),
+                "query-hotpluggable-cpus" => self.vcpus().places(),
+                _ => "{}".to_owned(),
             };
             if name == "cont" {
                 if self.manners == Manners::Crash {

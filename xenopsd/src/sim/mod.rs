@@ -70,7 +70,7 @@ use xenstore::store::{Listening, SharedStore, listen};
 use crate::edge::{DomId, Edges, Events, FileId, VifSettings};
 use crate::state::journal::LoopId;
 
-pub use device_model::Doing;
+pub use device_model::{Doing, Vcpus};
 pub use faults::{Fault, Faults, When};
 pub use guest::SCRIPT_KEYS;
 pub use hardware::Hardware;
@@ -327,6 +327,18 @@ impl Machine {
     /// What a domain's device model is doing; none when it has none.
     pub fn device_model(&self, domid: DomId) -> Option<Doing> {
         self.shared.device_models.of(domid).map(|life| life.doing())
+    }
+
+    /// Makes a domain's device model say that there is no place for any processor.
+    pub fn device_model_loses_its_processors(&self, domid: DomId) {
+        if let Some(life) = self.shared.device_models.of(domid) {
+            life.lose_processors();
+        }
+    }
+
+    /// The processors that its device model has given to a domain.
+    pub fn device_model_vcpus(&self, domid: DomId) -> Option<Vcpus> {
+        self.shared.device_models.of(domid).map(|life| life.vcpus())
     }
 
     /// A domain's device model ends by itself; whether it had one.

@@ -2,12 +2,13 @@
 
 use super::*;
 use crate::api::{Action, ConsoleProtocol, HvmInfo};
+use crate::core::Wish;
 use crate::domain::VmExecutor;
 use crate::edge::ScreenAddress;
 use crate::ops::explain::Trace;
 use crate::ops::plan::{self, Atom, Records as VmRecords, Step};
 use crate::ops::runner;
-use crate::sim::{Doing, When};
+use crate::sim::{Doing, Vcpus, When};
 use crate::state::journal::Resource;
 use std::io::Read;
 use std::net::{Ipv4Addr, TcpStream};
@@ -256,6 +257,42 @@ fn a_domain_that_was_made_and_built_by_hand_gets_one_when_asked_and_runs_only_wi
     assert!(matches!(rig.run(&vm, Operation::StartDeviceModel), Err(Error::BadPowerState { .. })));
     rig.run(&vm, Operation::Shutdown(None)).unwrap();
     assert!(rig.machine.device_models().is_empty());
+}
+
+#[test]
+fn its_guest_gets_more_vcpus_from_it_and_none_is_taken_away() {
+    let rig = Rig::new(&quick());
+    let vm = hvm(&rig, "work", Action::Shutdown);
+    let mut record = rig.core.records.vm(&vm).unwrap();
+    (record.vcpu_max, record.vcpus) = (4, 1);
+    rig.core.records.put_vm(&record).unwrap();
+    rig.run(&vm, Operation::Start).unwrap();
+    rig.run(&vm, Operation::Unpause).unwrap();
+    let domid = rig.domid(&vm).unwrap();
+    let given = |present| Some(Vcpus { present, max: 4 });
+    assert_eq!(rig.machine.device_model_vcpus(domid), given(1));
+    for (wanted, present) in [(3, 3), (2, 3), (4, 4)] {
+        rig.run(&vm, Operation::Change(Wish::Vcpus(wanted))).unwrap();
+        assert_eq!(rig.machine.device_model_vcpus(domid), given(present));
+        let online = format!("/local/domain/{domid}/cpu/{wanted}/availability");
+        assert_eq!(read(&rig, &online), (wanted < 4).then(|| "offline".to_owned()));
+    }
+    rig.run(&vm, Operation::Shutdown(None)).unwrap();
+
+    // One that says nothing sensible any more: an error, and the record is as before.
+    record.vcpus = 1;
+    rig.core.records.put_vm(&record).unwrap();
+    rig.run(&vm, Operation::Start).unwrap();
+    let domid = rig.domid(&vm).unwrap();
+    rig.machine.device_model_loses_its_processors(domid);
+    let refused = rig.run(&vm, Operation::Change(Wish::Vcpus(2)));
+    assert!(
+        matches!(&refused, Err(Error::InternalError(text)) if text.contains("list of processors")),
+        "{refused:?}"
+    );
+    assert_eq!(rig.core.records.vm(&vm).unwrap().vcpus, 1);
+    assert_eq!(read(&rig, &format!("/local/domain/{domid}/cpu/1/availability")).as_deref(), Some("offline"));
+    rig.run(&vm, Operation::Shutdown(None)).unwrap();
 }
 
 /// Connects to the VM's screen, and is greeted by its device model.
