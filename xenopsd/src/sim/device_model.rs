@@ -241,8 +241,8 @@ impl Life {
     fn serve(&self, stream: &UnixStream) -> io::Result<()> {
         match self.manners {
             Manners::Mute => return Ok(()),
-            Manners::Nonsense => return self.say("hello"),
-            _ => self.say(GREETING)?,
+            Manners::Nonsense => return writeln!(&*stream, "hello"),
+            _ => writeln!(&*stream, "{GREETING}")?,
         }
         let mut commands = Commands { stream, bytes: Vec::new(), passed: None };
         while let Some(line) = commands.next()? {
@@ -274,7 +274,7 @@ impl Life {
                 }
                 self.emulates.store(true, Ordering::Release);
             }
-            self.say(&format!(r#"{{"return": {answer}, "id": {id}}}"#))?;
+            writeln!(&*stream, r#"{{"return": {answer}, "id": {id}}}"#)?;
             if self.manners == Manners::Flood && self.doing() == Doing::Emulating {
                 // Until nobody listens any more.
                 loop {
