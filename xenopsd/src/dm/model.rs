@@ -18,6 +18,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, bounded, select};
@@ -81,6 +82,8 @@ pub type Tell = Box<dyn Fn(Notice) + Send>;
 /// A device model that is ready. Dropping this leaves it running, unfollowed.
 pub struct Model {
     shared: Arc<Shared>,
+    /// The thread that follows it.
+    follower: Mutex<Option<JoinHandle<()>>>,
 }
 
 struct Shared {
@@ -121,7 +124,7 @@ impl Model {
             .map_err(|errno| ModelError::Follow(errno.into()))?;
         let (released, ended) = (AtomicBool::new(false), AtomicBool::new(false));
         let shared = Shared { process, qmp: Mutex::new(qmp), wake, released, ended };
-        Ok(Self { shared: Arc::new(shared) })
+        Ok(Self { shared: Arc::new(shared), follower: Mutex::default() })
     }
 
     /// Makes sure that it is set up and emulates nothing yet, and takes away what it needed to get there.
@@ -145,7 +148,9 @@ impl Model {
         let stream = shared.qmp().try_clone_stream().map_err(ModelError::Follow)?;
         let watch = Watch { shared, stream: Some(stream), tell, viewers };
         let thread = std::thread::Builder::new().name(name.into()).stack_size(crate::ops::WORKER_STACK);
-        thread.spawn(move || watch.run()).map(drop).map_err(ModelError::Follow)
+        let follower = thread.spawn(move || watch.run()).map_err(ModelError::Follow)?;
+        *self.follower.lock().unwrap_or_else(PoisonError::into_inner) = Some(follower);
+        Ok(())
     }
 
     /// Lets it emulate; one that does is left so.
@@ -168,13 +173,17 @@ impl Model {
         Ok(())
     }
 
-    /// Ends it.
+    /// Ends it. Nobody is told anything of it after this.
     ///
     /// # Errors
     /// [`ModelError::Host`] when it does not end.
     pub fn end(&self) -> Result<(), ModelError> {
         self.shared.release();
-        Ok(self.shared.process.kill()?)
+        self.shared.process.kill()?;
+        let follower = self.follower.lock().unwrap_or_else(PoisonError::into_inner).take();
+        // With its process gone, nothing that it waits for takes long. A panic there was reported by itself.
+        let _ = follower.map(JoinHandle::join);
+        Ok(())
     }
 
     /// Whether it has ended by itself.
