@@ -2,6 +2,7 @@
 
 use suite::{Dom0, Guest};
 use xen_host::boot_sector::{SECTOR, UP, WRITTEN};
+use xen_host::quote;
 use xenopsd::api::{Action, ConsoleProtocol, Int, PowerState, VbdMode, VmSetVcpus};
 
 const DISK: &str = "/root/sector.img";
@@ -140,4 +141,98 @@ fn a_running_guest_is_given_a_vcpu_by_its_device_model() {
     dom0.type_on_serial(&guest, "d");
     dom0.serial_said(&guest, "from the disk");
     dom0.hard_shutdown(&guest).expect("goes down");
+}
+
+/// The guest of [`the_device_model_gets_what_xl_gives_it`], as `xl` is told of it.
+const FOR_XL: &str = r#"
+name = "alike"
+type = "hvm"
+memory = 128
+vcpus = 1
+maxvcpus = 2
+boot = "cdn"
+serial = "pty"
+vga = "cirrus"
+videoram = 8
+vnc = 1
+usb = 1
+usbdevice = "tablet"
+disk = ["format=raw,vdev=xvda,access=rw,target=/root/sector.img",
+        "format=raw,vdev=hdc,access=ro,devtype=cdrom,target=/root/cd.img"]
+vif = ["bridge=xenbr0,mac=00:16:3e:00:00:71"]
+"#;
+
+/// What `xl` gives its device model and the daemon does not: paths, a second monitor, a server for viewers, and other ways
+/// to say the same.
+const ONLY_XLS: [&str; 12] = [
+    "-xen-domid 1",
+    "-chardev socket,id=libxl-cmd,path=/var/run/xen/qmp-libxl-1,server=on,wait=off",
+    "-mon chardev=libxl-cmd,mode=control",
+    "-chardev socket,id=libxenstat-cmd,path=/var/run/xen/qmp-libxenstat-1,server=on,wait=off",
+    "-mon chardev=libxenstat-cmd,mode=control",
+    "-name alike",
+    "-vnc 127.0.0.1:0,to=99",
+    "-serial pty",
+    "-usbdevice tablet",
+    "-netdev type=tap,id=net0,ifname=vif1.0-emu,br=xenbr0,script=no,downscript=no",
+    "-drive file=/root/sector.img,if=ide,index=0,media=disk,format=raw,cache=writeback",
+    "-drive if=none,readonly=on,id=ide-5632,file=/root/cd.img,format=raw",
+];
+
+/// What the daemon gives instead: descriptors, no server, restriction, and a machine that waits.
+const ONLY_OURS: [&str; 20] = [
+    "-L /usr/share/qemu",
+    "-L /usr/share/seabios",
+    "-L /usr/lib/ipxe/qemu",
+    "-xen-domid 2",
+    "-xen-domid-restrict",
+    "-S",
+    "-chardev socket,id=monitor,fd=3,server=on,wait=off",
+    "-mon chardev=monitor,mode=control",
+    "-name guest=alike,process=qemu-dm-2",
+    "-vnc none",
+    "-add-fd fd=7,set=4",
+    "-chardev serial,id=serial0,path=/dev/fdset/4",
+    "-serial chardev:serial0",
+    "-device usb-tablet",
+    "-netdev tap,id=net0,fd=6",
+    "-add-fd fd=4,set=0",
+    "-drive if=none,readonly=off,id=ide-51712,driver=raw,file.driver=host_device,file.filename=/dev/fdset/0,\
+     file.auto-read-only=off,cache=writeback",
+    "-device ide-hd,id=ide-51712,drive=ide-51712,bus=ide.0,unit=0",
+    "-add-fd fd=5,set=2",
+    "-drive if=none,readonly=on,id=ide-5632,driver=raw,file.driver=host_device,file.filename=/dev/fdset/2,\
+     file.auto-read-only=off",
+];
+
+/// The command line of a domain's device model, without the program: each option with its value.
+fn options(dom0: &Dom0, domid: &str) -> Vec<String> {
+    let line = dom0.sh(&format!(
+        "tr '\\0' '\\n' </proc/$(xenstore-read /local/domain/{domid}/image/device-model-pid)/cmdline"
+    ));
+    let mut options: Vec<String> = Vec::new();
+    for word in line.lines().skip(1) {
+        match options.last_mut() {
+            Some(option) if !word.starts_with('-') => *option = format!("{option} {word}"),
+            _ => options.push(word.to_owned()),
+        }
+    }
+    options
+}
+
+#[test]
+fn the_device_model_gets_what_xl_gives_it() {
+    let dom0 = Dom0::start();
+    dom0.make_sector_disk(DISK, "a disk");
+    dom0.make_sector_disk("/root/cd.img", "a CD");
+    dom0.sh(&format!("printf %s {} >/root/alike.cfg; xl create -p /root/alike.cfg", quote(FOR_XL)));
+    let theirs = options(&dom0, dom0.sh("xl domid alike").trim());
+    dom0.sh("xl destroy alike");
+    dom0.sh("xenops create /root/alike.cfg && xenops start --paused alike");
+    let ours = options(&dom0, dom0.sh("xl domid alike").trim());
+    let without = |these: &[String], those: &[String]| -> Vec<String> {
+        these.iter().filter(|option| !those.contains(option)).cloned().collect()
+    };
+    assert_eq!(without(&theirs, &ours), ONLY_XLS);
+    assert_eq!(without(&ours, &theirs), ONLY_OURS);
 }
