@@ -31,7 +31,7 @@ pub use error::{Error, Result};
 pub fn main_if_asked() -> Option<std::process::ExitCode> {
     match std::env::args_os().next()?.to_str()? {
         worker::NAME => Some(worker::inside::parse_disk()),
-        fetch::NAME => Some(fetch::worker::main(fetch::worker::download)),
+        fetch::NAME => Some(fetch::worker::main(fetch::download)),
         _ => None,
     }
 }

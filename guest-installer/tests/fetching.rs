@@ -6,9 +6,7 @@
 mod servers;
 
 use guest_installer::fetch::{
-    Address, By, Connect, Error, Job, Network, Result, Sink, Target, fetch,
-    url::Scheme,
-    worker::{self, download},
+    Address, By, Connect, Error, Job, Network, Result, Sink, Target, download, fetch, url::Scheme, worker,
 };
 use guest_installer::worker::{Jailing, Limit, Worker};
 use servers::{Http, bytes, content, ok, serve, tls};

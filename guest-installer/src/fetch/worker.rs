@@ -1,7 +1,7 @@
 //! The worker's half: lock in, take the job, get the file.
 
 use super::{
-    Address, Connect, Error, NAME, Network, Result, Sink, Target, download as protocols,
+    Address, Connect, Error, NAME, Network, Result, Sink, Target,
     http::Proxy,
     message::{BYTES, FromWorker, ToWorker},
 };
@@ -60,19 +60,6 @@ pub const CALLS: [i64; 24] = [
 
 /// Those that map memory, whose third argument says what for: never to execute it.
 pub const NOT_EXECUTABLE: [i64; 2] = [libc::SYS_mmap, libc::SYS_mprotect];
-
-/// The protocols, over connections that come by a socket.
-///
-/// # Errors
-/// As [`super::download()`].
-pub fn download(
-    address: &Address,
-    network: &Network,
-    connect: &dyn Connect,
-    sink: &mut Sink<'_>,
-) -> Result<()> {
-    protocols(address, network, connect, sink)
-}
 
 /// The whole life of a worker.
 pub fn main(downloader: Downloader) -> ExitCode {

@@ -151,7 +151,7 @@ impl Machine {
             })?,
             vcpus: count("vcpus", vm.vcpus)?,
             max_vcpus: count("vcpu_max", vm.vcpu_max)?,
-            video: (hvm.video_mib > 0).then_some((hvm.video, video_mib)),
+            video: has_screen(hvm).then_some((hvm.video, video_mib)),
             order: order(&hvm.boot_order)?,
             acpi: hvm.acpi,
             serial: serial(hvm)?,
@@ -274,6 +274,11 @@ impl Machine {
             }
         }
     }
+}
+
+/// Whether a guest has a screen: one without memory for a card has none.
+pub fn has_screen(hvm: &HvmInfo) -> bool {
+    hvm.video_mib > 0
 }
 
 struct Line(Vec<String>);

@@ -11,7 +11,7 @@ use super::VmExecutor;
 use crate::api::{BuilderInfo, Disk, Error, VbdMode, Vm};
 use crate::core::Core;
 use crate::device::{loops, store_domid, vbd, vif};
-use crate::dm::args::{Card, Descriptors, Drive, Machine};
+use crate::dm::args::{Card, Descriptors, Drive, Machine, has_screen};
 use crate::dm::model::{Model, ModelError, Notice, Tell};
 use crate::edge::linux::device_model::ROLE;
 use crate::edge::{
@@ -203,7 +203,7 @@ impl Core {
         };
         tracing::info!(vm = %vm.id, %domid, pid = process.pid, "the device model is picked up");
         let model = self.adopted(found).map_err(|error| failed(&error))?;
-        let has_screen = matches!(&vm.ty, BuilderInfo::Hvm(hvm) if hvm.video_mib > 0);
+        let has_screen = matches!(&vm.ty, BuilderInfo::Hvm(hvm) if has_screen(hvm));
         let viewers = has_screen.then(|| self.listen_for_viewers(vm, domid)).transpose()?;
         self.announce_device_model(domid, &process, None, viewers.as_ref())?;
         self.keep_model(vm, model, viewers).map_err(|error| failed(&error))
