@@ -43,6 +43,7 @@ pub const PACKAGES: &[Package] = &[
     package("dosfstools", "disk images of the boot loader's tests"),
     package("e2fsprogs", "disk images of the boot loader's tests"),
     package("fdisk", "partition tables of the boot loader's tests"),
+    package("openvswitch-common", "the database server that the client of Open vSwitch is tested with"),
     package("openssl", "certificates of the download tests' servers"),
     package("mtools", "disk images of the boot loader's tests"),
     package("gvncviewer", "a VNC viewer (gtk-vnc) that vncterm's screen is seen with"),

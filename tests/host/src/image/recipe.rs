@@ -48,6 +48,8 @@ pub(super) const PACKAGES: &[&str] = &[
     "iproute2",
     "iputils-ping",
     "kmod",
+    "nftables",
+    "openvswitch-switch",
     // Access, and finding out what is going on.
     "busybox-static",
     "dropbear-bin",
@@ -89,6 +91,7 @@ pub(super) const DOM0_MODULES: &[&str] = &[
     "nls_ascii",
     "nls_cp437",
     "null_blk",
+    "openvswitch",
     "overlay",
     "sch_htb",
     "sch_ingress",
