@@ -7,6 +7,7 @@
 //! ```
 
 mod change;
+mod guests;
 mod observers;
 mod operation;
 mod recovery;
@@ -21,6 +22,7 @@ use xenstore::Path;
 use crate::api::value::Value;
 use crate::api::{Error, Int, NumaAffinityPolicy};
 use crate::device::sharing::DisksInUse;
+use crate::domain::observe;
 use crate::edge::{DomId, DomainInfo, Edges, Events, Tell};
 use crate::ops::explain::Traces;
 use crate::ops::queue::{Queues, Slot};
@@ -32,6 +34,7 @@ use crate::state::Records;
 use crate::state::journal::Journal;
 
 pub use change::{VifWish, Wish};
+use guests::Guests;
 pub use observers::{Observer, Observers, debug_info};
 pub use operation::Operation;
 pub use runtime::{Runtime, Runtimes, Terminal, TerminalServer};
@@ -117,6 +120,8 @@ pub struct Core {
     numa_policy: Mutex<Option<NumaAffinityPolicy>>,
     /// This.
     pub(crate) me: Weak<Self>,
+    /// Follows what guests tell of themselves.
+    guests: Guests,
     /// Domains as last seen, to tell which began or ended.
     seen: Mutex<Vec<Seen>>,
 }
@@ -145,6 +150,7 @@ impl Core {
         let timer = Timer::start();
         let updates = Updates::new(timer.clone());
         let journal = Journal::open(records.root())?;
+        let (guests, news) = Guests::new();
         let core = Arc::new_cyclic(|me| Self {
             me: Weak::clone(me),
             records,
@@ -162,8 +168,10 @@ impl Core {
             instance_id: uuid::Uuid::new_v4().to_string(),
             observers: Observers::default(),
             numa_policy: Mutex::default(),
+            guests,
             seen: Mutex::default(),
         });
+        guests::start(&core, news)?;
         core.follow_domains()?;
         Ok(core)
     }
@@ -340,11 +348,19 @@ impl Core {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner).retain(|seen| seen.domid != domid);
     }
 
+    /// Follows what the guests of these domains tell, as far as they run.
+    fn follow_guests(&self, domains: &[DomainInfo]) {
+        let living = domains.iter().filter(|domain| !domain.dying && observe::is_built(domain));
+        self.guests.follow(living.map(|domain| (domain.domid, vm_of(domain))).collect());
+    }
+
     fn look_at_domains(self: &Arc<Self>) -> Result<(), Error> {
         let (before, now) = {
             // Held while they are listed: what is said to run on meanwhile is not overwritten with what it was.
             let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-            let now: Vec<Seen> = self.edges.hypervisor()?.domains()?.iter().map(Seen::of).collect();
+            let domains = self.edges.hypervisor()?.domains()?;
+            self.follow_guests(&domains);
+            let now: Vec<Seen> = domains.iter().map(Seen::of).collect();
             (std::mem::replace(&mut *seen, now.clone()), now)
         };
         let [before, now] = [&before, &now].map(|all| all.iter().collect::<HashSet<_>>());
@@ -363,6 +379,11 @@ impl Core {
     fn seen(&self, now: Vec<Seen>) -> Vec<Seen> {
         std::mem::replace(&mut *self.seen.lock().unwrap_or_else(PoisonError::into_inner), now)
     }
+}
+
+/// The VM whose domain it would be.
+fn vm_of(domain: &DomainInfo) -> String {
+    uuid::Uuid::from_bytes(domain.uuid).hyphenated().to_string()
 }
 
 impl Seen {

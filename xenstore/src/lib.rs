@@ -2,7 +2,7 @@
 //! everything a domain needs to find in the store.
 //!
 //! ```text
-//!  layout, vmdata      what is written: tables -> Batch
+//!  layout, vmdata      what is written: tables -> Batch      subtree  what guests wrote, read within bounds
 //!        |
 //!  client              read/write/..., Batch, transactions      watch    events for a mio loop
 //!        |                                                        |
@@ -27,6 +27,7 @@ mod error;
 pub mod layout;
 mod operations;
 pub mod store;
+pub mod subtree;
 pub mod transport;
 pub mod vmdata;
 pub mod watch;

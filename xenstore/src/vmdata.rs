@@ -5,11 +5,10 @@
 //! and everything in it: it reads `vm-data/foo` under its home, and may change and add.
 
 use crate::batch::Batch;
-use crate::error::Error;
 use crate::layout::domain_path;
-use crate::operations::Operations;
 use crate::path::{Path, PathError};
 use crate::perms::{DomId, Perms};
+use crate::subtree::Area;
 use std::collections::BTreeMap;
 
 /// Most keys that are written. They count against the guest's own quota (`quota-maxentity`, 1000 nodes), which must
@@ -19,10 +18,8 @@ pub const MAX_KEYS: usize = 256;
 pub const MAX_VALUE: usize = 2048;
 /// Longest key in bytes, `vm-data/` included: what the guest itself can name (`quota-path-max`).
 pub const MAX_KEY: usize = 1024;
-/// Most nodes that [`read`] returns: all that a guest's quota lets it have.
-pub const MAX_READ_NODES: usize = 1000;
-/// Deepest node that [`read`] looks at, in segments below `vm-data`.
-pub const MAX_READ_DEPTH: usize = 32;
+/// Deepest node of [`AREA`], in levels below the children of `vm-data`.
+const MAX_READ_DEPTH: u32 = 31;
 
 const DIRECTORY: &str = "vm-data";
 
@@ -119,34 +116,9 @@ fn check(key: &str, value: &[u8]) -> Result<Path, Ignored> {
     Ok(Path::new(key)?)
 }
 
-/// What is below `vm-data` of a domain now, by relative path: what the toolstack wrote and what the guest did. One
-/// round trip for each level; at most [`MAX_READ_NODES`] nodes and [`MAX_READ_DEPTH`] levels.
-///
-/// # Errors
-/// As [`Operations::directory`] and [`Operations::read_all`].
-pub fn read(store: &mut (impl Operations + ?Sized), domid: DomId) -> Result<BTreeMap<Path, Vec<u8>>, Error> {
-    let home = domain_path(domid);
-    let mut found = BTreeMap::new();
-    let mut level = vec![Path::known(DIRECTORY)];
-    for _ in 0..MAX_READ_DEPTH {
-        let mut next = Vec::new();
-        for parent in &level {
-            // Names that the guest makes too long for a path are left out.
-            let names = store.directory(&home.at(parent))?.unwrap_or_default();
-            let room = MAX_READ_NODES.saturating_sub(found.len() + next.len());
-            next.extend(names.iter().filter_map(|n| parent.join(n).ok()).take(room));
-        }
-        let paths: Vec<_> = next.iter().map(|p| home.at(p)).collect();
-        for (path, value) in next.iter().zip(store.read_all(&paths)?) {
-            found.extend(value.map(|v| (path.clone(), v)));
-        }
-        if next.is_empty() {
-            break;
-        }
-        level = next;
-    }
-    Ok(found)
-}
+/// What is below `vm-data` of a domain now, for [`subtree::read`](crate::subtree::read): what the toolstack wrote and what
+/// the guest did.
+pub const AREA: Area = Area { at: DIRECTORY, depth: MAX_READ_DEPTH, except: &[] };
 
 #[cfg(test)]
 mod tests {

@@ -12,10 +12,13 @@ use std::time::{Duration, SystemTime};
 use uuid::Uuid;
 use xenstore::layout::{
     BlockBackend, BlockDevice, Built, Console, ConsoleServer, DeviceAddress, Domain, DomainKind, Mac, Media,
-    Memory, Rate, Vbd, Vif, XenbusState, devices_of, pairs, remove_domain,
+    Memory, Rate, Vbd, Vif, XenbusState, devices_of, domain_path, pairs, remove_domain,
 };
+use xenstore::subtree::Quota;
 use xenstore::watch::Event;
-use xenstore::{Batch, DomId, Errno, Error, Operations, Path, Perms, Request, VmData, WatchStream, vmdata};
+use xenstore::{
+    Batch, DomId, Errno, Error, Operations, Path, Perms, Request, VmData, WatchStream, subtree, vmdata,
+};
 
 const D: DomId = DomId(5);
 const UUID: Uuid = Uuid::from_u128(0x0123_4567_89ab_cdef_0123_4567_89ab_cdef);
@@ -254,12 +257,19 @@ fn a_guest_reads_and_owns_its_vm_data_and_nothing_else() {
         let perms = Perms::rw(D);
         assert!(guest.request(&Request::SetPerms { path: path("vm-data/foo"), perms }).is_ok());
 
-        let now = vmdata::read(&mut client, D).unwrap();
+        let now = in_vm_data(&mut client);
         let now: Vec<_> = now.iter().map(|(p, v)| (p.as_str(), &v[..])).collect();
         let expected =
             [("vm-data/foo", &b"guest's"[..]), ("vm-data/new", b""), ("vm-data/new/below", b"guest's")];
         assert_eq!(now, expected);
     });
+}
+
+fn in_vm_data(client: &mut xenstore::Client) -> std::collections::BTreeMap<Path, Vec<u8>> {
+    let quota = Quota { nodes: 100, bytes: 10_000 };
+    let found = subtree::read(client, &domain_path(D), &[vmdata::AREA], quota).unwrap();
+    assert!(!found.cut);
+    found.nodes
 }
 
 #[test]
@@ -271,7 +281,7 @@ fn vm_data_is_replaced_and_what_the_guest_added_stays() {
         guest.request(&Request::Write { path: path("vm-data/mine"), value: b"1".to_vec() }).unwrap();
         let new = VmData::new([("vm-data/foo", "changed"), ("vm-data/x", "y")]);
         client.commit(&new.replace(&domain().vm_data, D)).unwrap();
-        let now = vmdata::read(&mut client, D).unwrap();
+        let now = in_vm_data(&mut client);
         let names: Vec<_> = now.keys().map(Path::as_str).collect();
         assert_eq!(names, ["vm-data/a", "vm-data/foo", "vm-data/mine", "vm-data/x"]);
         assert_eq!(now[&path("vm-data/foo")], b"changed");

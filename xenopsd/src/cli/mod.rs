@@ -11,6 +11,7 @@
 //! Names, table layout, exit codes and verdicts are pure functions; everything is written to the streams given to
 //! [`run`], so that tests see what a terminal would.
 
+mod agent;
 pub mod args;
 mod check;
 mod console;
@@ -42,6 +43,8 @@ use crate::rpc::{Client, json};
 
 use args::{Cli, Command};
 pub use error::{CliError, ConsoleError, ScreenError};
+#[cfg(test)]
+pub(crate) use table::printable;
 
 /// Where a command writes.
 pub struct Streams<'a> {

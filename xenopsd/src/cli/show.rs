@@ -8,10 +8,10 @@ use crate::api::{
     VbdMode, VbdState, VbdType, Vif, VifList, VifState, Vm, VmList, VmState,
 };
 
-use super::Session;
 use super::error::CliError;
 use super::table::{Align, printable, table};
 use super::vm::{find, stat};
+use super::{Session, agent};
 
 const MIB: i64 = 1 << 20;
 
@@ -133,6 +133,7 @@ fn render_vm(vm: &Vm, state: &VmState, now: f64) -> String {
             if console.path.is_empty() { format!("port {}", console.port) } else { console.path.clone() };
         lines.push(("console", format!("{protocol} on {place}")));
     }
+    lines.extend(agent::lines(state));
     let lines: Vec<String> =
         lines.iter().map(|(label, text)| format!("{label:<12} {}\n", printable(text))).collect();
     lines.concat()
@@ -277,6 +278,7 @@ web          00000000-0000-4000-8000-000000000001  Halted       -  PVH       512
         state.domids = vec![3];
         state.last_start_time = 1000.0;
         (state.memory_actual, state.memory_target) = (510 * MIB, 512 * MIB);
+        state.guest_agent.insert("data/os_name", "Debian\u{1b}[2J\n\u{202e}".to_owned());
         let expected = "\
 name         web
 uuid         00000000-0000-4000-8000-000000000001
@@ -292,6 +294,7 @@ vcpus        2 of 2
 on shutdown  shutdown
 on reboot    start
 on crash     shutdown
+guest OS     Debian\\u{1b}[2J\\n\\u{202e}
 ";
         assert_eq!(render_vm(&vm, &state, 1000.0 + 86_465.0), expected);
         let vbd_state = VbdState { active: true, plugged: true, qos_target: None, backend_present: None };

@@ -43,7 +43,7 @@ pub(super) fn table(columns: &[(&str, Align)], rows: &[Vec<String>]) -> String {
 }
 
 /// The text with control characters, and those that change the direction of writing, escaped.
-pub(super) fn printable(text: &str) -> String {
+pub(crate) fn printable(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for character in text.chars() {
         // Unicode's bidirectional controls and line separators are not `char::is_control`.

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use xenstore::layout::{domain_path, libxl_path, vm_path};
 use xenstore::{Operations, Path};
 
-use super::{Core, PENDING, SUSPENDING, Seen};
+use super::{Core, PENDING, SUSPENDING, Seen, vm_of};
 use crate::api::Error;
 use crate::device::{sharing, store_domid};
 use crate::edge::{DomId, DomainInfo};
@@ -37,7 +37,7 @@ impl Core {
         let mut here = HashSet::new();
         let mut to_check = BTreeSet::new();
         for domain in &domains {
-            let vm = uuid::Uuid::from_bytes(domain.uuid).hyphenated().to_string();
+            let vm = vm_of(domain);
             if stored.contains(vm.as_str()) {
                 if !domain.dying {
                     self.runtimes.with(&vm, |r| r.domid = Some(domain.domid));
@@ -63,6 +63,7 @@ impl Core {
             }
         }
         self.remove_stale_interfaces(&domains);
+        self.follow_guests(&domains);
         let (left, journal) = (to_check.len() - with_domains, self.journal.counts().0);
         tracing::info!(vms = ids.len(), with_domains, left, journal, "records read; domains looked for");
         for id in &ids {

@@ -10,6 +10,7 @@ use xenstore::layout::DeviceAddress;
 
 use crate::api::Int;
 use crate::dm::model::Model;
+use crate::domain::guest_data::GuestData;
 use crate::edge::{DomId, Followed, ScreenAddress, TerminalPorts, TerminalSockets};
 
 /// One VM's.
@@ -33,6 +34,8 @@ pub struct Runtime {
     pub model_ended: bool,
     /// Where the screen that it serves is to be reached.
     pub screen: Option<ScreenAddress>,
+    /// What its guest was seen to tell of itself, and in which domain.
+    pub guest_data: Option<(DomId, Arc<GuestData>)>,
 }
 
 /// The terminal server of a VM.

@@ -38,7 +38,10 @@ impl VmExecutor<'_> {
             }
             (Record::Vm(now, Aspect::Xsdata), Record::Vm(before, _)) => {
                 let nodes = vm_data(&now.xsdata).replace(&vm_data(&before.xsdata), store_domid(domain.domid));
-                Ok(self.core.edges.store()?.commit(&nodes)?)
+                self.core.edges.store()?.commit(&nodes)?;
+                // What was seen is out of date, and the client that asked knows.
+                self.core.runtimes.with(self.vm(), |r| r.guest_data = None);
+                Ok(())
             }
             (Record::Vm(now, Aspect::Memory), _) => self.apply_memory(now, domain.domid),
             _ => Ok(()),

@@ -6,6 +6,7 @@ mod create;
 mod destroy;
 mod device_model;
 mod devices;
+pub mod guest_data;
 mod hook;
 pub mod memory;
 pub mod metadata;

@@ -1,21 +1,17 @@
 //! What can be seen of a VM: its power state and the rest of `Vm.state`.
 
-use xenstore::{Operations, Path};
+use std::sync::Arc;
 
 use crate::api::{
     BuilderInfo, Console, ConsoleProtocol, Dict, DomainType, Error, Int, PowerState, Vm, VmState,
 };
 use crate::core::Core;
-use crate::device::store_domid;
-use crate::domain::terminal;
+use crate::domain::{guest_data, terminal};
 use crate::edge::{DomId, DomainInfo, ScreenAddress};
 use crate::state::VmExtra;
 
 /// Bytes of a page, the hypervisor's unit of memory.
 const PAGE: i64 = 4096;
-
-/// Longest value shown of a node the guest can write.
-const MAX_GUEST_VALUE: usize = 4096;
 
 /// Running, paused, or not there: then it may have an image to resume from. A guest that has shut down and awaits its
 /// end is still `Running` to clients, as its domain exists.
@@ -115,27 +111,17 @@ fn domain_number(domid: DomId) -> Int {
 
 fn read_store(core: &Core, vm: &str, domid: DomId, state: &mut VmState) -> Result<(), Error> {
     let mut store = core.edges.store()?;
-    let at =
-        |below: &str| Path::new(&format!("/local/domain/{domid}/{below}")).map_err(xenstore::Error::from);
-    let wanted = [
-        at("memory/target")?,
-        at("memory/uncooperative")?,
-        at("console/tty")?,
-        at("memory/videoram")?,
-        at("serial/0/tty")?,
-    ];
-    let values = store.read_all(&wanted)?;
-    let text = |n: usize| values[n].as_deref().map(text_of);
-    // `memory/target` is the toolstack's own, the guest may only read it.
-    let target_kib: i64 = text(0).and_then(|t| t.parse().ok()).unwrap_or(0);
-    let video_kib: i64 = text(3).and_then(|t| t.parse().ok()).unwrap_or(0);
-    state.memory_target = target_kib.saturating_add(video_kib).saturating_mul(1024);
-    state.uncooperative_balloon_driver = values[1].is_some();
-    let [tty, serial] = [text(2), text(4)];
-    state.consoles = consoles(core, vm, [serial, tty]);
-    let vm_data = xenstore::vmdata::read(&mut *store, store_domid(domid))?;
-    state.xsdata_state =
-        vm_data.iter().map(|(path, value)| (path.as_str().to_owned(), text_of(value))).collect();
+    let own = guest_data::own(&mut store, domid)?;
+    state.memory_target = own.target_kib.saturating_add(own.video_kib).saturating_mul(1024);
+    state.uncooperative_balloon_driver = own.uncooperative;
+    state.consoles = consoles(core, vm, own.terminals);
+    let seen = core.runtimes.with(vm, |r| r.guest_data.clone()).filter(|(of, _)| *of == domid);
+    // One that is new has not been looked at yet.
+    let data =
+        seen.map_or_else(|| guest_data::read(&mut store, domid).map(Arc::new), |(_, data)| Ok(data))?;
+    state.pv_drivers_detected = data.pv_drivers;
+    state.guest_agent = data.agent.clone();
+    state.xsdata_state = data.xsdata.clone();
     Ok(())
 }
 
@@ -154,11 +140,6 @@ fn consoles(core: &Core, vm: &str, ttys: [Option<String>; 2]) -> Vec<Console> {
         ScreenAddress::Port(port) => on_port(ConsoleProtocol::Rfb, port),
         ScreenAddress::Socket(path) => on_path(ConsoleProtocol::Rfb, path.display().to_string()),
     });
-    let texts = ttys.into_iter().flatten().filter(|tty| !tty.is_empty());
-    screen.into_iter().chain(texts.map(|tty| on_path(ConsoleProtocol::Vt100, tty))).collect()
-}
-
-/// A guest's bytes as text: cut to a bound, invalid UTF-8 replaced.
-fn text_of(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(&bytes[..bytes.len().min(MAX_GUEST_VALUE)]).into_owned()
+    let texts = ttys.into_iter().flatten().map(|tty| on_path(ConsoleProtocol::Vt100, tty));
+    screen.into_iter().chain(texts).collect()
 }

@@ -72,9 +72,14 @@ impl Drop for LastWake {
 }
 
 /// Watches that last as long as this value.
-pub struct Subscription {
+pub struct Following {
     events: Events,
     keys: Vec<u64>,
+}
+
+/// Watches that last as long as this value, for one who waits.
+pub struct Subscription {
+    _watches: Following,
     changed: Receiver<()>,
 }
 
@@ -103,11 +108,21 @@ impl Events {
     /// `Internal_error` when the event thread has ended.
     pub fn subscribe(&self, paths: &[Path]) -> Result<Subscription, Error> {
         let (tell, changed) = bounded(1);
-        let mut keys = Vec::with_capacity(paths.len());
+        let mut watches = Following { events: self.clone(), keys: Vec::with_capacity(paths.len()) };
         for path in paths {
-            keys.push(self.watch(path, Sink::Channel(tell.clone()))?);
+            watches.keys.push(self.watch(path, Sink::Channel(tell.clone()))?);
         }
-        Ok(Subscription { events: self.clone(), keys, changed })
+        Ok(Subscription { _watches: watches, changed })
+    }
+
+    /// Calls `look` on the event thread whenever something at or below `path` changes, and once at the beginning, as long
+    /// as the value that is returned lives. It must not block.
+    ///
+    /// # Errors
+    /// `Internal_error` when the event thread has ended.
+    pub fn follow(&self, path: &Path, look: impl Fn() + Send + 'static) -> Result<Following, Error> {
+        let key = self.watch(path, Sink::Call(Box::new(look)))?;
+        Ok(Following { events: self.clone(), keys: vec![key] })
     }
 
     /// Calls `look` on the event thread whenever something at or below `path` changes. It must not block.
@@ -143,7 +158,7 @@ impl Subscription {
     }
 }
 
-impl Drop for Subscription {
+impl Drop for Following {
     fn drop(&mut self) {
         for key in &self.keys {
             // An ended thread has no watches left to remove.

@@ -43,7 +43,7 @@ pub use build::{
     Built, DomainImage, GrantFrames, HvmImage, KernelImage, NO_DELAY_FOR_MISSED_TICKS, NewDomain, Platform,
     Resources, Ring, ShimImage, TscMode,
 };
-pub use events::{Events, Subscription};
+pub use events::{Events, Following, Subscription};
 pub use firmware::{Firmware, FirmwarePaths};
 pub use image::{Image, ImageError, ImageFile, MAX_KERNEL, MAX_RAMDISK};
 pub use kernel_search::{FoundKernel, Installing, KernelLimits, KernelSearch, KernelSearchError};

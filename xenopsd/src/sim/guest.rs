@@ -6,12 +6,16 @@ use xenstore::layout::XenbusState;
 use xenstore::store::ConnectionId;
 use xenstore::{Access, Client, Operations, Path, Perms, Request};
 
+use super::agent::Agent;
 use super::chance::Luck;
 use super::{Shared, store_domid};
 use crate::edge::{DomId, ShutdownReason};
 
 /// Writes of a flooding guest in one step; others get their turn in between.
 const FLOOD_STEP: u32 = 200;
+
+/// Until its next step: others are heard first.
+const FLOOD_PAUSE: Duration = Duration::from_micros(1);
 
 /// Different nodes that a flood writes to: below a guest's quota of nodes, so that they all take effect.
 const FLOOD_NODES: u32 = 500;
@@ -34,7 +38,7 @@ const MAX_VCPUS: u32 = 512;
 
 /// The keys of a script, below `vm-data/sim`.
 pub const SCRIPT_KEYS: &[&str] =
-    &["shutdown", "suspend", "then", "then-ms", "devices", "device-model", "flood", "balloon"];
+    &["shutdown", "suspend", "then", "then-ms", "devices", "device-model", "flood", "balloon", "agent"];
 
 /// How a guest takes a request to shut down.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -90,6 +94,7 @@ struct Script {
     then_after: Duration,
     flood: u32,
     balloon: Balloon,
+    agent: Agent,
 }
 
 impl Script {
@@ -125,6 +130,7 @@ impl Script {
                 "slow" => Balloon::Slow,
                 _ => Balloon::Obey,
             },
+            agent: Agent::of(&word("agent")),
         }
     }
 }
@@ -257,6 +263,7 @@ impl Guest {
         if now < self.up_at {
             return Wish::At(self.up_at);
         }
+        std::mem::take(&mut self.script.agent).write(&mut self.store);
         self.requested(now, shared);
         match self.stop {
             Some((at, reason)) if now >= at => {
@@ -276,7 +283,7 @@ impl Guest {
         }
         if self.written < self.script.flood {
             self.flood();
-            return Wish::At(now);
+            return Wish::At(now + FLOOD_PAUSE);
         }
         let next = self.stop.map(|(at, _)| at).into_iter().chain(ballooning).min();
         next.map_or(Wish::Wait, Wish::At)
@@ -469,7 +476,7 @@ impl Guest {
 
     fn flood(&mut self) {
         for _ in 0..FLOOD_STEP.min(self.script.flood - self.written) {
-            if let Some(node) = path(&format!("data/flood/{}", self.written % FLOOD_NODES)) {
+            if let Some(node) = path(&format!("data/flood-{}", self.written % FLOOD_NODES)) {
                 let _ = self.store.write(&node, self.written.to_string());
             }
             self.written += 1;

@@ -37,9 +37,11 @@
 //! | `vm-data/sim/flood` | number | how many nodes it writes as fast as it can once it is up |
 //! | `vm-data/sim/device-model` | `work`, `exit`, `mute`, `nonsense`, `crash`, `flood` | an HVM guest's: does its work; ends at once; never greets; greets with nonsense; ends when the guest is to run; sends events without end |
 //! | `vm-data/sim/balloon` | `obey`, `refuse`, `slow` | follows `memory/target` as far as there is memory; never; a MiB at a time |
+//! | `vm-data/sim/agent` | `none`, `linux`, `hostile` | has no agent; one that says what Linux' do; one that writes what a terminal would obey, and much of it |
 //!
 //! [`SimOptions::script`] changes the defaults for all.
 
+mod agent;
 mod backend;
 mod chance;
 mod device_model;

@@ -134,6 +134,13 @@ impl World {
                 Ok(signal) => self.hear(signal),
                 Err(RecvTimeoutError::Timeout) => {}
             }
+            // All of them, before a guest that is never done gets its next turn.
+            for signal in self.incoming.clone().try_iter() {
+                if signal == Signal::End {
+                    return;
+                }
+                self.hear(signal);
+            }
             self.take_due_steps();
         }
     }

@@ -1,5 +1,6 @@
 //! Whole operations on the simulated machine.
 
+mod agent;
 mod boundaries;
 mod changes;
 mod determinism;
