@@ -3,6 +3,42 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
+/// What a process may use no more of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Limit {
+    /// Seconds of processor time; it is killed when it has had them.
+    CpuSeconds,
+    /// Bytes of address space.
+    Memory,
+    /// Open descriptors.
+    Files,
+    /// Bytes of a core dump.
+    Core,
+}
+
+impl Limit {
+    const fn resource(self) -> libc::__rlimit_resource_t {
+        match self {
+            Self::CpuSeconds => libc::RLIMIT_CPU,
+            Self::Memory => libc::RLIMIT_AS,
+            Self::Files => libc::RLIMIT_NOFILE,
+            Self::Core => libc::RLIMIT_CORE,
+        }
+    }
+}
+
+/// Limits a child of this process that has not been waited for, so that the number is its own. It holds for what the
+/// child starts from now on, too.
+///
+/// # Errors
+/// The kernel's errno: `ESRCH` when there is no such process, `EPERM`.
+pub fn limit(pid: i32, limit: Limit, value: u64) -> io::Result<()> {
+    let wanted = libc::rlimit { rlim_cur: value, rlim_max: value };
+    // SAFETY: the kernel reads one `struct rlimit` and writes nothing, as the last pointer is null.
+    let result = unsafe { libc::prlimit(pid, limit.resource(), &raw const wanted, std::ptr::null_mut()) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 /// A process, referred to for as long as the value lives. Its descriptor is readable once the process has exited, so
 /// it can be polled.
 #[derive(Debug)]

@@ -111,6 +111,12 @@ pub struct Config {
     /// be repeated
     #[arg(long, value_name = "PROTECTION", value_parser = protection)]
     pub allow_unjailed: Vec<ffi::jail::Feature>,
+    /// Program of the storage layer, for disks of the form SR/VDI; only root may be able to change it
+    #[arg(long, value_name = "PATH")]
+    pub storage_program: Option<PathBuf>,
+    /// Seconds that one call of it may take
+    #[arg(long, default_value_t = 120, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub storage_timeout: u64,
     /// Directories of scripts to run for events (vm-pre-start, ...); /etc/xapi.d unless simulating, when there are none
     #[arg(long)]
     pub hooks_path: Option<PathBuf>,
@@ -334,6 +340,7 @@ impl Config {
             suspend_ack: Duration::from_secs(self.vm_suspend_ack_timeout),
             suspend: Duration::from_secs(self.vm_suspend_timeout),
             device_model: Duration::from_secs(self.qemu_dm_ready_timeout),
+            storage: Duration::from_secs(self.storage_timeout),
             // Simulated guests cost the host nothing; the model's simulator has no such wait either.
             least_uptime: if self.simulate { Duration::ZERO } else { Patience::default().least_uptime },
             ..Patience::default()

@@ -58,6 +58,8 @@ pub struct Patience {
     pub suspend: Duration,
     /// How long a device model may take until it is ready.
     pub device_model: Duration,
+    /// How long one call of the storage layer's program may take.
+    pub storage: Duration,
     /// How long a guest may take to give memory back, or to take it.
     pub balloon: Duration,
     /// How long a destroyed domain may stay a zombie before the operation ends without it.
@@ -77,6 +79,7 @@ impl Default for Patience {
             suspend: Duration::from_secs(1200),
             // As xapi's xenopsd has it.
             device_model: Duration::from_secs(300),
+            storage: Duration::from_secs(120),
             balloon: Duration::from_secs(60),
             zombie: Duration::from_secs(30),
             // Both as xapi's xenopsd has them, too.

@@ -70,6 +70,7 @@ pub fn run(config: &Config) -> Result<(), DaemonError> {
             terminals: TerminalServers::new(config.vncterm(), config.vncterm_uid_base, config.console_log()),
             ends: Ends::default(),
             device_models: config.device_models(),
+            storage: config.storage_program.clone(),
         };
         real(config.xenstore, host)
     };

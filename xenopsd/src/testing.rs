@@ -1,4 +1,8 @@
-//! Records for unit tests.
+//! Records and scripts for unit tests.
+
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Stdio};
 
 use crate::api::{
     Action, Boot, BuilderInfo, DeviceId, Dict, DirectBoot, PvInfo, SchedulerParams, Vbd, Vif, Vm,
@@ -51,4 +55,18 @@ pub(crate) fn test_vbd(vm: &str, name: &str) -> Vbd {
 
 pub(crate) fn test_vif(vm: &str, name: &str) -> Vif {
     Vif { id: DeviceId::new(vm, name), ..Vif::default() }
+}
+
+/// An executable script. Another process writes it: a child that is started at that moment, by another test, would inherit
+/// a descriptor of ours, and Linux runs no file that somebody has open for writing.
+pub(crate) fn test_script(path: &Path, text: &str) {
+    let mut writer = Command::new("install")
+        .args(["-D", "-m", "755", "/dev/stdin"])
+        .arg(path)
+        .stdin(Stdio::piped())
+        .spawn()
+        .expect("install of coreutils");
+    let pipe = writer.stdin.take();
+    pipe.expect("a pipe").write_all(format!("#!/bin/sh\n{text}\n").as_bytes()).expect("the pipe takes it");
+    assert!(writer.wait().expect("install ends").success(), "{}", path.display());
 }

@@ -21,6 +21,7 @@ use vncterm::term::{Size, Terminal};
 use xenopsd::api::value::Value;
 use xenopsd::api::{Call, FromValue, ToValue, Vbd, Vif, Vm};
 use xenopsd::dm::qmp::{Qmp, QmpError, RunState};
+use xenopsd::edge::storage::{self, StorageError, Verb};
 use xenopsd::rfb;
 use xenopsd::rpc::http::{self, Asked, Progress};
 use xenopsd::rpc::switch::protocol::{
@@ -36,7 +37,7 @@ use xenstore::wire::{Decoder, Kind};
 pub type Target = fn(&[u8]);
 
 /// Every function by the name of its fuzz target.
-pub const TARGETS: [(&str, Target); 20] = [
+pub const TARGETS: [(&str, Target); 21] = [
     ("http", http),
     ("json", json),
     ("xml", xml),
@@ -57,6 +58,7 @@ pub const TARGETS: [(&str, Target); 20] = [
     ("ftp", ftp),
     ("nfs", nfs),
     ("qmp", qmp),
+    ("storage_answer", storage_answer),
 ];
 
 /// Most bytes of a target's input: more finds nothing that less does not, and takes longer.
@@ -320,6 +322,23 @@ pub fn saved_screen(bytes: &[u8]) {
         let again = Terminal::restore(&saved).expect("what is saved can be restored");
         assert_eq!((again.size(), again.cursor()), (terminal.size(), terminal.cursor()));
     }
+}
+
+/// What a storage program answers is a sound path or a refusal, with a text of bounded length.
+pub fn storage_answer(bytes: &[u8]) {
+    match storage::parse_attached(bytes) {
+        Ok(found) => {
+            let path = found.path.to_str().expect("it was text");
+            assert!(path.starts_with('/') && !path.contains('\0'));
+        }
+        Err(refused) => assert!(refused.to_string().len() < MAX_INPUT),
+    }
+    let complaint = String::from_utf8_lossy(bytes);
+    let StorageError::Refused { code, params } = storage::parse_refusal(Verb::Attach, 1, bytes, &complaint)
+    else {
+        panic!("nobody cancelled")
+    };
+    assert!(params.iter().all(|param| param.len() < 8192) && params.len() <= 8 && code.len() < 8192);
 }
 
 /// Whatever a viewer sends, in whatever pieces, it wants the same done.

@@ -185,6 +185,14 @@ const FTP: [&str; 3] = [
     "227 Entering Passive Mode (10,0,0,1,25,46)\r\n550 none\r\n",
 ];
 
+/// Answers of a storage program.
+const STORAGE: [&str; 4] = [
+    r#"{"implementations": [["BlockDevice", {"path": "/dev/x"}], ["File", {"path": "/y"}]]}"#,
+    r#"{"implementations": [["XenDisk", {"params": "/dev/z", "extra": {"k": "v"}, "backend_type": "vbd"}]]}"#,
+    r#"{"code": "VDI_IN_USE", "params": ["a", "b"]}"#,
+    "Traceback",
+];
+
 /// An answer of NFS: accepted, attributes absent, then present, and a handle.
 /// What a device model says.
 const QMP: [&str; 2] = [
@@ -225,6 +233,7 @@ fn seeds(target: &str) -> Vec<Vec<u8>> {
         "http_answer" => HTTP_ANSWERS.map(|text| text.as_bytes().to_vec()).to_vec(),
         "ftp" => FTP.map(|text| text.as_bytes().to_vec()).to_vec(),
         "nfs" => vec![nfs()],
+        "storage_answer" => STORAGE.map(|text| text.as_bytes().to_vec()).to_vec(),
         "qmp" => QMP.map(|text| text.as_bytes().to_vec()).to_vec(),
         other => panic!("{other} has no seeds"),
     };

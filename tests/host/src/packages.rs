@@ -50,6 +50,7 @@ pub const PACKAGES: &[Package] = &[
     package("vncsnapshot", "another (TightVNC)"),
     package("xfsprogs", "disk images of the boot loader's tests"),
     package("xorriso", "disk images of the boot loader's tests, CDs of HVM guests"),
+    package("python3", "the sample storage program"),
     package("time", "memory of programs in the benches"),
     package("xen-utils-4.17", "the C and OCaml xenstored that the store is compared with"),
     package("xenstore-utils", "xenstore clients for the same comparison"),

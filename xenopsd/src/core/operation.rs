@@ -335,7 +335,14 @@ impl Request<'_> {
             tracing::info!(vm = self.vm, "plug of {device}, which is plugged: nothing to do");
             return Ok(());
         }
-        self.run(&plan::plug(device))
+        let records = self.records()?;
+        let on_storage = match device {
+            Device::Vbd(name) => {
+                records.vbds.iter().any(|vbd| vbd.id.device == *name && plan::needs_storage(vbd))
+            }
+            Device::Vif(_) => false,
+        };
+        self.run_on(&records, &plan::plug(device, on_storage))
     }
 
     fn unplug(&self, device: &Device, how: Unplugging) -> Result<(), Error> {

@@ -20,7 +20,7 @@ use xenstore::{Operations, Path};
 
 use super::{Core, PENDING, SUSPENDING, Seen, vm_of};
 use crate::api::Error;
-use crate::device::{sharing, store_domid};
+use crate::device::{sharing, storage, store_domid};
 use crate::edge::{DomId, DomainInfo};
 use crate::state::journal::Resource;
 
@@ -111,6 +111,7 @@ impl Core {
             let given = match &resource {
                 // Whoever calls has seen that it is gone.
                 Resource::Domain => Ok(false),
+                Resource::Storage(disk) => storage::release(self, vm, disk).map(|()| true),
                 other => self.edges.host().release(other).map_err(Error::from),
             };
             if let Ok(true) = given {

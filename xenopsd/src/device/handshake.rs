@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 use xenstore::layout::{DeviceAddress, DeviceKind, DeviceStatus, XenbusState, printable};
 use xenstore::{Operations, Path};
 
+use super::storage::{self, Purpose};
 use super::{Plug, vif};
 use crate::api::Error;
 use crate::ops::plan::Unplugging;
@@ -80,7 +81,11 @@ pub fn unplug(plug: &Plug<'_>, address: DeviceAddress, id: &str, how: Unplugging
     if address.kind == DeviceKind::Vif {
         vif::forget_interface(plug.core, plug.vm, plug.domid, address.id)?;
     }
-    super::loops::detach(plug.core, plug.vm, address)
+    super::loops::detach(plug.core, plug.vm, address)?;
+    if address.kind != DeviceKind::Vbd {
+        return Ok(());
+    }
+    plug.waiting.slot.without(|| storage::detach(plug.core, plug.vm, Purpose::Vbd(address.id)))
 }
 
 /// Whether the guest has a driver that took the device up; if one is about to, that is awaited.

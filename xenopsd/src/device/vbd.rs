@@ -3,14 +3,16 @@
 //! Everything blkback wants is written in one go, the device number included, so that a plug costs one transaction
 //! and one wait.
 
-use std::path::Path;
+use std::path::PathBuf;
 
 use xenstore::layout::{self, BlockBackend, BlockDevice, DeviceAddress, DeviceKind, Media};
 
+use super::storage::{self, Purpose};
 use super::{Plug, handshake, loops, plugged, sharing, store_domid};
-use crate::api::{Disk, Error, Vbd, VbdMode, VbdState, VbdType};
+use crate::api::{Dict, Disk, Error, Vbd, VbdMode, VbdState, VbdType};
 use crate::core::Core;
 use crate::edge::{Access, DomId};
+use crate::ops::wait::Waiting;
 
 /// The ring layout of a 64-bit x86 guest, which blkback must be told for PV.
 const PV_PROTOCOL: &str = "x86_64-abi";
@@ -47,28 +49,48 @@ fn access(vbd: &Vbd) -> Access {
     }
 }
 
-fn local_path(vbd: &Vbd) -> Result<Option<&Path>, Error> {
+/// Where its content is in dom0.
+///
+/// # Errors
+/// When it is a storage layer's and not attached.
+pub fn path(core: &Core, vbd: &Vbd) -> Result<Option<PathBuf>, Error> {
+    Ok(located(core, vbd)?.map(|(path, _)| path))
+}
+
+/// That, and what the storage layer has for its backend's directory.
+fn located(core: &Core, vbd: &Vbd) -> Result<Option<(PathBuf, Dict<String>)>, Error> {
     match &vbd.backend {
         None => Ok(None),
-        Some(Disk::Local(path)) => Ok(Some(Path::new(path))),
-        Some(Disk::Vdi(vdi)) => Err(Error::Unimplemented(format!("disk {vdi} of a storage service"))),
+        Some(Disk::Local(path)) => Ok(Some((path.into(), Dict::new()))),
+        Some(Disk::Vdi(_)) => storage::attached(core, &vbd.id.vm, Purpose::Vbd(number(vbd)?)).map(Some),
     }
+}
+
+/// Makes a disk of a storage layer reachable; there is nothing to do for another.
+///
+/// # Errors
+/// As [`storage::attach`].
+pub fn attach_storage(core: &Core, vbd: &Vbd, waiting: Waiting<'_>) -> Result<(), Error> {
+    let Some(Disk::Vdi(disk)) = &vbd.backend else { return Ok(()) };
+    let wanted = (Purpose::Vbd(number(vbd)?), &**disk);
+    storage::attach(core, &vbd.id.vm, wanted, access(vbd) == Access::ReadWrite, waiting)
 }
 
 /// Finds what would make a plug fail, taking nothing.
 ///
 /// # Errors
-/// `Does_not_exist("disk", …)`, `Storage_backend_error` for something that is no usable disk or in use elsewhere,
-/// `Unimplemented`.
+/// `Does_not_exist("disk", …)`, `Storage_backend_error` for something that is no usable disk or in use elsewhere, or for a
+/// disk of a storage layer that there is none of.
 pub fn check(core: &Core, vbd: &Vbd) -> Result<(), Error> {
     number(vbd)?;
-    match local_path(vbd)? {
-        Some(path) => {
+    match &vbd.backend {
+        None => Ok(()),
+        Some(Disk::Local(path)) => {
             let access = access(vbd);
-            let disk = core.edges.host().check_disk(path, access)?;
+            let disk = core.edges.host().check_disk(path.as_ref(), access)?;
             sharing::check(core, disk, access == Access::ReadWrite)
         }
-        None => Ok(()),
+        Some(Disk::Vdi(disk)) => storage::check(core, disk),
     }
 }
 
@@ -77,13 +99,13 @@ pub fn check(core: &Core, vbd: &Vbd) -> Result<(), Error> {
 /// # Errors
 /// As [`check`], and when the backend refuses. What was attached is given back with the domain.
 pub fn plug(plug: &Plug<'_>, vbd: &Vbd) -> Result<(), Error> {
-    let Some(path) = local_path(vbd)? else {
+    let Some((path, extra)) = located(plug.core, vbd)? else {
         tracing::info!(vbd = %vbd.id, "an empty drive has no backend to offer to a PV guest");
         return Ok(());
     };
     let access = access(vbd);
     let address = address(plug.domid, vbd)?;
-    let attached = loops::attach(plug.core, plug.vm, address.id, path, access)?;
+    let attached = loops::attach(plug.core, plug.vm, address.id, &path, access)?;
     sharing::claim(plug.core, address, attached.id, access == Access::ReadWrite)?;
     let (major, minor) = attached.device;
     let node = attached.node.into_os_string().into_encoded_bytes();
@@ -104,8 +126,10 @@ pub fn plug(plug: &Plug<'_>, vbd: &Vbd) -> Result<(), Error> {
         protocol: Some(PV_PROTOCOL.to_owned()),
         script: Some(SCRIPT.to_owned()),
         device: Some(BlockDevice { major: number(major)?, minor: number(minor)?, path: node }),
-        extra_backend: layout::pairs(vbd.extra_backend_keys.iter().map(|(k, v)| (k, v.as_bytes())))
-            .map_err(|e| Error::internal(format!("VBD {}: extra_backend_keys: {e}", vbd.id)))?,
+        extra_backend: layout::pairs(
+            extra.iter().chain(vbd.extra_backend_keys.iter()).map(|(k, v)| (k, v.as_bytes())),
+        )
+        .map_err(|e| Error::internal(format!("VBD {}: extra_backend_keys: {e}", vbd.id)))?,
         extra_private: layout::pairs(vbd.extra_private_keys.iter().map(|(k, v)| (k, v.as_bytes())))
             .map_err(|e| Error::internal(format!("VBD {}: extra_private_keys: {e}", vbd.id)))?,
     };

@@ -3,6 +3,7 @@
 use super::VmExecutor;
 use super::create::BootFiles;
 use crate::api::{BootLoader, Disk, Error, IndirectBoot, Vbd, Vm};
+use crate::device::vbd;
 use crate::edge::{Installing, KernelLimits, KernelSearch, KernelSearchError};
 use guest_installer::boot::Request;
 use guest_installer::eliloader::{Changes, Install, Record};
@@ -17,7 +18,7 @@ const RAMDISK_LIMIT: &str = "pv-ramdisk-max-size";
 /// What is to be looked for, checked as far as the record goes.
 #[derive(Debug)]
 struct Wanted {
-    disk: PathBuf,
+    disk: Disk,
     request: Request,
     limits: KernelLimits,
     install: Option<Install>,
@@ -47,13 +48,7 @@ impl Wanted {
         let request = pygrub::request(&boot.bootloader_args).map_err(|why| {
             wrong(format!("arguments {:?} of the boot loader: {why}", boot.bootloader_args))
         })?;
-        let disk = match boot.devices.first() {
-            Some(Disk::Local(path)) => path.into(),
-            Some(Disk::Vdi(vdi)) => {
-                return Err(Error::Unimplemented(format!("boot from disk {vdi} of a storage service")));
-            }
-            None => return Err(Error::NoBootableDevice),
-        };
+        let disk = boot.devices.first().ok_or(Error::NoBootableDevice)?.clone();
         let limit = |key: &str| -> Result<Option<u64>, Error> {
             let text = vm.platformdata.get(key);
             let bytes =
@@ -72,6 +67,7 @@ impl VmExecutor<'_> {
         let vm = &self.records.vm;
         let Some(boot) = vm.indirect_boot() else { return Ok(()) };
         let Wanted { disk, request, limits, install } = Wanted::of(vm, boot)?;
+        let disk = self.boot_path(&disk)?;
         let progress = |done| self.task.set_step_progress(done);
         let search = KernelSearch {
             disk: &disk,
@@ -95,6 +91,20 @@ impl VmExecutor<'_> {
         self.keep_files(BootFiles::found(found.kernel, found.ramdisk, cmdline));
         self.round.lock().unwrap_or_else(PoisonError::into_inner).changes = found.changes;
         Ok(())
+    }
+
+    /// One of a storage layer is attached as what the VM has it as.
+    fn boot_path(&self, disk: &Disk) -> Result<PathBuf, Error> {
+        let vdi = match disk {
+            Disk::Local(path) => return Ok(path.into()),
+            Disk::Vdi(vdi) => vdi,
+        };
+        let vbd = self.records.vbds.iter().find(|vbd| vbd.backend.as_ref() == Some(disk));
+        let vbd = vbd.ok_or_else(|| Error::BootloaderError {
+            id: self.vm().to_owned(),
+            message: format!("disk {vdi} is to be booted from and is none of the VM's disks"),
+        })?;
+        vbd::path(self.core, vbd)?.ok_or(Error::NoBootableDevice)
     }
 
     /// Stores what the round of an installation changes: one record, written in one step.
@@ -196,7 +206,10 @@ mod tests {
     fn the_first_disk_is_looked_at() {
         let found =
             wanted(|vm, _| vm.platformdata.0.push((KERNEL_LIMIT.to_owned(), "1000".to_owned()))).unwrap();
-        assert_eq!((found.disk.to_str(), found.request.entry.as_deref()), (Some("/disk"), Some("2")));
+        assert_eq!(
+            (&found.disk, found.request.entry.as_deref()),
+            (&Disk::Local("/disk".to_owned()), Some("2"))
+        );
         assert_eq!(found.limits, KernelLimits { kernel: Some(1000), ramdisk: None });
         for name in ["", "/usr/lib/xen/bin/pygrub"] {
             assert_eq!(wanted(|_, boot| boot.bootloader = name.to_owned()).unwrap().disk, found.disk);
@@ -217,8 +230,6 @@ mod tests {
         for bad in ["", "0", "-1", "much"] {
             assert!(message(&|vm, _| limit(vm, bad)).contains(RAMDISK_LIMIT), "{bad}");
         }
-        let vdi = wanted(|_, boot| boot.devices = vec![Disk::Vdi("sr/vdi".to_owned())]);
-        assert!(matches!(vdi, Err(Error::Unimplemented(_))));
         let installs = |vm: &mut Vm, boot: &mut IndirectBoot, repository: &str| {
             boot.bootloader = "eliloader".to_owned();
             vm.platformdata.insert("install-repository", repository.to_owned());

@@ -69,7 +69,7 @@ impl VmExecutor<'_> {
             }
             waited.and(removed).and(gone)?;
         }
-        self.core.give_back(self.vm())
+        self.slot.without(|| self.core.give_back(self.vm()))
     }
 
     fn wait_for_backends(&self, domid: DomId) -> Result<(), Error> {

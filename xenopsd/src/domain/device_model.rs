@@ -8,7 +8,7 @@ use xenstore::layout::{self, vm_path};
 use xenstore::{Operations, Path};
 
 use super::VmExecutor;
-use crate::api::{BuilderInfo, Disk, Error, VbdMode, Vm};
+use crate::api::{BuilderInfo, Error, VbdMode, Vm};
 use crate::core::Core;
 use crate::device::{loops, store_domid, vbd, vif};
 use crate::dm::args::{Card, Descriptors, Drive, Machine, has_screen};
@@ -137,17 +137,11 @@ impl VmExecutor<'_> {
     /// A block device of its own, also for a file: a limit of the size of files holds for a device model.
     fn open_drive(&self, domid: DomId, drive: &Drive) -> Result<Option<OwnedFd>, Error> {
         let vbd = self.vbd(&drive.vbd)?;
-        let path = match &vbd.backend {
-            None => return Ok(None),
-            Some(Disk::Local(path)) => path,
-            Some(Disk::Vdi(vdi)) => {
-                return Err(Error::Unimplemented(format!("disk {vdi} of a storage service")));
-            }
-        };
+        let Some(path) = vbd::path(self.core, vbd)? else { return Ok(None) };
         let read_only = drive.cdrom || vbd.mode == VbdMode::ReadOnly;
         let access = if read_only { Access::ReadOnly } else { Access::ReadWrite };
         let vdev = vbd::address(domid, vbd)?.id;
-        Ok(loops::attach(self.core, self.vm(), vdev, std::path::Path::new(path), access)?.keep)
+        Ok(loops::attach(self.core, self.vm(), vdev, &path, access)?.keep)
     }
 
     fn make_tap(&self, domid: DomId, card: &Card) -> Result<OwnedFd, Error> {

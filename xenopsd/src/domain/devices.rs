@@ -24,6 +24,16 @@ impl<'a> VmExecutor<'a> {
         Ok(self.core.edges.store()?.write(&mark, address.backend().as_str())?)
     }
 
+    pub(super) fn attach_storage(&self, device: &Device) -> Result<(), Error> {
+        match device {
+            Device::Vbd(name) => {
+                let waiting = self.core.waiting(Some(self.task), self.slot);
+                device::vbd::attach_storage(self.core, self.vbd(name)?, waiting)
+            }
+            Device::Vif(_) => Ok(()),
+        }
+    }
+
     pub(super) fn plug(&self, device: &Device) -> Result<(), Error> {
         let plug = self.plugging(Some(self.task))?;
         match device {
@@ -72,6 +82,7 @@ impl<'a> VmExecutor<'a> {
             self.unplug_by_force(address)?;
         }
         device::loops::give_back_unused(self.core, self.vm(), domid)?;
+        self.slot.without(|| device::storage::give_back_unused(self.core, self.vm(), domid))?;
         self.finish_changes(domid);
         Ok(())
     }

@@ -29,6 +29,7 @@ impl VmExecutor<'_> {
             let run = ScriptRun {
                 script: &script,
                 arguments: &arguments,
+                input: None,
                 limit: SCRIPT_LIMIT,
                 cancelled: self.task.cancel_event(),
             };

@@ -122,6 +122,7 @@ impl Executor for VmExecutor<'_> {
             Atom::Delay(time) => self.delay(*time),
             Atom::StartTerminal(screen) => self.start_terminal(*screen),
             Atom::StopTerminal(screen) => self.stop_terminal(*screen),
+            Atom::AttachStorage(device) => self.attach_storage(device),
             Atom::BeginPlug(device) => self.begin_plug(device),
             Atom::Plug(device) => self.plug(device),
             Atom::EndPlug(device) => self.end_plug(device),
@@ -146,6 +147,11 @@ impl Executor for VmExecutor<'_> {
                 Ok(())
             }
             Atom::RequestShutdown(what, timeout) => self.request_shutdown(*what, *timeout),
+            Atom::AttachImage(disk, access) => self.attach_image(disk, *access),
+            Atom::DetachImage => {
+                self.detach_image();
+                Ok(())
+            }
             Atom::OpenImage(disk) => self.open_image(disk),
             Atom::RequestSuspend => self.request_suspend(),
             Atom::SaveDomain => self.save_domain(),

@@ -20,13 +20,13 @@ use super::linux::mac::MacAddr;
 use super::linux::netlink::{IfName, Netlink};
 use super::linux::suspend_file::{SuspendFile, SuspendFileError};
 use super::linux::terminal::{TerminalError, TerminalServers};
-use super::linux::{device_model, nftables, process, release, script, serial, vif};
+use super::linux::{device_model, nftables, process, release, script, serial, storage, vif};
 use super::xen::XenHypervisor;
 use super::{
-    Access, AttachedDisk, DeviceModel, DiskId, DomId, Edges, FileId, Firmware, FirmwarePaths, Followed,
-    FoundKernel, Host, HostError, ImageFile, KernelSearch, KernelSearchError, NewDeviceModel, Note, Prepared,
-    Reserve, ScreenListener, ScreenPlace, ScriptEnd, ScriptError, ScriptRun, Terminal, TerminalSockets,
-    TerminalWanted, VifSettings,
+    Access, Attached, AttachedDisk, DeviceModel, DiskId, DomId, Edges, FileId, Firmware, FirmwarePaths,
+    Followed, FoundKernel, Host, HostError, ImageFile, KernelSearch, KernelSearchError, NewDeviceModel, Note,
+    Prepared, Reserve, ScreenListener, ScreenPlace, ScriptEnd, ScriptError, ScriptRun, StorageCall,
+    StorageError, Terminal, TerminalSockets, TerminalWanted, VifSettings,
 };
 use crate::state::journal::{ProcessId, Resource};
 
@@ -90,6 +90,8 @@ pub struct LinuxHost {
     pub ends: Ends,
     /// How device models run.
     pub device_models: device_model::Settings,
+    /// The storage layer's program.
+    pub storage: Option<PathBuf>,
 }
 
 impl Host for LinuxHost {
@@ -208,6 +210,14 @@ impl Host for LinuxHost {
 
     fn run_script(&self, run: &ScriptRun<'_>) -> Result<ScriptEnd, ScriptError> {
         script::run(run)
+    }
+
+    fn check_storage(&self) -> Result<(), StorageError> {
+        storage::check(self.storage.as_deref()).map(drop)
+    }
+
+    fn call_storage(&self, call: &StorageCall<'_>) -> Result<Option<Attached>, StorageError> {
+        storage::call(self.storage.as_deref(), call)
     }
 
     fn check_terminal(&self) -> Result<(), HostError> {

@@ -20,6 +20,7 @@ pub mod linux;
 mod machine;
 mod pool;
 mod screen;
+pub mod storage;
 mod xen;
 
 use std::convert::Infallible;
@@ -56,6 +57,7 @@ pub use linux::suspend_file::SuspendFile;
 pub use machine::{LinuxHost, StoreAddress, real};
 pub use pool::{Edges, Lent};
 pub use screen::{ScreenAddress, ScreenListener, ScreenPlace};
+pub use storage::{Attached, Datapath, StorageCall, StorageError, Vdi, Verb};
 
 /// Why the hypervisor refused.
 #[derive(Debug, thiserror::Error)]
@@ -284,6 +286,8 @@ pub struct ScriptRun<'a> {
     pub script: &'a Path,
     /// After its name.
     pub arguments: &'a [String],
+    /// What it reads; one that is to read something has limits, and an environment of its own.
+    pub input: Option<&'a [u8]>,
     /// How long it may take.
     pub limit: Duration,
     /// Disconnected when it is no longer wanted.
@@ -297,6 +301,8 @@ pub struct ScriptEnd {
     pub code: i32,
     /// The beginning of what it printed.
     pub stdout: String,
+    /// The same of its complaints, if it was given input; another's go where the daemon's go.
+    pub stderr: String,
 }
 
 /// A script did not end by itself.
@@ -447,6 +453,18 @@ pub trait Host: Send + Sync {
     /// # Errors
     /// [`ScriptError`].
     fn run_script(&self, run: &ScriptRun<'_>) -> Result<ScriptEnd, ScriptError>;
+
+    /// Checks, taking nothing, that disks of a storage layer can be asked for.
+    ///
+    /// # Errors
+    /// [`StorageError::Refused`] that says which setting is missing, or what is wrong with the program.
+    fn check_storage(&self) -> Result<(), StorageError>;
+
+    /// Asks the storage layer's program; what it answered to [`Verb::Attach`](storage::Verb::Attach), nothing for others.
+    ///
+    /// # Errors
+    /// [`StorageError`].
+    fn call_storage(&self, call: &StorageCall<'_>) -> Result<Option<Attached>, StorageError>;
 
     /// Checks, taking nothing, that a terminal server can be started.
     ///

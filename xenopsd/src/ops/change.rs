@@ -121,7 +121,8 @@ impl fmt::Display for Change {
 /// A medium for a drive of a running PV guest: the drive comes with it.
 pub fn insert(drive: &Vbd, medium: &Disk) -> Vec<Step> {
     let mut steps = vec![Step::Do(Atom::Keep(Change::medium(drive, Some(medium.clone()))))];
-    steps.extend(super::plan::plug(&super::plan::Device::Vbd(drive.id.device.clone())));
+    let on_storage = matches!(medium, Disk::Vdi(_));
+    steps.extend(super::plan::plug(&super::plan::Device::Vbd(drive.id.device.clone()), on_storage));
     steps
 }
 

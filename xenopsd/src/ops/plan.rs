@@ -2,12 +2,12 @@
 //! the stored records, tested without a machine.
 //!
 //! ```text
-//!   start     check ─► hook ─► create ─► [find kernel | load installer] ─► ∥ { build ─► terminal ·
+//!   start     check ─► hook ─► create ─► [attach storage] ─► [find kernel | load installer] ─► ∥ { build ─► terminal ·
 //!             ∥ writable disks ─► ∥ read-only disks · [device model] · each interface } ─► [keep round] ─► settle
 //!   destroy   pause ─► stop device model ─► close devices ─► stop terminal ─► destroy domain ─► release devices
 //!   shutdown  hook ─► [ask the guest] ─► destroy ─► hook
 //!   reboot    [ask the guest] ─► hook ─► destroy ─► hooks ─► start ─► unpause
-//!   plug      begin ─► plug ─► end                unplug    unplug
+//!   plug      begin ─► [attach storage] ─► plug ─► end          unplug    unplug
 //!   suspend   hook ─► open image ─► ask the guest ─► save ─► hook ─► seal ─► keep ─► stop terminal ─► destroy ─► hook
 //!   resume    check ─► hook ─► create ─► as start, with restore for build ─► settle ─► forget ─► hook
 //! ```
@@ -20,6 +20,7 @@ use std::time::Duration;
 use super::change::Change;
 use super::hook::{Hook, HookReason};
 use crate::api::{BootLoader, BuilderInfo, Disk, Vbd, VbdMode, Vif, Vm};
+use crate::edge::Access;
 
 /// How a guest is asked to go down.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,6 +86,12 @@ pub enum Atom {
     StartTerminal(Screen),
     /// That ended.
     StopTerminal(Screen),
+    /// A disk of a storage layer made reachable in dom0, for whoever uses it. It is given back with its device.
+    AttachStorage(Device),
+    /// The same for the image of a suspend, to be written or read.
+    AttachImage(Disk, Access),
+    /// That is given back; there may be none.
+    DetachImage,
     /// A device of a running guest is noted as incomplete: a restarted daemon takes such a one away.
     BeginPlug(Device),
     /// A device set up in dom0, offered to the guest and taken up by its backend.
@@ -166,7 +173,7 @@ pub struct Records {
 pub fn start(records: &Records) -> Vec<Step> {
     let hook = hook(Hook::PreStart, HookReason::None);
     let [check, create, settle] = [Atom::CheckStart, Atom::CreateDomain, Atom::Settle].map(Step::Do);
-    let mut steps = vec![check, hook, create];
+    let mut steps = vec![check, hook, create, attach_storage(records)];
     steps.extend(find_kernel(&records.vm));
     steps.push(fill(Atom::BuildDomain, Screen::Fresh, records));
     steps.extend(keep_round(&records.vm));
@@ -192,6 +199,7 @@ fn keep_round(vm: &Vm) -> Option<Step> {
 /// To an image, and the domain away.
 pub fn suspend(disk: &Disk) -> Vec<Step> {
     let mut steps = vec![hook(Hook::PreSuspend, HookReason::Suspend)];
+    steps.extend(attach_image(disk, Access::ReadWrite));
     let save = [Atom::OpenImage(disk.clone()), Atom::RequestSuspend, Atom::SaveDomain];
     steps.extend(save.map(Step::Do));
     steps.push(hook(Hook::PreShutdown, HookReason::Suspend));
@@ -203,28 +211,54 @@ pub fn suspend(disk: &Disk) -> Vec<Step> {
 
 /// From an image, leaving the domain paused.
 pub fn resume(records: &Records, disk: &Disk) -> Vec<Step> {
-    tidy(vec![
+    let attach = attach_image(disk, Access::ReadOnly);
+    let detach = attach.as_ref().map(|_| Step::Do(Atom::DetachImage));
+    let resume = [
         Step::Do(Atom::CheckResume(disk.clone())),
         hook(Hook::PreResume, HookReason::None),
         Step::Do(Atom::CreateDomain),
+        attach_storage(records),
         fill(Atom::RestoreDomain(disk.clone()), Screen::Kept, records),
         Step::Do(Atom::Settle),
         Step::Do(Atom::ForgetImage),
-        hook(Hook::PostResume, HookReason::None),
-    ])
+    ];
+    let end = hook(Hook::PostResume, HookReason::None);
+    tidy(attach.into_iter().chain(resume).chain(detach).chain([end]).collect())
 }
 
 /// To an image, and on with the same domain.
 pub fn checkpoint(disk: &Disk) -> Vec<Step> {
     let image = Atom::OpenImage(disk.clone());
-    [image, Atom::RequestSuspend, Atom::SaveDomain, Atom::ResumeDomain, Atom::SealImage]
-        .map(Step::Do)
-        .to_vec()
+    let steps = [image, Atom::RequestSuspend, Atom::SaveDomain, Atom::ResumeDomain, Atom::SealImage];
+    let attach = attach_image(disk, Access::ReadWrite);
+    let detach = attach.as_ref().map(|_| Step::Do(Atom::DetachImage));
+    attach.into_iter().chain(steps.map(Step::Do)).chain(detach).collect()
+}
+
+/// An image in dom0's files needs nothing of the kind.
+fn attach_image(disk: &Disk, access: Access) -> Option<Step> {
+    matches!(disk, Disk::Vdi(_)).then(|| Step::Do(Atom::AttachImage(disk.clone(), access)))
+}
+
+/// Disks of a storage layer, writable ones first: it cannot turn a read-only attachment into a writable one. Before their
+/// first use, which is the search for a kernel.
+fn attach_storage(records: &Records) -> Step {
+    let attach = |mode: VbdMode| {
+        let these = records.vbds.iter().filter(|vbd| vbd.mode == mode && needs_storage(vbd));
+        let atoms = these.map(|vbd| Atom::AttachStorage(Device::Vbd(vbd.id.device.clone())));
+        Step::Parallel(atoms.map(Step::Do).collect())
+    };
+    Step::Serial(vec![attach(VbdMode::ReadWrite), attach(VbdMode::ReadOnly)])
+}
+
+/// Whether what is in it is a storage layer's.
+pub fn needs_storage(vbd: &Vbd) -> bool {
+    matches!(vbd.backend, Some(Disk::Vdi(_)))
 }
 
 /// On with a domain whose suspend did not come to its end.
 pub fn abandon_suspend(disk: &Disk) -> Vec<Step> {
-    [Atom::ResumeDomain, Atom::DiscardImage(disk.clone())].map(Step::Do).to_vec()
+    [Atom::ResumeDomain, Atom::DiscardImage(disk.clone()), Atom::DetachImage].map(Step::Do).to_vec()
 }
 
 /// Whether the VM's text console has a terminal server.
@@ -238,12 +272,13 @@ pub fn has_terminal(vm: &Vm) -> bool {
 /// Kernel and memory of a domain that was created empty, and its terminal server. A build that fails half way cannot be
 /// begun again: the domain goes.
 pub fn build(records: &Records) -> Vec<Step> {
-    let mut steps: Vec<Step> = find_kernel(&records.vm).into_iter().collect();
+    let mut steps = vec![attach_storage(records)];
+    steps.extend(find_kernel(&records.vm));
     steps.push(Step::Do(Atom::BeginBuild));
     steps.extend(filled(Atom::BuildDomain, Screen::Fresh, records));
     steps.extend(keep_round(&records.vm));
     steps.push(Step::Do(Atom::Settle));
-    steps
+    tidy(steps)
 }
 
 /// The terminal server of a running guest whose last one has ended.
@@ -313,10 +348,12 @@ pub fn own_reboot(records: &Records, up: Option<Duration>, least: Duration, paus
     steps
 }
 
-/// A device for a running guest.
-pub fn plug(device: &Device) -> Vec<Step> {
-    let atoms = [Atom::BeginPlug, Atom::Plug, Atom::EndPlug];
-    atoms.map(|atom| Step::Do(atom(device.clone()))).to_vec()
+/// A device for a running guest, with that of a storage layer made reachable first if it is on one.
+pub fn plug(device: &Device, on_storage: bool) -> Vec<Step> {
+    let mut atoms = vec![Atom::BeginPlug(device.clone())];
+    atoms.extend(on_storage.then(|| Atom::AttachStorage(device.clone())));
+    atoms.extend([Atom::Plug(device.clone()), Atom::EndPlug(device.clone())]);
+    atoms.into_iter().map(Step::Do).collect()
 }
 
 /// Away from a running guest.
@@ -355,12 +392,15 @@ impl Atom {
             Self::CreateDomain | Self::BeginBuild => END.to_vec(),
             Self::StartTerminal(_) => vec![Self::StopTerminal(Screen::Fresh)],
             Self::BeginPlug(device) => vec![Self::Unplug(device.clone(), Unplugging::Forced)],
+            Self::AttachImage(..) => vec![Self::DetachImage],
             Self::OpenImage(disk) => vec![Self::DiscardImage(disk.clone())],
             Self::RequestSuspend => vec![Self::ResumeDomain],
             Self::Keep(change) => change.undo(),
             Self::StartDeviceModel => vec![Self::StopDeviceModel],
             Self::KeepRound => vec![Self::ForgetRound],
             Self::CheckStart
+            | Self::AttachStorage(_)
+            | Self::DetachImage
             | Self::Hook(..)
             | Self::Delay(_)
             | Self::FindKernel
@@ -396,6 +436,8 @@ impl Atom {
     pub fn weight(&self) -> u32 {
         match self {
             Self::SaveDomain | Self::RestoreDomain(_) => 10,
+            // A program of somebody else's.
+            Self::AttachStorage(_) | Self::AttachImage(..) => 2,
             // Some ten megabytes from a server.
             Self::LoadInstaller => 20,
             // Some tenths of a second, as long as the build of a small guest.

@@ -17,13 +17,14 @@ use super::installer;
 use super::processes::Processes;
 use super::{Shared, SimOptions};
 use crate::edge::linux::release::remove_socket;
+use crate::edge::linux::storage as real_storage;
 use crate::edge::linux::terminal::ROLE;
 use crate::edge::linux::{loopdev, script, serial};
 use crate::edge::{
-    Access, AttachedDisk, DeviceModel, DiskId, DomId, FileId, Firmware, Followed, FoundKernel, Host,
-    HostError, Image, ImageFile, KernelSearch, KernelSearchError, NewDeviceModel, Note, Prepared, Reserve,
-    ScreenListener, ScreenPlace, ScriptEnd, ScriptError, ScriptRun, SuspendFile, Tell, Terminal,
-    TerminalSockets, TerminalWanted, VifSettings,
+    Access, Attached, AttachedDisk, DeviceModel, DiskId, DomId, FileId, Firmware, Followed, FoundKernel,
+    Host, HostError, Image, ImageFile, KernelSearch, KernelSearchError, NewDeviceModel, Note, Prepared,
+    Reserve, ScreenListener, ScreenPlace, ScriptEnd, ScriptError, ScriptRun, StorageCall, StorageError,
+    SuspendFile, Tell, Terminal, TerminalSockets, TerminalWanted, VifSettings,
 };
 use crate::state::journal::{ProcessId, Resource};
 
@@ -54,14 +55,16 @@ pub(super) struct SimHost {
     disks: Present,
     bridges: Present,
     hooks: Option<PathBuf>,
+    /// A real storage program.
+    storage: Option<PathBuf>,
     /// Whether device models can be started.
     qemu: bool,
 }
 
 impl SimHost {
     pub(super) fn new(shared: Arc<Shared>, options: &SimOptions) -> Self {
-        let SimOptions { disks, bridges, hooks, .. } = options.clone();
-        Self { shared, disks, bridges, hooks, qemu: options.qemu }
+        let SimOptions { disks, bridges, hooks, storage, .. } = options.clone();
+        Self { shared, disks, bridges, hooks, storage, qemu: options.qemu }
     }
 
     fn disk(&self, site: &str, path: &Path) -> Result<FileId, HostError> {
@@ -208,6 +211,23 @@ impl Host for SimHost {
     fn run_script(&self, run: &ScriptRun<'_>) -> Result<ScriptEnd, ScriptError> {
         self.shared.faults.check("host.run_script").map_err(|e| ScriptError::Unusable(e.to_string()))?;
         script::run(run)
+    }
+
+    fn check_storage(&self) -> Result<(), StorageError> {
+        self.shared.faults.check("host.check_storage").map_err(StorageError::unusable)?;
+        match &self.storage {
+            Some(program) => real_storage::check(Some(program)).map(drop),
+            None => Ok(()),
+        }
+    }
+
+    fn call_storage(&self, call: &StorageCall<'_>) -> Result<Option<Attached>, StorageError> {
+        let site = format!("host.storage_{}", call.verb);
+        self.shared.faults.check(&site).map_err(StorageError::unusable)?;
+        match &self.storage {
+            Some(program) => real_storage::call(Some(program), call),
+            None => super::storage::call(&self.shared.storage, call),
+        }
     }
 
     fn check_terminal(&self) -> Result<(), HostError> {

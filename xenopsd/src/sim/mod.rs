@@ -53,6 +53,7 @@ mod hypervisor;
 mod installer;
 mod memory;
 mod processes;
+mod storage;
 mod store;
 mod terminals;
 mod trace;
@@ -109,6 +110,8 @@ pub struct SimOptions {
     pub bridges: Present,
     /// Whether there is a QEMU for HVM guests.
     pub qemu: bool,
+    /// A real storage program; a simulated one, which has every disk, when there is none.
+    pub storage: Option<PathBuf>,
     /// Directories of real scripts that are run for events; none are when there is none.
     pub hooks: Option<PathBuf>,
     /// Where the store listens, for tools and `xenops console`; a private directory when none.
@@ -129,6 +132,7 @@ impl Default for SimOptions {
             disks: Present::All,
             bridges: Present::All,
             qemu: true,
+            storage: None,
             hooks: None,
             store_socket: None,
         }
@@ -149,6 +153,8 @@ struct Shared {
     device_models: device_model::DeviceModels,
     /// The file behind each loop device that is attached.
     loops: Mutex<BTreeMap<u32, FileId>>,
+    /// Which disks of a storage layer are in use, by the datapath's name, and whether they are active.
+    storage: Mutex<BTreeMap<String, bool>>,
     signals: Sender<Signal>,
     /// [`SimOptions::copying`].
     copying: Duration,
@@ -237,6 +243,7 @@ pub fn machine(options: &SimOptions) -> std::io::Result<Machine> {
         processes: Arc::default(),
         device_models: device_model::DeviceModels::default(),
         loops: Mutex::default(),
+        storage: Mutex::default(),
         signals,
         copying: options.copying,
     });
@@ -302,6 +309,11 @@ impl Machine {
     /// The numbers of the loop devices that are attached.
     pub fn loops(&self) -> Vec<u32> {
         self.shared.loops().keys().copied().collect()
+    }
+
+    /// The names of the datapaths that are attached.
+    pub fn datapaths(&self) -> Vec<String> {
+        self.shared.storage.lock().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect()
     }
 
     /// The connections of all watchers are lost, as when xenstored is restarted; they may connect again at once.

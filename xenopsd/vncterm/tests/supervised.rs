@@ -55,6 +55,7 @@ impl Rig {
             terminals: TerminalServers::new(program.into(), BASE, log),
             ends: Ends::default(),
             device_models: xenopsd::edge::linux::device_model::Settings::default(),
+            storage: None,
         };
         let guest = nix::pty::posix_openpt(OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC).unwrap();
         nix::pty::grantpt(&guest).unwrap();

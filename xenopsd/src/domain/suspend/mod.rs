@@ -32,8 +32,9 @@ use super::shutdown::{Refused, control};
 use super::suspend_image::{self, ImageWriter};
 use crate::api::{BuilderInfo, Disk, Error};
 use crate::core::SUSPENDING;
+use crate::device::storage::{self, Purpose};
 use crate::device::store_domid;
-use crate::edge::{DomId, DomainInfo, HypervisorError, ShutdownReason, Stream, SuspendFile};
+use crate::edge::{Access, DomId, DomainInfo, HypervisorError, ShutdownReason, Stream, SuspendFile};
 use crate::ops::SMALL_STACK;
 
 /// The request in `control/shutdown`.
@@ -47,14 +48,6 @@ const STREAM_BYTES_PER_PAGE: u64 = PAGE + 8;
 
 /// What an image has beside the pages: vcpus' states (16 KiB each at most), CPU policies, records, the VM's record.
 const IMAGE_OVERHEAD: u64 = 4 << 20;
-
-/// Where the image is, or why it cannot be there.
-fn image_path(disk: &Disk) -> Result<PathBuf, Error> {
-    match disk {
-        Disk::Local(path) => Ok(PathBuf::from(path)),
-        Disk::Vdi(id) => Err(Error::Unimplemented(format!("suspend image on VDI {id}"))),
-    }
-}
 
 fn marker(domid: DomId) -> Result<xenstore::Path, Error> {
     Ok(libxl_path(store_domid(domid)).join(SUSPENDING).map_err(xenstore::Error::from)?)
@@ -78,15 +71,48 @@ impl VmExecutor<'_> {
         }
     }
 
-    pub(super) fn open_image(&self, disk: &Disk) -> Result<(), Error> {
+    /// Where the image is.
+    fn image_path(&self, disk: &Disk) -> Result<PathBuf, Error> {
+        match disk {
+            Disk::Local(path) => Ok(PathBuf::from(path)),
+            Disk::Vdi(_) => storage::attached(self.core, self.vm(), Purpose::Image).map(|(path, _)| path),
+        }
+    }
+
+    /// Makes a storage layer's disk reachable for the image that is on it, or is to be.
+    pub(super) fn attach_image(&self, disk: &Disk, access: Access) -> Result<(), Error> {
         self.must_be_suspendable()?;
-        let path = image_path(disk)?;
+        self.must_not_be_its_own(disk)?;
+        let Disk::Vdi(vdi) = disk else { return Ok(()) };
+        storage::check(self.core, vdi)?;
+        let waiting = self.core.waiting(Some(self.task), self.slot);
+        let wanted = (Purpose::Image, &**vdi);
+        storage::attach(self.core, self.vm(), wanted, access == Access::ReadWrite, waiting)
+    }
+
+    /// What cannot be given back stays in the journal; the VM is no worse for it.
+    pub(super) fn detach_image(&self) {
+        drop(self.take_image());
+        let detached = self.slot.without(|| storage::detach(self.core, self.vm(), Purpose::Image));
+        if let Err(error) = detached {
+            tracing::error!(vm = self.vm(), %error, "the disk of a suspend image is not given back");
+        }
+    }
+
+    fn must_not_be_its_own(&self, disk: &Disk) -> Result<(), Error> {
         if self.records.vbds.iter().any(|vbd| vbd.backend.as_ref() == Some(disk)) {
+            let (Disk::Local(name) | Disk::Vdi(name)) = disk;
             return Err(Error::internal(format!(
-                "{} is a disk of the VM itself; its image needs another place",
-                path.display()
+                "{name} is a disk of the VM itself; its image needs another place"
             )));
         }
+        Ok(())
+    }
+
+    pub(super) fn open_image(&self, disk: &Disk) -> Result<(), Error> {
+        self.must_be_suspendable()?;
+        self.must_not_be_its_own(disk)?;
+        let path = self.image_path(disk)?;
         let domain = self.domain()?;
         self.core.edges.store()?.write(&marker(domain.domid)?, path.display().to_string())?;
         let needed = domain.tot_pages.saturating_mul(STREAM_BYTES_PER_PAGE).saturating_add(IMAGE_OVERHEAD);
@@ -190,7 +216,7 @@ impl VmExecutor<'_> {
 
     /// Removes an image that is not to be kept, and the note unless the guest may still suspend.
     pub(super) fn discard_image(&self, disk: &Disk) -> Result<(), Error> {
-        let path = image_path(disk)?;
+        let path = self.image_path(disk)?;
         if let Some(image) = self.take_image()
             && let Err(error) = suspend_image::unseal(image.file())
         {

@@ -1,6 +1,5 @@
 //! A domain from an image.
 
-use super::image_path;
 use crate::api::{Disk, Error};
 use crate::domain::VmExecutor;
 use crate::domain::memory::{Wanted, bytes};
@@ -13,7 +12,7 @@ impl VmExecutor<'_> {
     pub(in crate::domain) fn check_resume(&self, disk: &Disk) -> Result<(), Error> {
         self.must_be_suspendable()?;
         let wanted = Wanted::of(&self.records.vm)?;
-        let image = self.core.edges.host().open_image(&image_path(disk)?)?;
+        let image = self.core.edges.host().open_image(&self.image_path(disk)?)?;
         let (_, record) = ImageReader::open(image.file()).map_err(|e| unusable(&image, &e))?;
         if record.vm.as_deref().is_some_and(|vm| vm != self.vm()) {
             // As after a clone of a suspended VM.
@@ -35,7 +34,7 @@ impl VmExecutor<'_> {
         let wanted = Wanted::of(&self.records.vm)?;
         // The check left it open and read up to the memory; it is read again to be sure of the position.
         drop(self.take_image());
-        let image = self.core.edges.host().open_image(&image_path(disk)?)?;
+        let image = self.core.edges.host().open_image(&self.image_path(disk)?)?;
         let (mut reader, record) = ImageReader::open(image.file()).map_err(|e| unusable(&image, &e))?;
         let target_kib = self.suspended_kib(&wanted, &record)?;
         let domid = self.domid()?;

@@ -24,6 +24,7 @@ pub mod pty;
 pub mod release;
 pub mod script;
 pub mod serial;
+pub mod storage;
 pub mod suspend_file;
 pub mod terminal;
 pub mod vif;

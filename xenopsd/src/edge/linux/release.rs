@@ -23,7 +23,8 @@ const LEAST_DEPTH: usize = 3;
 /// The kernel's name for the kind of network device that taps are.
 const TAP_KIND: &str = "tun";
 
-/// Gives `resource` back; whether there was anything to give. A domain is not the host's to give.
+/// Gives `resource` back; whether there was anything to give. A domain is not the host's to give, nor is a disk of a storage
+/// layer.
 ///
 /// # Errors
 /// [`HostError`] that says what refused.
@@ -33,7 +34,7 @@ pub fn release(resource: &Resource) -> Result<bool, HostError> {
         text: format!("{resource} was left by an earlier daemon and cannot be given back: {why}"),
     };
     match resource {
-        Resource::Domain => Ok(false),
+        Resource::Domain | Resource::Storage(_) => Ok(false),
         Resource::Loop(device) => detach(device).map_err(|e| refused(&e)),
         Resource::Process(meant) => process::kill(meant).map_err(|e| refused(&e)),
         Resource::NetworkDevice(name) => remove_tap(name).map_err(|e| refused(&e)),

@@ -1,5 +1,5 @@
 //! Running an administrator's script: in a process group of its own, its output bounded, its time bounded, and nothing of
-//! it left running when it is given up.
+//! it left running when it is given up. One that is given input has an environment of its own and limits, too.
 //!
 //! ```text
 //!   script ── exits ──► waiter (the process stays a zombie) ──┐
@@ -10,13 +10,15 @@
 //! The process is reaped only after its group was killed: until then nobody else can be given the group's number.
 
 use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 
 use crossbeam::channel::{Receiver, bounded};
+use ffi::pid::{Limit, limit};
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, killpg};
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
@@ -26,6 +28,17 @@ use crate::edge::{ScriptEnd, ScriptError, ScriptRun};
 
 /// Most of a script's output that is kept, in bytes: it travels in an error to the client.
 const MAX_OUTPUT: u64 = 16 * 1024;
+
+/// Most input of a script, in bytes: no more than a pipe holds (16 pages), so that writing it never waits.
+pub const MAX_INPUT: usize = 16 * 4096;
+
+/// Where a script with input finds other programs.
+const PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// What a script with input may use: far more than one that talks to a storage service needs, and far less than the host
+/// has. Time it spends waiting is not counted.
+const LIMITS: [(Limit, u64); 4] =
+    [(Limit::CpuSeconds, 300), (Limit::Memory, 2 << 30), (Limit::Files, 1024), (Limit::Core, 0)];
 
 /// Most scripts of one event.
 const MAX_SCRIPTS: usize = 256;
@@ -57,28 +70,33 @@ pub fn list(directory: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(scripts)
 }
 
-/// Runs a script to its end, in `/`, with no input.
+/// Runs a script to its end, in `/`.
 ///
 /// # Errors
 /// [`ScriptError`].
 pub fn run(run: &ScriptRun<'_>) -> Result<ScriptEnd, ScriptError> {
     let unusable = |error: io::Error| ScriptError::Unusable(error.to_string());
-    let mut child = Command::new(run.script)
-        .args(run.arguments)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .current_dir("/")
-        .process_group(0)
-        .spawn()
-        .map_err(unusable)?;
-    let output = child.stdout.take();
+    let mut command = Command::new(run.script);
+    command.args(run.arguments).stdin(Stdio::null()).stdout(Stdio::piped()).current_dir("/").process_group(0);
+    if run.input.is_some() {
+        command.env_clear().env("PATH", PATH).env("LC_ALL", "C").stdin(Stdio::piped()).stderr(Stdio::piped());
+    }
+    let mut child = command.spawn().map_err(unusable)?;
+    let (input, output, complaints) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
     let pid =
         Pid::from_raw(i32::try_from(child.id()).map_err(|_| unusable(io::ErrorKind::InvalidData.into()))?);
     let group = Group { child, pid };
     let ended = on_end(pid).map_err(unusable)?;
-    let reader =
-        output.map(|output| read_beginning(File::from(std::os::fd::OwnedFd::from(output)))).transpose();
-    let reader = reader.map_err(unusable)?;
+    let reader = output.map(|output| read_beginning(OwnedFd::from(output).into())).transpose();
+    let complaints = complaints.map(|output| read_beginning(OwnedFd::from(output).into())).transpose();
+    let (reader, complaints) = (reader.map_err(unusable)?, complaints.map_err(unusable)?);
+    if let (Some(mut pipe), Some(input)) = (input, run.input) {
+        for (what, value) in LIMITS {
+            limit(pid.as_raw(), what, value).or_else(ended_already).map_err(unusable)?;
+        }
+        // It fits into the pipe, and need not be read.
+        pipe.write_all(&input[..input.len().min(MAX_INPUT)]).or_else(unread).map_err(unusable)?;
+    }
     let outcome = crossbeam::select! {
         recv(ended) -> _ => Ok(()),
         recv(run.cancelled) -> _ => Err(ScriptError::Cancelled),
@@ -86,10 +104,24 @@ pub fn run(run: &ScriptRun<'_>) -> Result<ScriptEnd, ScriptError> {
     };
     // A script's children go with it: whatever they hold open is closed, so that the reader comes to its end.
     let status = group.end().map_err(unusable)?;
-    let stdout = reader.and_then(|reader| reader.recv().ok()).unwrap_or_default();
+    let read = |reader: Option<Receiver<Vec<u8>>>| {
+        let bytes = reader.and_then(|reader| reader.recv().ok()).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).into_owned()
+    };
+    let (stdout, stderr) = (read(reader), read(complaints));
     outcome?;
     let code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
-    Ok(ScriptEnd { code, stdout: String::from_utf8_lossy(&stdout).into_owned() })
+    Ok(ScriptEnd { code, stdout, stderr })
+}
+
+/// A process that has ended needs no limits.
+fn ended_already(error: io::Error) -> io::Result<()> {
+    if error.raw_os_error() == Some(libc::ESRCH) { Ok(()) } else { Err(error) }
+}
+
+/// What it does not read is not missed.
+fn unread(error: io::Error) -> io::Result<()> {
+    if error.kind() == io::ErrorKind::BrokenPipe { Ok(()) } else { Err(error) }
 }
 
 /// A script and its children.
@@ -151,14 +183,14 @@ fn read_beginning(mut output: File) -> io::Result<Receiver<Vec<u8>>> {
 mod tests {
     use super::*;
     use std::convert::Infallible;
+    use std::os::unix::fs::symlink;
     use std::time::Duration;
 
     const LONG: Duration = Duration::from_secs(60);
 
     fn script(directory: &Path, name: &str, text: &str) -> PathBuf {
         let path = directory.join(name);
-        fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        crate::test_script(&path, text);
         path
     }
 
@@ -167,13 +199,35 @@ mod tests {
         let script = script(directory.path(), "script", text);
         let arguments: Vec<_> = arguments.iter().map(|a| (*a).to_owned()).collect();
         let (_keep, cancelled) = bounded::<Infallible>(0);
-        run(&ScriptRun { script: &script, arguments: &arguments, limit, cancelled: &cancelled })
+        run(&ScriptRun { script: &script, arguments: &arguments, input: None, limit, cancelled: &cancelled })
+    }
+
+    fn run_with_input(text: &str, input: &[u8]) -> ScriptEnd {
+        let directory = tempfile::tempdir().unwrap();
+        let script = script(directory.path(), "script", text);
+        let (_keep, cancelled) = bounded::<Infallible>(0);
+        let input = Some(input);
+        run(&ScriptRun { script: &script, arguments: &[], input, limit: LONG, cancelled: &cancelled })
+            .unwrap()
+    }
+
+    #[test]
+    fn one_with_input_reads_it_and_has_little_else() {
+        let end = run_with_input("cat; echo why >&2; exit 4", b"{}");
+        assert_eq!(end, ScriptEnd { code: 4, stdout: "{}".to_owned(), stderr: "why\n".to_owned() });
+        let end = run_with_input("env | sort; ulimit -c; ulimit -n; ulimit -v", b"");
+        for line in ["LC_ALL=C", "0", "1024", "2097152"] {
+            assert!(end.stdout.lines().any(|l| l == line), "{line}: {}", end.stdout);
+        }
+        assert!(!end.stdout.contains("HOME=") && !end.stdout.contains("CARGO"), "{}", end.stdout);
+        // One that does not read.
+        assert_eq!(run_with_input("exec <&-; exit 0", &vec![b'x'; MAX_INPUT]).code, 0);
     }
 
     #[test]
     fn what_it_prints_and_how_it_exits_is_told() {
         let end = run_text("echo \"$@\"; exit 3", &["-reason", "none"], LONG).unwrap();
-        assert_eq!(end, ScriptEnd { code: 3, stdout: "-reason none\n".to_owned() });
+        assert_eq!(end, ScriptEnd { code: 3, stdout: "-reason none\n".to_owned(), stderr: String::new() });
         assert_eq!(run_text("kill -TERM $$", &[], LONG).unwrap().code, 128 + 15);
     }
 
@@ -201,7 +255,13 @@ mod tests {
         let script = script(directory.path(), "script", "sleep 1000");
         let (cancel, cancelled) = bounded::<Infallible>(0);
         drop(cancel);
-        let run = run(&ScriptRun { script: &script, arguments: &[], limit: LONG, cancelled: &cancelled });
+        let run = run(&ScriptRun {
+            script: &script,
+            arguments: &[],
+            input: None,
+            limit: LONG,
+            cancelled: &cancelled,
+        });
         assert!(matches!(run, Err(ScriptError::Cancelled)), "{run:?}");
     }
 
@@ -209,7 +269,7 @@ mod tests {
     fn one_that_cannot_be_run_says_why() {
         let (_keep, cancelled) = bounded::<Infallible>(0);
         let script = Path::new("/nonexistent/script");
-        let run = run(&ScriptRun { script, arguments: &[], limit: LONG, cancelled: &cancelled });
+        let run = run(&ScriptRun { script, arguments: &[], input: None, limit: LONG, cancelled: &cancelled });
         assert!(matches!(run, Err(ScriptError::Unusable(_))), "{run:?}");
     }
 
@@ -226,7 +286,7 @@ mod tests {
         assert_eq!(names, ["10-a", "20-b"]);
         assert!(list(&directory.path().join("absent")).unwrap().is_empty());
         for number in 0..MAX_SCRIPTS {
-            script(directory.path(), &number.to_string(), "");
+            symlink("10-a", directory.path().join(number.to_string())).unwrap();
         }
         assert!(list(directory.path()).is_err());
     }

@@ -154,7 +154,7 @@ fn a_resume_is_a_start_from_an_image() {
 #[test]
 fn a_failed_plug_is_undone_by_force() {
     let disk = Device::Vbd("xvda".to_owned());
-    let undone: Vec<_> = plug(&disk)
+    let undone: Vec<_> = plug(&disk, true)
         .iter()
         .flat_map(|step| match step {
             Step::Do(atom) => atom.undo(),

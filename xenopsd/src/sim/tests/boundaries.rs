@@ -90,14 +90,32 @@ fn without_interface(rig: &Rig, vm: &str) {
     rig.run(vm, Operation::Unplug(interface(), Unplugging::Forced)).unwrap();
 }
 
-/// And it is on a storage service, which is found out when it is attached.
-fn without_usable_disk(rig: &Rig, vm: &str) {
+fn put_disk(rig: &Rig, vm: &str, disk: Disk) {
     let mut record: Vbd = rig.core.records.device(&DeviceId::new(vm, "xvda")).unwrap();
-    record.backend = Some(Disk::Local("/srv/1-xvda.img".to_owned()));
+    record.backend = Some(disk);
     rig.core.records.put(&record).unwrap();
+}
+
+/// And it is nowhere, which is found out when it is attached.
+fn without_usable_disk(rig: &Rig, vm: &str) {
+    put_disk(rig, vm, Disk::Local("/srv/1-xvda.img".to_owned()));
     without_disk(rig, vm);
-    record.backend = Some(Disk::Vdi("sr/vdi".to_owned()));
-    rig.core.records.put(&record).unwrap();
+    put_disk(rig, vm, Disk::Local("nowhere".to_owned()));
+}
+
+/// A storage layer has it.
+fn on_storage(rig: &Rig, vm: &str) {
+    put_disk(rig, vm, Disk::Vdi("sr/vdi".to_owned()));
+}
+
+fn started_on_storage(rig: &Rig, vm: &str) {
+    on_storage(rig, vm);
+    started(rig, vm);
+}
+
+fn without_disk_on_storage(rig: &Rig, vm: &str) {
+    without_disk(rig, vm);
+    on_storage(rig, vm);
 }
 
 /// What it is to boot is no kernel: found when the domain is built.
@@ -215,6 +233,27 @@ const CASES: &[Case] = &[
         name: "plug of an interface",
         operation: |_| Operation::Plug(interface()),
         prepare: without_interface,
+        ends: &[Running],
+        ..CASE
+    },
+    Case {
+        name: "start with a disk of a storage layer",
+        operation: |_| Operation::Start,
+        prepare: on_storage,
+        ends: &[Halted, Paused],
+        ..CASE
+    },
+    Case {
+        name: "plug of a disk of a storage layer",
+        operation: |_| Operation::Plug(disk()),
+        prepare: without_disk_on_storage,
+        ends: &[Running],
+        ..CASE
+    },
+    Case {
+        name: "unplug of a disk of a storage layer",
+        operation: |_| Operation::Unplug(disk(), Unplugging::Clean),
+        prepare: started_on_storage,
         ends: &[Running],
         ..CASE
     },
@@ -361,6 +400,11 @@ fn assert_whole(rig: &Rig, vm: &str, after: &str) {
     let disks = devices.iter().filter(|device| device.kind == DeviceKind::Vbd).count();
     let noted = rig.core.journal.of(vm).into_iter().filter(|(_, taken)| matches!(taken, Resource::Loop(_)));
     assert_eq!((rig.machine.loops().len(), noted.count()), (disks, disks), "loop devices after {after}");
+    let attached = rig.machine.datapaths().len();
+    let noted =
+        rig.core.journal.of(vm).into_iter().filter(|(_, taken)| matches!(taken, Resource::Storage(_)));
+    assert_eq!(attached, noted.count(), "storage after {after}");
+    assert!(attached <= disks, "storage after {after}");
     for device in devices {
         if device.kind != DeviceKind::Console {
             let status = device.status(&mut store).unwrap();

@@ -3,7 +3,6 @@
 use super::*;
 use crate::api::TaskState;
 use crate::edge::ShutdownReason;
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 /// A rig whose events have scripts that write what they are told to a file.
@@ -19,10 +18,7 @@ fn with_hooks(patience: Patience) -> (Rig, tempfile::TempDir) {
 }
 
 fn script(hooks: &Path, event: &str, text: &str) {
-    let path = hooks.join(event).join("10-test");
-    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-    std::fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    crate::test_script(&hooks.join(event).join("10-test"), text);
 }
 
 /// The events since the last look, with their reasons and whether the domain's number was told.

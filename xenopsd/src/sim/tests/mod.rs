@@ -19,6 +19,7 @@ mod random;
 mod recovery;
 mod sharing;
 mod state_dir;
+mod storage;
 mod suspend;
 mod terminals;
 
@@ -241,7 +242,7 @@ impl Rig {
         let now = self.remains(vm);
         let extra: Vec<_> = now.nodes.iter().filter(|n| !before.nodes.contains(n)).collect();
         panic!(
-            "left after {after}: {} files, domains {:?}, {} of {} pages, {} journal entries, {:?}, processes {:?}, loop devices {:?}, {extra:?}",
+            "left after {after}: {} files, domains {:?}, {} of {} pages, {} journal entries, {:?}, processes {:?}, loop devices {:?}, storage {:?}, {extra:?}",
             now.kept,
             now.domids,
             now.free_pages,
@@ -249,7 +250,8 @@ impl Rig {
             now.journal,
             now.interfaces,
             now.processes,
-            now.loops
+            now.loops,
+            now.datapaths
         );
     }
 
@@ -289,6 +291,7 @@ impl Rig {
             disks: self.core.disks.count(),
             journal: self.core.journal.counts().0,
             loops: self.machine.loops(),
+            datapaths: self.machine.datapaths(),
             interfaces: self.core.records.interfaces().unwrap(),
             processes: self.machine.processes(),
         }
@@ -304,6 +307,7 @@ struct Remains {
     disks: usize,
     journal: usize,
     loops: Vec<u32>,
+    datapaths: Vec<String>,
     interfaces: Vec<String>,
     processes: Vec<Int>,
 }

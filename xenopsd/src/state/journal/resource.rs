@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::api::Int;
+use crate::api::{Dict, Int};
 use crate::edge::FileId;
 use crate::state::Lasting;
 
@@ -64,6 +64,31 @@ impl LoopId {
     }
 }
 
+record! {
+    /// A disk of a storage layer, and where it is.
+    pub struct StorageId as "Storage" derive(Eq) {
+        /// The storage repository.
+        sr: String,
+        /// The disk in it.
+        vdi: String,
+        /// The number of the VM's disk that it is for, as the guest knows it; -1 for a suspend image.
+        vdev: i64,
+        /// Whether it is written.
+        writable: bool,
+        /// Where it is in dom0; empty until it is attached.
+        path: String = String::new(),
+        /// What its backend's directory is to have.
+        extra: Dict<String> = Dict::new(),
+    }
+}
+
+impl StorageId {
+    /// Whether it is attached.
+    pub fn is_ready(&self) -> bool {
+        !self.path.is_empty()
+    }
+}
+
 variant! {
     /// A resource of the host that somebody has to give back.
     pub enum Resource as "Resource" derive(Eq) {
@@ -72,6 +97,8 @@ variant! {
         Domain as "Domain",
         /// A loop device.
         Loop as "Loop" (LoopId),
+        /// A disk of a storage layer.
+        Storage as "Storage" (StorageId),
         /// A process.
         Process as "Process" (ProcessId),
         /// A network device that was made for the VM and does not go with its domain: a tap.
@@ -88,10 +115,11 @@ variant! {
 }
 
 impl Resource {
-    /// A directory is still there after the host's next boot, unless it is on a tmpfs; the others are not.
+    /// A directory is still there after the host's next boot, unless it is on a tmpfs, and so may be what a storage layer
+    /// keeps elsewhere; the others are not.
     pub(super) fn lasting(&self) -> Lasting {
         match self {
-            Self::Directory(_) | Self::Socket(_) => Lasting::Host,
+            Self::Directory(_) | Self::Socket(_) | Self::Storage(_) => Lasting::Host,
             Self::Domain
             | Self::Loop(_)
             | Self::Process(_)
@@ -107,6 +135,7 @@ impl fmt::Display for Resource {
         match self {
             Self::Domain => f.write_str("domain"),
             Self::Loop(device) => write!(f, "/dev/loop{}", device.number),
+            Self::Storage(disk) => write!(f, "disk {}/{}", disk.sr, disk.vdi),
             Self::Process(process) => write!(f, "{} process {}", process.role, process.pid),
             Self::NetworkDevice(name) => write!(f, "network device {name}"),
             Self::Rules(name) => write!(f, "rules of interface {name}"),
