@@ -234,6 +234,7 @@ fn answer(core: &Arc<Core>, call: &Call) -> Result<Value, Error> {
         Call::VbdUnplug(m) => returns(m, devices::unplug::<Vbd>(core, &m.id, &m.debug_info, m.force)),
         Call::VbdInsert(m) => returns(m, devices::insert(core, &m.id, &m.debug_info, &m.disk)),
         Call::VbdEject(m) => returns(m, devices::eject(core, &m.id, &m.debug_info)),
+        Call::VbdRefresh(m) => returns(m, devices::refresh(core, &m.id, &m.debug_info)),
         Call::VifPlug(m) => returns(m, devices::plug::<Vif>(core, &m.id, &m.debug_info)),
         Call::VifUnplug(m) => returns(m, devices::unplug::<Vif>(core, &m.id, &m.debug_info, m.force)),
         Call::VifMove(m) => {

@@ -5,9 +5,10 @@ use std::os::fd::BorrowedFd;
 
 use super::ioctl;
 
-// `<linux/fs.h>`: _IO(0x12, 94) and _IOR(0x12, 114, size_t). The kernel writes an int for the first and, despite the
-// declared type, a 64-bit number of bytes for the second.
+// `<linux/fs.h>`: _IO(0x12, 94), _IO(0x12, 104) and _IOR(0x12, 114, size_t). The kernel writes an int for the first two
+// and, despite the declared type, a 64-bit number of bytes for the third.
 const BLKROGET: libc::Ioctl = 0x125e;
+const BLKSSZGET: libc::Ioctl = 0x1268;
 const BLKGETSIZE64: libc::Ioctl = 0x8008_1272;
 
 /// Whether the block device refuses writes (`blockdev --getro`).
@@ -20,6 +21,18 @@ pub fn is_read_only(device: BorrowedFd<'_>) -> io::Result<bool> {
     // SAFETY: BLKROGET writes one int; every int is valid.
     unsafe { ioctl::with_struct(device, BLKROGET, &mut flag)? };
     Ok(flag != 0)
+}
+
+/// Size of the block device's logical blocks in bytes (`blockdev --getss`).
+///
+/// # Errors
+///
+/// The kernel's errno; `ENOTTY` when the descriptor is not a block device.
+pub fn block_size(device: BorrowedFd<'_>) -> io::Result<u32> {
+    let mut size: libc::c_int = 0;
+    // SAFETY: BLKSSZGET writes one int; every int is valid.
+    unsafe { ioctl::with_struct(device, BLKSSZGET, &mut size)? };
+    u32::try_from(size).map_err(|_| io::Error::from(io::ErrorKind::InvalidData))
 }
 
 /// Size of the block device in bytes (`blockdev --getsize64`).
@@ -43,6 +56,7 @@ mod tests {
     fn a_regular_file_is_not_a_block_device() {
         let file = std::fs::File::open("/proc/self/exe").expect("own binary");
         assert_eq!(is_read_only(file.as_fd()).unwrap_err().raw_os_error(), Some(libc::ENOTTY));
+        assert_eq!(block_size(file.as_fd()).unwrap_err().raw_os_error(), Some(libc::ENOTTY));
         assert_eq!(size_bytes(file.as_fd()).unwrap_err().raw_os_error(), Some(libc::ENOTTY));
     }
 }

@@ -10,6 +10,7 @@ const LOOP_SET_FD: libc::Ioctl = 0x4c00;
 const LOOP_CLR_FD: libc::Ioctl = 0x4c01;
 const LOOP_SET_STATUS64: libc::Ioctl = 0x4c04;
 const LOOP_GET_STATUS64: libc::Ioctl = 0x4c05;
+const LOOP_SET_CAPACITY: libc::Ioctl = 0x4c07;
 const LOOP_SET_DIRECT_IO: libc::Ioctl = 0x4c08;
 const LOOP_SET_BLOCK_SIZE: libc::Ioctl = 0x4c09;
 const LOOP_CONFIGURE: libc::Ioctl = 0x4c0a;
@@ -163,6 +164,15 @@ pub fn clear_fd(device: BorrowedFd<'_>) -> io::Result<()> {
     ioctl::with_value(device, LOOP_CLR_FD, 0).map(drop)
 }
 
+/// Takes over the size of the backing file as it is now; whoever has the device open sees it.
+///
+/// # Errors
+///
+/// The kernel's errno: `ENXIO` when nothing is attached.
+pub fn set_capacity(device: BorrowedFd<'_>) -> io::Result<()> {
+    ioctl::with_value(device, LOOP_SET_CAPACITY, 0).map(drop)
+}
+
 /// Turns direct I/O on or off.
 ///
 /// # Errors
@@ -196,6 +206,7 @@ mod tests {
             configure(file.as_fd(), file.as_fd(), 512, &LoopInfo64::default()),
             set_status(file.as_fd(), &LoopInfo64::default()),
             clear_fd(file.as_fd()),
+            set_capacity(file.as_fd()),
             set_direct_io(file.as_fd(), true),
             set_block_size(file.as_fd(), 512),
         ] {

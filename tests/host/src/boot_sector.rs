@@ -27,6 +27,9 @@ pub const WRITTEN: &str = "SECTOR: written";
 /// Bytes of the disk that [`Host::put_boot_sector`] makes.
 const DISK: u32 = 1 << 20;
 
+/// Bytes of a floppy disk of 1.44 MB, which El Torito tells by its size.
+const FLOPPY: usize = 80 * 2 * 18 * SECTOR;
+
 /// Longest making of a CD image.
 const CD_LIMIT: Duration = Duration::from_secs(30);
 
@@ -103,14 +106,30 @@ impl Host {
     /// # Errors
     /// When xorriso fails, or it cannot be written there.
     pub fn put_boot_cd(&self, path: &str) -> Result<()> {
+        self.put_cd(path, &boot_sector(), &["-no-emul-boot", "-boot-load-size", "1"])
+    }
+
+    /// The same with an emulated floppy, which has a line of text in its second sector. Firmware reads it from the drive each
+    /// time it is asked: a guest sees whether there is another CD in it.
+    ///
+    /// # Errors
+    /// As [`Host::put_boot_cd`].
+    pub fn put_floppy_cd(&self, path: &str, text: &str) -> Result<()> {
+        let mut floppy = boot_sector().to_vec();
+        floppy.extend(text.bytes().chain(*b"\r\n"));
+        floppy.resize(FLOPPY, 0);
+        self.put_cd(path, &floppy, &[])
+    }
+
+    fn put_cd(&self, path: &str, boots: &[u8], how: &[&str]) -> Result<()> {
         let building = Building::new(&format!("cd-{}", self.name()))?;
         let (tree, image) = (building.path().join("tree"), building.path().join("cd.iso"));
         let sector = tree.join("sector");
         fs::create_dir_all(&tree).at("create", &tree)?;
-        fs::write(&sector, boot_sector()).at("write", sector)?;
+        fs::write(&sector, boots).at("write", sector)?;
         let mut xorriso = Command::new("xorriso");
-        xorriso.args(["-as", "mkisofs", "-quiet", "-b", "sector", "-c", "catalog", "-no-emul-boot"]);
-        xorriso.args(["-boot-load-size", "1", "-o"]).arg(&image).arg(&tree);
+        xorriso.args(["-as", "mkisofs", "-quiet", "-b", "sector", "-c", "catalog"]);
+        xorriso.args(how).arg("-o").arg(&image).arg(&tree);
         process::check(&mut xorriso, CD_LIMIT)?;
         self.put(&image, path)
     }

@@ -238,6 +238,13 @@ impl Dom0 {
         said.unwrap_or_else(|error| panic!("{error}"));
     }
 
+    /// What an HVM guest has said on its serial port since it was last typed to, once that is a whole line.
+    #[track_caller]
+    pub fn serial_line(&self, guest: &Guest) -> String {
+        self.serial_said(guest, "\n");
+        self.sh(&format!("cat {}", quote(&serial_log(guest))))
+    }
+
     /// Sends letters to an HVM guest's serial port, having forgotten what it has said so far.
     #[track_caller]
     pub fn type_on_serial(&self, guest: &Guest, letters: &str) {

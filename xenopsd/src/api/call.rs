@@ -23,7 +23,7 @@ use super::{
     query::{GetDiagnostics, QueryService},
     task::{TaskCancel, TaskDestroy, TaskDestroyOnFinish, TaskList, TaskStat},
     updates::{UpdatesGet, UpdatesInjectBarrier, UpdatesLastId, UpdatesRefreshVm, UpdatesRemoveBarrier},
-    vbd::{VbdAdd, VbdEject, VbdInsert, VbdList, VbdPlug, VbdRemove, VbdStat, VbdUnplug},
+    vbd::{VbdAdd, VbdEject, VbdInsert, VbdList, VbdPlug, VbdRefresh, VbdRemove, VbdStat, VbdUnplug},
     vgpu::{VgpuAdd, VgpuList, VgpuRemove, VgpuStat},
     vif::{
         VifAdd, VifList, VifMove, VifPlug, VifRemove, VifSetCarrier, VifSetIpv4Configuration,
@@ -269,6 +269,7 @@ calls! {
     VbdInsert,
     VbdStat,
     VbdList,
+    VbdRefresh,
     VbdRemove,
     VusbAdd,
     VusbPlug,

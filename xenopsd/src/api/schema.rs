@@ -124,7 +124,7 @@ macro_rules! describe_all {
 }
 
 /// Methods that xapi's contract has not.
-pub const EXTENSIONS: [&str; 2] = ["VM.checkpoint", "VM.explain"];
+pub const EXTENSIONS: [&str; 3] = ["VM.checkpoint", "VM.explain", "VBD.refresh"];
 
 /// What the names of types begin with that xapi's contract has not.
 pub const EXTENSION_TYPES: &str = "Explain.";

@@ -154,6 +154,12 @@ methods! {
         disk: Disk,
     }
 
+    /// Looks again how large the disk of a plugged VBD is, and tells its guest. Not in xapi's contract.
+    "VBD.refresh" VbdRefresh -> TaskId {
+        /// The VBD.
+        id: DeviceId,
+    }
+
     /// A VBD's configuration and state.
     "VBD.stat" VbdStat -> (Vbd, VbdState) {
         /// The VBD.

@@ -109,12 +109,13 @@ impl Request<'_> {
         if plugged {
             return Err(Error::MediaPresent);
         }
+        let emulated = self.is_emulated(&drive)?;
         let mut records = self.records()?;
         for vbd in records.vbds.iter_mut().filter(|vbd| vbd.id == drive.id) {
             vbd.backend = Some(medium.clone());
             device::vbd::check(self.core, vbd)?;
         }
-        self.run_on(&records, &change::insert(&drive, medium))
+        self.run_on(&records, &change::insert(&drive, medium, emulated))
     }
 
     fn eject(&self, name: &str) -> Result<(), Error> {
@@ -125,16 +126,20 @@ impl Request<'_> {
         if drive.backend.is_none() {
             return Err(Error::MediaNotPresent);
         }
-        self.run_on(&self.records()?, &change::eject(&drive, plugged))
+        let emulated = self.is_emulated(&drive)?;
+        self.run_on(&self.records()?, &change::eject(&drive, plugged, emulated))
     }
 
-    /// A drive, and whether the guest has it: one without a medium is not shown to a PV guest.
+    /// Whether a device model may have the drive; which of them it has is its own to know.
+    fn is_emulated(&self, drive: &Vbd) -> Result<bool, Error> {
+        let hvm = matches!(self.core.records.vm(self.vm)?.ty, BuilderInfo::Hvm(_));
+        Ok(hvm && drive.ty == VbdType::Cdrom)
+    }
+
+    /// A drive, and whether the guest has it: one without a medium is not shown to PV drivers.
     fn drive(&self, name: &str) -> Result<(Vbd, bool), Error> {
         let drive: Vbd = self.core.records.device(&DeviceId::new(self.vm, name))?;
         self.need(&[PowerState::Running, PowerState::Paused])?;
-        if matches!(self.core.records.vm(self.vm)?.ty, BuilderInfo::Hvm(_)) {
-            return Err(Error::Unimplemented("another medium in a drive of an HVM guest".to_owned()));
-        }
         let plugged = device::is_plugged(self.core, self.vm, &Device::Vbd(name.to_owned()))?;
         Ok((drive, plugged))
     }

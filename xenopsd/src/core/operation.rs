@@ -54,6 +54,8 @@ pub enum Operation {
     Plug(Device),
     /// Away from it.
     Unplug(Device, Unplugging),
+    /// Look again how large a disk is.
+    RefreshDisk(String),
     /// Something about it or its devices is to be different.
     Change(Wish),
     /// Nothing, for a while; what is queued behind it waits.
@@ -87,6 +89,7 @@ impl std::fmt::Display for Operation {
             Self::Plug(device) => return write!(f, "plug of {device}"),
             Self::Unplug(device, Unplugging::Clean) => return write!(f, "unplug of {device}"),
             Self::Unplug(device, Unplugging::Forced) => return write!(f, "forced unplug of {device}"),
+            Self::RefreshDisk(name) => return write!(f, "refresh of disk {name}"),
             Self::Change(wish) => return write!(f, "{wish}"),
             Self::Delay(time) => return write!(f, "delay of {} s", time.as_secs_f64()),
             Self::Check => "check",
@@ -151,6 +154,7 @@ impl Core {
             Operation::DestroyDomain => now.run(&plan::destroy()),
             Operation::Plug(device) => now.plug(device),
             Operation::Unplug(device, how) => now.unplug(device, *how),
+            Operation::RefreshDisk(name) => now.refresh_disk(name),
             Operation::Change(wish) => now.change(wish),
             Operation::Delay(time) => now.run(&[Step::Do(Atom::Delay(*time))]),
             Operation::Check => now.check(),
@@ -350,6 +354,15 @@ impl Request<'_> {
             return Err(Error::DeviceNotConnected);
         }
         self.run(&plan::unplug(device, how))
+    }
+
+    fn refresh_disk(&self, name: &str) -> Result<(), Error> {
+        if self.state == PowerState::Halted
+            || !device::is_plugged(self.core, self.vm, &Device::Vbd(name.to_owned()))?
+        {
+            return Err(Error::DeviceNotConnected);
+        }
+        self.run(&[Step::Do(Atom::RefreshDisk(name.to_owned()))])
     }
 
     fn remove(&self) -> Result<(), Error> {

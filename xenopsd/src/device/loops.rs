@@ -9,7 +9,6 @@
 //! that; while blkback still has it open, it goes with blkback.
 
 use std::io;
-use std::path::Path;
 
 use xenstore::Operations;
 use xenstore::layout::{DeviceAddress, DeviceKind};
@@ -17,14 +16,14 @@ use xenstore::layout::{DeviceAddress, DeviceKind};
 use super::address;
 use crate::api::Error;
 use crate::core::Core;
-use crate::edge::{Access, AttachedDisk, DomId, FileId};
+use crate::edge::{AttachedDisk, DiskWanted, DomId, FileId};
 use crate::state::journal::{EntryId, LoopId, Resource};
 
 /// Attaches the disk that a guest is to know by the number `vdev`.
 ///
 /// # Errors
 /// What the host says of the disk, or the journal's when it cannot be written down; nothing is attached then.
-pub fn attach(core: &Core, vm: &str, vdev: u32, path: &Path, access: Access) -> Result<AttachedDisk, Error> {
+pub fn attach(core: &Core, vm: &str, vdev: u32, wanted: &DiskWanted<'_>) -> Result<AttachedDisk, Error> {
     let journal = &core.journal;
     let mut entry = None;
     let mut reserve = |number: u32, file: FileId| {
@@ -35,7 +34,7 @@ pub fn attach(core: &Core, vm: &str, vdev: u32, path: &Path, access: Access) -> 
         };
         written.map_err(|error| io::Error::other(error.to_string()))
     };
-    let attached = core.edges.host().attach_disk(path, access, &mut reserve);
+    let attached = core.edges.host().attach_disk(wanted, &mut reserve);
     if attached.is_err()
         && let Err(error) = give_back(core, vm, |id, _| Some(id) == entry)
     {

@@ -26,6 +26,14 @@ pub trait Observed: DeviceRecord + Clone {
     fn chosen(&self) -> Result<Self, Error> {
         Ok(self.clone())
     }
+
+    /// The record with a place of its own among the VM's devices, if it says none.
+    ///
+    /// # Errors
+    /// When their records cannot be read.
+    fn placed(self, _core: &Core) -> Result<Self, Error> {
+        Ok(self)
+    }
 }
 
 impl Observed for Vbd {
@@ -37,6 +45,10 @@ impl Observed for Vbd {
 
     fn plugged(state: &VbdState) -> bool {
         state.plugged
+    }
+
+    fn placed(self, core: &Core) -> Result<Self, Error> {
+        Ok(Self { position: vbd::chosen_position(core, &self)?, ..self })
     }
 }
 

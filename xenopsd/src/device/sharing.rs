@@ -167,7 +167,7 @@ fn disks_of(core: &Core, store: &mut Client, domids: &[String]) -> Result<Vec<(D
 }
 
 /// `major:minor` in hexadecimal.
-fn device_number(text: &[u8]) -> Option<(u64, u64)> {
+pub(super) fn device_number(text: &[u8]) -> Option<(u64, u64)> {
     let (major, minor) = std::str::from_utf8(text).ok()?.split_once(':')?;
     Some((u64::from_str_radix(major, 16).ok()?, u64::from_str_radix(minor, 16).ok()?))
 }

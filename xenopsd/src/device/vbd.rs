@@ -3,15 +3,17 @@
 //! Everything blkback wants is written in one go, the device number included, so that a plug costs one transaction
 //! and one wait.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
-use xenstore::layout::{self, BlockBackend, BlockDevice, DeviceAddress, DeviceKind, Media};
+use xenstore::Operations;
+use xenstore::layout::{self, BlockBackend, BlockDevice, DeviceAddress, DeviceKind, Media, XenbusState};
 
 use super::storage::{self, Purpose};
 use super::{Plug, handshake, loops, plugged, sharing, store_domid};
-use crate::api::{Dict, Disk, Error, Vbd, VbdMode, VbdState, VbdType};
+use crate::api::{BuilderInfo, DeviceNumber, Dict, Disk, Error, Int, Vbd, VbdMode, VbdState, VbdType};
 use crate::core::Core;
-use crate::edge::{Access, DomId};
+use crate::edge::{Access, AttachedDisk, BlockSize, DiskWanted, DomId};
 use crate::ops::wait::Waiting;
 
 /// The ring layout of a 64-bit x86 guest, which blkback must be told for PV.
@@ -49,6 +51,31 @@ fn access(vbd: &Vbd) -> Access {
     }
 }
 
+/// Key of `extra_backend_keys` with the size of its logical blocks. It is the backend's own node, which the kernel writes.
+const BLOCK_SIZE: &str = "sector-size";
+
+fn block_size(vbd: &Vbd) -> Result<Option<BlockSize>, Error> {
+    match vbd.extra_backend_keys.get(BLOCK_SIZE).map(String::as_str) {
+        None => Ok(None),
+        Some("512") => Ok(Some(BlockSize::B512)),
+        Some("4096") => Ok(Some(BlockSize::B4096)),
+        Some(other) => Err(Error::internal(format!(
+            "VBD {}: extra_backend_keys {BLOCK_SIZE} must be 512 or 4096, not {other:?}",
+            vbd.id
+        ))),
+    }
+}
+
+/// Makes its content a block device of dom0's, one for each time it is asked; none for an empty drive.
+///
+/// # Errors
+/// As [`check`].
+pub fn attach(core: &Core, vbd: &Vbd) -> Result<Option<AttachedDisk>, Error> {
+    let Some(path) = path(core, vbd)? else { return Ok(None) };
+    let wanted = DiskWanted { path: &path, access: access(vbd), block_size: block_size(vbd)? };
+    loops::attach(core, &vbd.id.vm, number(vbd)?, &wanted).map(Some)
+}
+
 /// Where its content is in dom0.
 ///
 /// # Errors
@@ -83,6 +110,7 @@ pub fn attach_storage(core: &Core, vbd: &Vbd, waiting: Waiting<'_>) -> Result<()
 /// disk of a storage layer that there is none of.
 pub fn check(core: &Core, vbd: &Vbd) -> Result<(), Error> {
     number(vbd)?;
+    block_size(vbd)?;
     match &vbd.backend {
         None => Ok(()),
         Some(Disk::Local(path)) => {
@@ -105,19 +133,24 @@ pub fn plug(plug: &Plug<'_>, vbd: &Vbd) -> Result<(), Error> {
     };
     let access = access(vbd);
     let address = address(plug.domid, vbd)?;
-    let attached = loops::attach(plug.core, plug.vm, address.id, &path, access)?;
+    let Some(attached) = attach(plug.core, vbd)? else { return Ok(()) };
     sharing::claim(plug.core, address, attached.id, access == Access::ReadWrite)?;
     let (major, minor) = attached.device;
     let node = attached.node.into_os_string().into_encoded_bytes();
     let number =
         |n: u64| u32::try_from(n).map_err(|_| Error::internal(format!("device number {n} is too large")));
+    let own_keys = vbd.extra_backend_keys.iter().filter(|(key, _)| *key != BLOCK_SIZE);
     let layout = layout::Vbd {
         domid: store_domid(plug.domid),
         backend_domid: xenstore::DomId::DOM0,
         vdev: self::number(vbd)?,
         name: vbd.id.device.clone(),
         backend: BlockBackend::Phy { path: path.as_os_str().as_encoded_bytes().to_vec() },
-        media: if vbd.ty == VbdType::Cdrom { Media::Cdrom } else { Media::Disk },
+        media: match vbd.ty {
+            VbdType::Disk => Media::Disk,
+            VbdType::Cdrom => Media::Cdrom,
+            VbdType::Floppy => Media::Floppy,
+        },
         writable: access == Access::ReadWrite,
         removable: vbd.unpluggable && vbd.ty != VbdType::Disk,
         bootable: true,
@@ -126,10 +159,8 @@ pub fn plug(plug: &Plug<'_>, vbd: &Vbd) -> Result<(), Error> {
         protocol: Some(PV_PROTOCOL.to_owned()),
         script: Some(SCRIPT.to_owned()),
         device: Some(BlockDevice { major: number(major)?, minor: number(minor)?, path: node }),
-        extra_backend: layout::pairs(
-            extra.iter().chain(vbd.extra_backend_keys.iter()).map(|(k, v)| (k, v.as_bytes())),
-        )
-        .map_err(|e| Error::internal(format!("VBD {}: extra_backend_keys: {e}", vbd.id)))?,
+        extra_backend: layout::pairs(extra.iter().chain(own_keys).map(|(k, v)| (k, v.as_bytes())))
+            .map_err(|e| Error::internal(format!("VBD {}: extra_backend_keys: {e}", vbd.id)))?,
         extra_private: layout::pairs(vbd.extra_private_keys.iter().map(|(k, v)| (k, v.as_bytes())))
             .map_err(|e| Error::internal(format!("VBD {}: extra_private_keys: {e}", vbd.id)))?,
     };
@@ -138,6 +169,57 @@ pub fn plug(plug: &Plug<'_>, vbd: &Vbd) -> Result<(), Error> {
         plug.core.runtimes.with(plug.vm, |r| r.kept.push((address, keep)));
     }
     handshake::backend_ready(plug, address)
+}
+
+/// The place that a disk has whose record says none: the one it has already, else the first that no disk of the VM has. An
+/// HVM guest's first four are emulated.
+///
+/// # Errors
+/// When the VM's records cannot be read.
+pub fn chosen_position(core: &Core, vbd: &Vbd) -> Result<Option<DeviceNumber>, Error> {
+    // That there is no such VM is said by whoever stores the record.
+    if vbd.position.is_some() || !core.records.has_vm(&vbd.id.vm) {
+        return Ok(vbd.position);
+    }
+    let all: Vec<Vbd> = core.records.devices(&vbd.id.vm)?;
+    let (own, others): (Vec<_>, Vec<_>) = all.iter().partition(|other| other.id == vbd.id);
+    if let Some(position) = own.first().and_then(|own| own.position) {
+        return Ok(Some(position));
+    }
+    let taken: BTreeSet<_> = others.iter().filter_map(|other| Some(other.position?.disk)).collect();
+    // One more than there are taken has a free one among them.
+    let free =
+        (0..=taken.len()).filter_map(|disk| Int::try_from(disk).ok()).find(|disk| !taken.contains(disk));
+    let free = free.unwrap_or(Int::MAX);
+    let hvm = matches!(core.records.vm(&vbd.id.vm)?.ty, BuilderInfo::Hvm(_));
+    DeviceNumber::from_index(free, hvm)
+        .map(Some)
+        .map_err(|error| Error::internal(format!("VBD {}: {error}", vbd.id)))
+}
+
+/// Looks again how large the disk of a plugged device is, and tells the guest if it has connected to it.
+///
+/// # Errors
+/// `Device_not_connected`; what the host says of the disk; when xenstored does not answer.
+pub fn refresh(core: &Core, domid: DomId, vbd: &Vbd) -> Result<(), Error> {
+    let address = address(domid, vbd)?;
+    let mut store = core.edges.store()?;
+    let node = address.backend().join("physical-device").map_err(xenstore::Error::from)?;
+    let device = store.read(&node)?.ok_or(Error::DeviceNotConnected)?;
+    let device = sharing::device_number(&device);
+    let (major, minor) = device.ok_or_else(|| Error::internal(format!("{address}: {node} is no device")))?;
+    let bytes = core.edges.host().refresh_disk(major, minor)?;
+    let told = store.transaction::<bool, xenstore::Error>(|t| {
+        let state = t.read(&address.backend_state())?;
+        let connected = state.is_some_and(|s| XenbusState::from_value(&s) == XenbusState::Connected);
+        if connected {
+            // As blkback does it when it notices by itself, which is at the guest's next request.
+            t.apply(&layout::Vbd::resized(address, bytes))?;
+        }
+        Ok(connected)
+    })?;
+    tracing::info!(vbd = %vbd.id, bytes, told, "the size of a disk is looked at again");
+    Ok(())
 }
 
 /// What is observed of a disk.

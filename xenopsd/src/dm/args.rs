@@ -263,7 +263,7 @@ impl Machine {
                     ",driver=raw,file.driver=host_device,file.filename=/dev/fdset/{set},file.auto-read-only=off"
                 )
             });
-            let id = format!("ide-{}", drive.number);
+            let id = drive.qemu_id();
             let place = format!("bus=ide.{},unit={}", drive.index / 2, drive.index % 2);
             if drive.cdrom {
                 line.pair("-drive", format!("if=none,readonly=on,id={id}{file}"));

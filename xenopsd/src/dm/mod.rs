@@ -7,6 +7,7 @@
 //! ```
 
 pub mod args;
+pub mod media;
 pub mod model;
 pub mod qmp;
 pub mod vcpus;

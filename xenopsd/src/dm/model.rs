@@ -173,6 +173,16 @@ impl Model {
         Ok(())
     }
 
+    /// Has a command carried out that answers nothing of interest.
+    pub(super) fn execute(
+        &self,
+        command: &str,
+        arguments: Value,
+        descriptor: Option<BorrowedFd<'_>>,
+    ) -> Result<(), ModelError> {
+        Ok(self.shared.execute(command, Some(arguments), descriptor).map(drop)?)
+    }
+
     /// Ends it. Nobody is told anything of it after this.
     ///
     /// # Errors

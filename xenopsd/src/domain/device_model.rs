@@ -1,6 +1,6 @@
 //! The atoms that start and stop a domain's device model, and what is done when it ends by itself.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::{Arc, Weak};
 
@@ -8,16 +8,18 @@ use xenstore::layout::{self, vm_path};
 use xenstore::{Operations, Path};
 
 use super::VmExecutor;
-use crate::api::{BuilderInfo, Error, VbdMode, Vm};
+use crate::api::{BuilderInfo, DeviceId, Error, Vm};
 use crate::core::Core;
-use crate::device::{loops, store_domid, vbd, vif};
+use crate::device::{store_domid, vbd, vif};
 use crate::dm::args::{Card, Descriptors, Drive, Machine, has_screen};
 use crate::dm::model::{Model, ModelError, Notice, Tell};
+use crate::dm::qmp::QmpError;
 use crate::edge::linux::device_model::ROLE;
 use crate::edge::{
-    Access, DeviceModel, DomId, FIRST_DESCRIPTOR, HostError, MONITOR, NewDeviceModel, ScreenAddress,
-    ScreenListener, ScreenPlace,
+    DeviceModel, DomId, FIRST_DESCRIPTOR, HostError, MONITOR, NewDeviceModel, ScreenAddress, ScreenListener,
+    ScreenPlace,
 };
+use crate::ops::plan::Unplugging;
 use crate::state::journal::{ProcessId, Resource};
 
 /// What clients know the device model as.
@@ -107,6 +109,36 @@ impl VmExecutor<'_> {
         model.plug_vcpus(wanted).map_err(|error| Error::internal(format!("VM {}: {error}", self.vm())))
     }
 
+    /// Puts the medium of the record into an emulated drive.
+    pub(super) fn insert_medium(&self, name: &str) -> Result<(), Error> {
+        let Some((model, drive)) = self.emulated_drive(name)? else { return Ok(()) };
+        let Some(medium) = self.open_drive(&drive)? else { return Ok(()) };
+        model
+            .insert(&drive, medium.as_fd())
+            .map_err(|error| Error::internal(format!("VM {}: {error}", self.vm())))
+    }
+
+    /// Takes it out. Forced, the guest is not asked.
+    pub(super) fn eject_medium(&self, name: &str, how: Unplugging) -> Result<(), Error> {
+        let Some((model, drive)) = self.emulated_drive(name)? else { return Ok(()) };
+        model.eject(&drive, how == Unplugging::Forced).map_err(|error| match error {
+            ModelError::Monitor(QmpError::Refused { text, .. }) => Error::DeviceDetachRejected {
+                class: "VBD".to_owned(),
+                id: DeviceId::new(self.vm(), name).to_string(),
+                message: format!("the guest keeps the drive closed: {text}"),
+            },
+            other => Error::internal(format!("VM {}: {other}", self.vm())),
+        })
+    }
+
+    /// A drive that the VM's device model emulates, if it runs and does.
+    fn emulated_drive(&self, name: &str) -> Result<Option<(Arc<Model>, Drive)>, Error> {
+        let Some(model) = self.core.runtimes.with(self.vm(), |r| r.model.clone()) else { return Ok(None) };
+        let machine = self.machine()?;
+        let drive = machine.drives().iter().find(|drive| drive.vbd == name && drive.cdrom);
+        Ok(drive.map(|drive| (model, drive.clone())))
+    }
+
     fn machine(&self) -> Result<Machine, Error> {
         let vifs: Vec<_> = self.records.vifs.iter().map(|vif| (vif.clone(), vif.mac.clone())).collect();
         Machine::of(&self.records.vm, &self.records.vbds, &vifs).map_err(|error| self.not_started(&error))
@@ -116,7 +148,7 @@ impl VmExecutor<'_> {
         let mut luggage = Luggage::default();
         luggage.descriptors.monitor = MONITOR;
         for drive in machine.drives() {
-            let number = self.open_drive(domid, drive)?.map(|descriptor| luggage.put(descriptor));
+            let number = self.open_drive(drive)?.map(|descriptor| luggage.put(descriptor));
             luggage.descriptors.drives.push(number);
         }
         for card in machine.cards() {
@@ -135,13 +167,9 @@ impl VmExecutor<'_> {
     }
 
     /// A block device of its own, also for a file: a limit of the size of files holds for a device model.
-    fn open_drive(&self, domid: DomId, drive: &Drive) -> Result<Option<OwnedFd>, Error> {
+    fn open_drive(&self, drive: &Drive) -> Result<Option<OwnedFd>, Error> {
         let vbd = self.vbd(&drive.vbd)?;
-        let Some(path) = vbd::path(self.core, vbd)? else { return Ok(None) };
-        let read_only = drive.cdrom || vbd.mode == VbdMode::ReadOnly;
-        let access = if read_only { Access::ReadOnly } else { Access::ReadWrite };
-        let vdev = vbd::address(domid, vbd)?.id;
-        Ok(loops::attach(self.core, self.vm(), vdev, &path, access)?.keep)
+        Ok(vbd::attach(self.core, vbd)?.and_then(|attached| attached.keep))
     }
 
     fn make_tap(&self, domid: DomId, card: &Card) -> Result<OwnedFd, Error> {

@@ -34,6 +34,10 @@ impl<'a> VmExecutor<'a> {
         }
     }
 
+    pub(super) fn refresh_disk(&self, name: &str) -> Result<(), Error> {
+        device::vbd::refresh(self.core, self.domid()?, self.vbd(name)?)
+    }
+
     pub(super) fn plug(&self, device: &Device) -> Result<(), Error> {
         let plug = self.plugging(Some(self.task))?;
         match device {

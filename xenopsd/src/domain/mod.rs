@@ -127,6 +127,9 @@ impl Executor for VmExecutor<'_> {
             Atom::Plug(device) => self.plug(device),
             Atom::EndPlug(device) => self.end_plug(device),
             Atom::Unplug(device, how) => self.unplug(device, *how),
+            Atom::RefreshDisk(name) => self.refresh_disk(name),
+            Atom::InsertMedium(drive) => self.insert_medium(drive),
+            Atom::EjectMedium(drive, how) => self.eject_medium(drive, *how),
             Atom::Keep(change) => change.now.put(&self.core.records),
             Atom::Apply(change) => self.apply(change),
             Atom::Settle => {

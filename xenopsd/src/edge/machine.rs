@@ -12,7 +12,7 @@ use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use xenstore::Client;
 use xenstore::transport::{DEFAULT_XENBUS, Endpoint, LibTransport};
 
-use super::linux::blockdev::{self, Disk, Links, OpenDiskError};
+use super::linux::blockdev::{self, DevNumber, Disk, Links, OpenDiskError};
 use super::linux::boot::BootLoader;
 use super::linux::ends::{Ends, Tell};
 use super::linux::loopdev::{self, AttachOptions};
@@ -23,10 +23,10 @@ use super::linux::terminal::{TerminalError, TerminalServers};
 use super::linux::{device_model, nftables, process, release, script, serial, storage, vif};
 use super::xen::XenHypervisor;
 use super::{
-    Access, Attached, AttachedDisk, DeviceModel, DiskId, DomId, Edges, FileId, Firmware, FirmwarePaths,
-    Followed, FoundKernel, Host, HostError, ImageFile, KernelSearch, KernelSearchError, NewDeviceModel, Note,
-    Prepared, Reserve, ScreenListener, ScreenPlace, ScriptEnd, ScriptError, ScriptRun, StorageCall,
-    StorageError, Terminal, TerminalSockets, TerminalWanted, VifSettings,
+    Access, Attached, AttachedDisk, DeviceModel, DiskId, DiskWanted, DomId, Edges, FileId, Firmware,
+    FirmwarePaths, Followed, FoundKernel, Host, HostError, ImageFile, KernelSearch, KernelSearchError,
+    NewDeviceModel, Note, Prepared, Reserve, ScreenListener, ScreenPlace, ScriptEnd, ScriptError, ScriptRun,
+    StorageCall, StorageError, Terminal, TerminalSockets, TerminalWanted, VifSettings,
 };
 use crate::state::journal::{ProcessId, Resource};
 
@@ -111,11 +111,12 @@ impl Host for LinuxHost {
 
     fn attach_disk(
         &self,
-        path: &Path,
-        access: Access,
+        wanted: &DiskWanted<'_>,
         reserve: &mut Reserve<'_>,
     ) -> Result<AttachedDisk, HostError> {
-        let disk = open_disk(path, access)?;
+        let disk = open_disk(wanted.path, wanted.access)?;
+        disk.must_have_blocks(wanted.block_size)
+            .map_err(|error| HostError::Unusable { class: "disk", text: error.to_string() })?;
         let id = disk.id();
         match disk {
             Disk::Block(disk) => Ok(AttachedDisk {
@@ -127,7 +128,13 @@ impl Host for LinuxHost {
             Disk::File(disk) => {
                 // The kernel frees the device with its last user: us until the backend has opened it, then the
                 // backend. A daemon killed in between leaves nothing behind.
-                let options = AttachOptions { direct_io: true, autoclear: true, ..AttachOptions::default() };
+                let block_size = wanted.block_size.unwrap_or_default();
+                let options = AttachOptions {
+                    direct_io: true,
+                    autoclear: true,
+                    block_size,
+                    ..AttachOptions::default()
+                };
                 let (device, node) = loopdev::attach(&disk, &options, &mut |number| reserve(number, disk.id))
                     .map_err(|error| HostError::Unusable { class: "disk", text: error.to_string() })?;
                 Ok(AttachedDisk {
@@ -138,6 +145,15 @@ impl Host for LinuxHost {
                 })
             }
         }
+    }
+
+    fn refresh_disk(&self, major: u64, minor: u64) -> Result<u64, HostError> {
+        let unusable =
+            |error: &dyn std::fmt::Display| HostError::Unusable { class: "disk", text: error.to_string() };
+        if let (Ok(number), loopdev::MAJOR) = (u32::try_from(minor), major) {
+            loopdev::refresh(number).map_err(|error| unusable(&error))?;
+        }
+        blockdev::size_of(DevNumber { major, minor }).map_err(|error| unusable(&error))
     }
 
     fn find_kernel(&self, search: &KernelSearch<'_>) -> Result<FoundKernel, KernelSearchError> {

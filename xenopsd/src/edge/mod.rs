@@ -51,6 +51,7 @@ pub use kernel_search::{FoundKernel, Installing, KernelLimits, KernelSearch, Ker
 pub use linux::blockdev::{Access, FileId};
 pub use linux::boot::BootLoader;
 pub use linux::ends::Tell;
+pub use linux::loopdev::BlockSize;
 pub use linux::mac::MacAddr;
 pub use linux::nftables::Locked;
 pub use linux::suspend_file::SuspendFile;
@@ -226,6 +227,17 @@ pub enum DiskId {
 /// number before turned out to be somebody else's.
 pub type Reserve<'a> = dyn FnMut(u32, FileId) -> std::io::Result<()> + 'a;
 
+/// A disk to be attached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DiskWanted<'a> {
+    /// A block device or a raw file.
+    pub path: &'a Path,
+    /// What it is for.
+    pub access: Access,
+    /// Its logical blocks: of a file, what they are to be, 512 bytes unless said; of a device, what they must be.
+    pub block_size: Option<BlockSize>,
+}
+
 /// A disk as a block device in dom0, ready for a backend.
 #[derive(Debug)]
 pub struct AttachedDisk {
@@ -389,10 +401,15 @@ pub trait Host: Send + Sync {
     /// [`HostError`], also when it cannot be reserved. Nothing is attached then that the last reservation does not name.
     fn attach_disk(
         &self,
-        path: &Path,
-        access: Access,
+        wanted: &DiskWanted<'_>,
         reserve: &mut Reserve<'_>,
     ) -> Result<AttachedDisk, HostError>;
+
+    /// Looks again how large what a block device shows is; its size in bytes.
+    ///
+    /// # Errors
+    /// [`HostError`].
+    fn refresh_disk(&self, major: u64, minor: u64) -> Result<u64, HostError>;
 
     /// Which disk a block device shows: the file behind it, if it is a loop device.
     ///

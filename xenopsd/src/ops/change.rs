@@ -118,19 +118,24 @@ impl fmt::Display for Change {
     }
 }
 
-/// A medium for a drive of a running PV guest: the drive comes with it.
-pub fn insert(drive: &Vbd, medium: &Disk) -> Vec<Step> {
+/// A medium for a drive of a running guest: a PV drive comes with it, an `emulated` one is there.
+pub fn insert(drive: &Vbd, medium: &Disk, emulated: bool) -> Vec<Step> {
     let mut steps = vec![Step::Do(Atom::Keep(Change::medium(drive, Some(medium.clone()))))];
     let on_storage = matches!(medium, Disk::Vdi(_));
     steps.extend(super::plan::plug(&super::plan::Device::Vbd(drive.id.device.clone()), on_storage));
+    steps.extend(emulated.then(|| Step::Do(Atom::InsertMedium(drive.id.device.clone()))));
     steps
 }
 
-/// And out again: the drive goes with it, if it is plugged.
-pub fn eject(drive: &Vbd, plugged: bool) -> Vec<Step> {
+/// And out again: the PV drive goes with it, if it is plugged. Of an emulated one a guest can refuse to let it go.
+pub fn eject(drive: &Vbd, plugged: bool, emulated: bool) -> Vec<Step> {
     use super::plan::{Device, Unplugging, unplug};
     let device = Device::Vbd(drive.id.device.clone());
-    let mut steps = if plugged { unplug(&device, Unplugging::Clean) } else { Vec::new() };
+    let first = emulated.then(|| Step::Do(Atom::EjectMedium(drive.id.device.clone(), Unplugging::Clean)));
+    let mut steps: Vec<Step> = first.into_iter().collect();
+    if plugged {
+        steps.extend(unplug(&device, Unplugging::Clean));
+    }
     steps.push(Step::Do(Atom::Keep(Change::medium(drive, None))));
     steps
 }
@@ -147,7 +152,7 @@ mod tests {
     fn an_insert_that_fails_leaves_the_drive_empty() {
         let drive = test_vbd(ID, "xvdd");
         let medium = Disk::Local("/srv/cd.iso".to_owned());
-        let plan = insert(&drive, &medium);
+        let plan = insert(&drive, &medium, false);
         let device = Device::Vbd("xvdd".to_owned());
         let Step::Do(Atom::Keep(change)) = &plan[0] else { panic!("{plan:?}") };
         assert_eq!(
@@ -162,7 +167,22 @@ mod tests {
     fn an_eject_forgets_the_medium_only_once_the_guest_has_let_go() {
         let drive = test_vbd(ID, "xvdd");
         let unplug = Step::Do(Atom::Unplug(Device::Vbd("xvdd".to_owned()), Unplugging::Clean));
-        assert_eq!(eject(&drive, true)[0], unplug);
-        assert_eq!(eject(&drive, true)[1..], eject(&drive, false));
+        assert_eq!(eject(&drive, true, false)[0], unplug);
+        assert_eq!(eject(&drive, true, false)[1..], eject(&drive, false, false));
+    }
+
+    #[test]
+    fn a_guest_may_keep_the_medium_of_an_emulated_drive() {
+        let drive = test_vbd(ID, "hdc");
+        let (insert, eject) =
+            (insert(&drive, &Disk::Local("/srv/cd.iso".to_owned()), true), eject(&drive, true, true));
+        let atom = Atom::EjectMedium("hdc".to_owned(), Unplugging::Clean);
+        assert_eq!(eject[0], Step::Do(atom.clone()));
+        let last = Atom::InsertMedium("hdc".to_owned());
+        assert_eq!(insert.last(), Some(&Step::Do(last.clone())));
+        assert_eq!(
+            (atom.undo(), last.undo()),
+            (vec![last], vec![Atom::EjectMedium("hdc".to_owned(), Unplugging::Forced)])
+        );
     }
 }

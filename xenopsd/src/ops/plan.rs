@@ -100,6 +100,12 @@ pub enum Atom {
     EndPlug(Device),
     /// A device taken away from a running guest, with all that dom0 holds of it.
     Unplug(Device, Unplugging),
+    /// The size of a plugged disk looked at again, and the guest told.
+    RefreshDisk(String),
+    /// The medium of its record put into a drive that a device model emulates.
+    InsertMedium(String),
+    /// That is taken out.
+    EjectMedium(String, Unplugging),
     /// A record is stored.
     Keep(Change),
     /// What runs is brought in line with its record.
@@ -395,6 +401,8 @@ impl Atom {
             Self::AttachImage(..) => vec![Self::DetachImage],
             Self::OpenImage(disk) => vec![Self::DiscardImage(disk.clone())],
             Self::RequestSuspend => vec![Self::ResumeDomain],
+            Self::InsertMedium(drive) => vec![Self::EjectMedium(drive.clone(), Unplugging::Forced)],
+            Self::EjectMedium(drive, Unplugging::Clean) => vec![Self::InsertMedium(drive.clone())],
             Self::Keep(change) => change.undo(),
             Self::StartDeviceModel => vec![Self::StopDeviceModel],
             Self::KeepRound => vec![Self::ForgetRound],
@@ -409,6 +417,8 @@ impl Atom {
             | Self::BuildDomain
             | Self::Plug(_)
             | Self::EndPlug(_)
+            | Self::RefreshDisk(_)
+            | Self::EjectMedium(_, Unplugging::Forced)
             | Self::Unplug(..)
             | Self::Apply(_)
             | Self::StopDeviceModel

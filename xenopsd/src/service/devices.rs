@@ -9,7 +9,7 @@ use crate::ops::plan::{Device, Unplugging};
 use crate::state::DeviceRecord;
 
 pub(super) fn add<D: Observed>(core: &Core, device: &D) -> Result<DeviceId, Error> {
-    let device = device.chosen()?;
+    let device = device.chosen()?.placed(core)?;
     core.records.put(&device)?;
     let id = device.id().clone();
     core.updates.add((D::CLASS.event)(id.clone()));
@@ -65,6 +65,11 @@ pub(super) fn unplug<D: Pluggable>(
     core.records.device::<D>(id)?;
     let how = if force { Unplugging::Forced } else { Unplugging::Clean };
     core.submit(&id.vm, dbg, Operation::Unplug(D::NAMED(id.device.clone()), how))
+}
+
+pub(super) fn refresh(core: &Arc<Core>, id: &DeviceId, dbg: &str) -> Result<String, Error> {
+    core.records.device::<Vbd>(id)?;
+    core.submit(&id.vm, dbg, Operation::RefreshDisk(id.device.clone()))
 }
 
 pub(super) fn insert(core: &Arc<Core>, id: &DeviceId, dbg: &str, disk: &Disk) -> Result<String, Error> {

@@ -5,6 +5,7 @@
 //!        └── physical-device missing: error node, Closing
 //! ```
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use xenstore::layout::{DeviceAddress, DeviceKind, DeviceStatus, XenbusState};
@@ -13,6 +14,9 @@ use xenstore::{Batch, Client, Operations, Path, Request};
 use super::Shared;
 use super::chance::Luck;
 use crate::edge::DomId;
+
+/// Bytes of what blkback counts disks in.
+const SECTOR: u64 = 512;
 
 /// What a driver does next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,7 +92,7 @@ impl Backend {
             Move::Stay => {}
             Move::TakeUp => {
                 self.watch_frontend(address, store)?;
-                let batch = probe(address, store)?;
+                let batch = probe(address, store, shared)?;
                 change(address, store, &batch)?;
             }
             Move::Connect => {
@@ -138,7 +142,7 @@ fn frontend_watch(address: DeviceAddress) -> (Path, Vec<u8>) {
 }
 
 /// What a driver offers, or why it does not.
-fn probe(address: DeviceAddress, store: &mut Client) -> Result<Batch, xenstore::Error> {
+fn probe(address: DeviceAddress, store: &mut Client, shared: &Shared) -> Result<Batch, xenstore::Error> {
     let mut batch = Batch::new();
     let backend = address.backend();
     let mut state = XenbusState::InitWait;
@@ -146,8 +150,9 @@ fn probe(address: DeviceAddress, store: &mut Client) -> Result<Batch, xenstore::
         DeviceKind::Vbd => {
             let number = store.read(&backend.join("physical-device")?)?.unwrap_or_default();
             if is_device_number(&number) {
+                let sectors = (shared.disk_bytes.load(Ordering::Relaxed) / SECTOR).to_string();
                 let offers = [
-                    ("sectors", "2097152"),
+                    ("sectors", sectors.as_str()),
                     ("sector-size", "512"),
                     ("info", "0"),
                     ("feature-flush-cache", "1"),

@@ -15,6 +15,7 @@ use xenstore::Operations;
 
 use super::Shared;
 use crate::api::Int;
+use crate::api::value::Value;
 use crate::edge::{DeviceModel, DomId, HostError, NewDeviceModel, Note, ScreenListener, ScreenPlace};
 use crate::state::journal::{ProcessId, Resource};
 
@@ -37,6 +38,8 @@ enum Manners {
     Crash,
     /// Sends events as fast as they are taken, once it emulates.
     Flood,
+    /// Its guest keeps drives closed.
+    Lock,
 }
 
 impl Manners {
@@ -47,6 +50,7 @@ impl Manners {
             "nonsense" => Self::Nonsense,
             "crash" => Self::Crash,
             "flood" => Self::Flood,
+            "lock" => Self::Lock,
             _ => Self::Work,
         }
     }
@@ -150,6 +154,78 @@ pub(super) struct Life {
     /// Those who look at its screen.
     viewers: Mutex<Vec<OwnedFd>>,
     vcpus: Mutex<Vcpus>,
+    media: Mutex<Media>,
+}
+
+/// Emulated CD-ROM drives, and what they are given.
+#[derive(Debug, Default)]
+struct Media {
+    /// The set of descriptors that each drive with a medium reads.
+    inserted: BTreeMap<String, i64>,
+    sets: BTreeMap<i64, Option<OwnedFd>>,
+}
+
+impl Media {
+    /// As a command line says.
+    fn of(arguments: &[String]) -> Self {
+        let mut media = Self::default();
+        for drive in arguments.iter().filter(|word| word.starts_with("if=none,readonly=on,id=")) {
+            let value = |key: &str| drive.split(',').find_map(|part| part.strip_prefix(key));
+            let set = value("file.filename=/dev/fdset/").and_then(|set| set.parse().ok());
+            if let (Some(id), Some(set)) = (value("id="), set) {
+                media.inserted.insert(id.to_owned(), set);
+                media.sets.insert(set, None);
+            }
+        }
+        media
+    }
+
+    /// What a command about media does; none when it is about something else, an error's text when it is refused.
+    fn obey(
+        &mut self,
+        name: &str,
+        arguments: Option<&Value>,
+        passed: &mut Option<OwnedFd>,
+        locked: bool,
+    ) -> Option<Result<(), &'static str>> {
+        let get = |key| arguments.and_then(|all| all.get(key));
+        let text = |key| match get(key) {
+            Some(Value::String(text)) => text.as_str().unwrap_or_default(),
+            _ => "",
+        };
+        let set = match get("fdset-id") {
+            Some(Value::Int(set)) => *set,
+            _ => -1,
+        };
+        let id = text("id");
+        Some(match name {
+            "add-fd" => passed.take().ok_or("No file descriptor supplied via SCM_RIGHTS").map(|medium| {
+                self.sets.insert(set, Some(medium));
+            }),
+            "remove-fd" => {
+                self.sets.remove(&set).map(drop).ok_or("File descriptor named 'fdset-id' not found")
+            }
+            "eject" if locked && get("force") != Some(&Value::Bool(true)) => {
+                Err("Device is locked and force was not specified")
+            }
+            "eject" => {
+                self.inserted.remove(id);
+                Ok(())
+            }
+            "blockdev-change-medium" => {
+                let set = text("filename").strip_prefix("host_device:/dev/fdset/");
+                let set = set.and_then(|set| set.parse().ok()).filter(|set| self.sets.contains_key(set));
+                match set {
+                    None => Err("Could not open the medium"),
+                    Some(set) => {
+                        self.inserted.insert(id.to_owned(), set);
+                        Ok(())
+                    }
+                }
+            }
+            _ => return None,
+        })
+    }
 }
 
 /// Processors that are there, and places for them.
@@ -192,7 +268,8 @@ impl Life {
         let breath = Mutex::new((manners != Manners::Exit).then_some(breath));
         let (emulates, monitor, viewers) = (AtomicBool::new(false), Mutex::default(), Mutex::default());
         let vcpus = Mutex::new(Vcpus::of(new.arguments));
-        Ok(Arc::new(Self { domid, manners, emulates, breath, ended, monitor, viewers, vcpus }))
+        let media = Mutex::new(Media::of(new.arguments));
+        Ok(Arc::new(Self { domid, manners, emulates, breath, ended, monitor, viewers, vcpus, media }))
     }
 
     fn lives(&self) -> bool {
@@ -216,6 +293,12 @@ impl Life {
     /// The processors its guest has got.
     pub(super) fn vcpus(&self) -> Vcpus {
         *lock(&self.vcpus)
+    }
+
+    /// Drives with something in them, and how many sets of descriptors there are.
+    pub(super) fn media(&self) -> (Vec<String>, usize) {
+        let media = lock(&self.media);
+        (media.inserted.keys().cloned().collect(), media.sets.len())
     }
 
     pub(super) fn lose_processors(&self) {
@@ -248,10 +331,8 @@ impl Life {
         while let Some(line) = commands.next()? {
             let Ok(command) = crate::rpc::json::parse(&line) else { continue };
             let text = |key| match command.get(key) {
-                Some(crate::api::value::Value::String(text)) => {
-                    String::from_utf8_lossy(text.as_bytes()).into_owned()
-                }
-                Some(crate::api::value::Value::Int(number)) => number.to_string(),
+                Some(Value::String(text)) => String::from_utf8_lossy(text.as_bytes()).into_owned(),
+                Some(Value::Int(number)) => number.to_string(),
                 _ => String::new(),
             };
             let (name, id) = (text("execute"), text("id"));
@@ -267,6 +348,14 @@ impl Life {
                 "query-hotpluggable-cpus" => self.vcpus().places(),
                 _ => "{}".to_owned(),
             };
+            let locked = self.manners == Manners::Lock;
+            let arguments = command.get("arguments");
+            let obeyed = lock(&self.media).obey(&name, arguments, &mut commands.passed, locked);
+            if let Some(Err(why)) = obeyed {
+                let error = format!(r#"{{"class": "GenericError", "desc": "{why}"}}"#);
+                writeln!(&*stream, r#"{{"error": {error}, "id": {id}}}"#)?;
+                continue;
+            }
             if name == "cont" {
                 if self.manners == Manners::Crash {
                     self.end();

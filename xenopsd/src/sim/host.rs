@@ -6,6 +6,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -21,10 +22,10 @@ use crate::edge::linux::storage as real_storage;
 use crate::edge::linux::terminal::ROLE;
 use crate::edge::linux::{loopdev, script, serial};
 use crate::edge::{
-    Access, Attached, AttachedDisk, DeviceModel, DiskId, DomId, FileId, Firmware, Followed, FoundKernel,
-    Host, HostError, Image, ImageFile, KernelSearch, KernelSearchError, NewDeviceModel, Note, Prepared,
-    Reserve, ScreenListener, ScreenPlace, ScriptEnd, ScriptError, ScriptRun, StorageCall, StorageError,
-    SuspendFile, Tell, Terminal, TerminalSockets, TerminalWanted, VifSettings,
+    Access, Attached, AttachedDisk, DeviceModel, DiskId, DiskWanted, DomId, FileId, Firmware, Followed,
+    FoundKernel, Host, HostError, Image, ImageFile, KernelSearch, KernelSearchError, NewDeviceModel, Note,
+    Prepared, Reserve, ScreenListener, ScreenPlace, ScriptEnd, ScriptError, ScriptRun, StorageCall,
+    StorageError, SuspendFile, Tell, Terminal, TerminalSockets, TerminalWanted, VifSettings,
 };
 use crate::state::journal::{ProcessId, Resource};
 
@@ -121,11 +122,10 @@ impl Host for SimHost {
     /// last user, and a daemon that relied on that could not tell what it has left behind.
     fn attach_disk(
         &self,
-        path: &Path,
-        _access: Access,
+        wanted: &DiskWanted<'_>,
         reserve: &mut Reserve<'_>,
     ) -> Result<AttachedDisk, HostError> {
-        let file = self.disk("host.attach_disk", path)?;
+        let file = self.disk("host.attach_disk", wanted.path)?;
         let keep = File::open("/dev/null").map_err(|e| unusable("disk", &format!("/dev/null: {e}")))?;
         let mut loops = self.shared.loops();
         let number = (0..u32::MAX).find(|number| !loops.contains_key(number)).unwrap_or(u32::MAX);
@@ -143,6 +143,11 @@ impl Host for SimHost {
         self.shared.faults.check("host.disk_id").map_err(|e| unusable("disk", &e))?;
         let file = u32::try_from(minor).ok().and_then(|number| self.shared.loops().get(&number).copied());
         Ok(file.map_or(DiskId::Block { major, minor }, FileId::into))
+    }
+
+    fn refresh_disk(&self, _major: u64, _minor: u64) -> Result<u64, HostError> {
+        self.shared.faults.check("host.refresh_disk").map_err(|e| unusable("disk", &e))?;
+        Ok(self.shared.disk_bytes.load(Ordering::Relaxed))
     }
 
     /// Every disk and repository has a kernel and a ramdisk, in memory as the real one's.

@@ -35,7 +35,7 @@
 //! | `vm-data/sim/then-ms` | number | how long after its boot, in ms |
 //! | `vm-data/sim/devices` | `connect`, `keep`, `refuse`, `ignore`, `hostile` | connects its frontends; and does not give them back; and says why not; leaves them alone; writes nonsense into everything it may write |
 //! | `vm-data/sim/flood` | number | how many nodes it writes as fast as it can once it is up |
-//! | `vm-data/sim/device-model` | `work`, `exit`, `mute`, `nonsense`, `crash`, `flood` | an HVM guest's: does its work; ends at once; never greets; greets with nonsense; ends when the guest is to run; sends events without end |
+//! | `vm-data/sim/device-model` | `work`, `exit`, `mute`, `nonsense`, `crash`, `flood`, `lock` | an HVM guest's: does its work; ends at once; never greets; greets with nonsense; ends when the guest is to run; sends events without end; its guest keeps drives closed |
 //! | `vm-data/sim/balloon` | `obey`, `refuse`, `slow` | follows `memory/target` as far as there is memory; never; a MiB at a time |
 //! | `vm-data/sim/agent` | `none`, `linux`, `hostile` | has no agent; one that says what Linux' do; one that writes what a terminal would obey, and much of it |
 //!
@@ -63,6 +63,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -139,6 +140,9 @@ impl Default for SimOptions {
     }
 }
 
+/// The size of disks, in bytes, until a test says otherwise.
+const DISK_BYTES: u64 = 1 << 30;
+
 /// What the edges and the world share.
 struct Shared {
     store: SharedStore,
@@ -153,6 +157,8 @@ struct Shared {
     device_models: device_model::DeviceModels,
     /// The file behind each loop device that is attached.
     loops: Mutex<BTreeMap<u32, FileId>>,
+    /// The size of every disk.
+    disk_bytes: AtomicU64,
     /// Which disks of a storage layer are in use, by the datapath's name, and whether they are active.
     storage: Mutex<BTreeMap<String, bool>>,
     signals: Sender<Signal>,
@@ -243,6 +249,7 @@ pub fn machine(options: &SimOptions) -> std::io::Result<Machine> {
         processes: Arc::default(),
         device_models: device_model::DeviceModels::default(),
         loops: Mutex::default(),
+        disk_bytes: AtomicU64::new(DISK_BYTES),
         storage: Mutex::default(),
         signals,
         copying: options.copying,
@@ -341,6 +348,16 @@ impl Machine {
     /// What a domain's device model is doing; none when it has none.
     pub fn device_model(&self, domid: DomId) -> Option<Doing> {
         self.shared.device_models.of(domid).map(|life| life.doing())
+    }
+
+    /// The emulated drives of a domain with something in them, and how many sets of descriptors its device model has.
+    pub fn device_model_media(&self, domid: DomId) -> Option<(Vec<String>, usize)> {
+        self.shared.device_models.of(domid).map(|life| life.media())
+    }
+
+    /// Disks in dom0 are larger from now on, or smaller.
+    pub fn resize_disks(&self, bytes: u64) {
+        self.shared.disk_bytes.store(bytes, Ordering::Relaxed);
     }
 
     /// Makes a domain's device model say that there is no place for any processor.

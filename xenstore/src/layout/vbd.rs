@@ -14,6 +14,8 @@ pub enum Media {
     Disk,
     /// A CD-ROM drive: read-only, removable.
     Cdrom,
+    /// A floppy drive; to paravirtual drivers it is a disk.
+    Floppy,
 }
 
 /// Who serves a disk.
@@ -113,6 +115,16 @@ impl Vbd {
         batch
     }
 
+    /// Tells a guest that is connected of another size of its disk: what blkback writes when it notices by itself.
+    pub fn resized(address: DeviceAddress, bytes: u64) -> Batch {
+        // blkback counts in 512 bytes, whatever the disk's blocks are.
+        let sectors = bytes / 512;
+        let mut batch = Batch::new();
+        batch.write(address.backend().at("sectors"), sectors.to_string());
+        batch.write(address.backend_state(), XenbusState::Connected.to_value());
+        batch
+    }
+
     fn params(&self) -> Vec<u8> {
         match &self.backend {
             BlockBackend::Phy { path } => path.clone(),
@@ -126,6 +138,7 @@ impl Media {
         match self {
             Self::Disk => "disk",
             Self::Cdrom => "cdrom",
+            Self::Floppy => "floppy",
         }
     }
 }
@@ -147,7 +160,7 @@ impl Layout for Vbd {
             "xenbus; driven by the guest",
         ),
         Node::value(Frontend, "virtual-device", "N", |v| text(v.vdev), "blkfront: which disk this is"),
-        Node::value(Frontend, "device-type", "disk | cdrom", |v| text(v.media.name()), "blkfront"),
+        Node::value(Frontend, "device-type", "disk | cdrom | floppy", |v| text(v.media.name()), "blkfront"),
         Node::value(
             Frontend,
             "trusted",
@@ -196,7 +209,7 @@ impl Layout for Vbd {
             |v| text(if v.writable { "w" } else { "r" }),
             "blkback: how to open",
         ),
-        Node::value(Backend, "device-type", "disk | cdrom", |v| text(v.media.name()), "QEMU, xl"),
+        Node::value(Backend, "device-type", "disk | cdrom | floppy", |v| text(v.media.name()), "QEMU, xl"),
         Node::value(Backend, "removable", "0 | 1", |v| flag(v.removable), "blkback tells the guest"),
         Node::value(Backend, "bootable", "0 | 1", |v| flag(v.bootable), "xl"),
         Node::value(Backend, "discard-enable", "0 | 1", |v| flag(v.discard), "blkback: offer discard"),

@@ -20,6 +20,7 @@ use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::{Mode, major, minor};
 
+use super::loopdev::BlockSize;
 use crate::edge::DiskId;
 
 /// Bytes of a disk sector as the block protocols count them.
@@ -137,6 +138,40 @@ impl Disk {
     }
 }
 
+impl Disk {
+    /// Checks that it has blocks of that size, or can be given them.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenDiskError::BlockSize`].
+    pub fn must_have_blocks(&self, wanted: Option<BlockSize>) -> Result<(), OpenDiskError> {
+        let Some(wanted) = wanted.map(BlockSize::bytes) else { return Ok(()) };
+        let (path, why) = match self {
+            Self::Block(disk) => match ffi::linux::block::block_size(disk.file.as_fd()) {
+                Ok(found) if found == wanted => return Ok(()),
+                Ok(found) => (&disk.path, format!("it is a device with blocks of {found} bytes")),
+                Err(error) => return Err(io_error(&disk.path, "ask for the block size of", error)),
+            },
+            Self::File(disk) if disk.size.is_multiple_of(wanted.into()) => return Ok(()),
+            Self::File(disk) => (&disk.path, format!("its size is {} bytes", disk.size)),
+        };
+        Err(OpenDiskError::BlockSize { path: path.clone(), wanted, why })
+    }
+}
+
+/// The size in bytes of the block device with this number.
+///
+/// # Errors
+///
+/// The kernel's: there is none.
+pub fn size_of(device: DevNumber) -> io::Result<u64> {
+    let path = format!("/sys/dev/block/{device}/size");
+    let text = std::fs::read_to_string(&path)
+        .map_err(|error| io::Error::new(error.kind(), format!("{path}: {error}")))?;
+    let sectors: u64 = text.trim().parse().map_err(|_| io::Error::other(format!("{path}: not a number")))?;
+    Ok(sectors.saturating_mul(SECTOR_SIZE))
+}
+
 impl From<FileId> for DiskId {
     fn from(file: FileId) -> Self {
         Self::File { device: file.device, inode: file.inode }
@@ -203,6 +238,16 @@ pub enum OpenDiskError {
         path: PathBuf,
         /// Bytes found.
         size: u64,
+    },
+    /// It cannot have blocks of the size that is asked for.
+    #[error("disk {path:?} cannot have blocks of {wanted} bytes: {why}")]
+    BlockSize {
+        /// The path as given.
+        path: PathBuf,
+        /// As asked for.
+        wanted: u32,
+        /// What it has.
+        why: String,
     },
     /// Any other refusal of the kernel.
     #[error("cannot {action} disk {path:?}: {source}")]

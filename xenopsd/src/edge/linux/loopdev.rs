@@ -234,6 +234,20 @@ pub fn detach(number: u32, expected: FileId) -> Result<Detached, LoopError> {
     }
 }
 
+/// Takes over the size of the file, which may have grown or shrunk.
+///
+/// # Errors
+///
+/// The kernel's errno: `ENXIO` when nothing is attached.
+pub fn refresh(number: u32) -> Result<(), LoopError> {
+    let (node, _) = open_node(number, Access::ReadOnly)?;
+    sys::set_capacity(node.as_fd()).map_err(|source| LoopError::Io {
+        number,
+        action: "take over the size of",
+        source,
+    })
+}
+
 /// What loop device `number` is attached to; `None` when it is free or does not exist.
 ///
 /// # Errors

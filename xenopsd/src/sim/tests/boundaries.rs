@@ -266,6 +266,13 @@ const CASES: &[Case] = &[
         ..CASE
     },
     Case {
+        name: "refresh of a disk",
+        operation: |_| Operation::RefreshDisk("xvda".to_owned()),
+        prepare: connected,
+        ends: &[Running],
+        ..CASE
+    },
+    Case {
         name: "unplug of a disk",
         operation: |_| Operation::Unplug(disk(), Unplugging::Clean),
         prepare: started,

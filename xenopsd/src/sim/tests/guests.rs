@@ -2,7 +2,8 @@
 
 use super::*;
 use crate::edge::{
-    Access, DomainInfo, FeatureSet, GuestKind, Hypervisor, HypervisorError, NewDomain, VifSettings,
+    Access, DiskWanted, DomainInfo, FeatureSet, GuestKind, Hypervisor, HypervisorError, NewDomain,
+    VifSettings,
 };
 use xenstore::Operations;
 
@@ -135,6 +136,7 @@ fn every_call_of_the_edges_can_fail() {
     }
     assert!(store.read(&xenstore::Path::root()).is_err());
     let disk = std::path::Path::new("/srv/1.img");
+    let wanted = DiskWanted { path: disk, access: Access::ReadOnly, block_size: None };
     let settings = VifSettings {
         bridge: "br0".to_owned(),
         mtu: None,
@@ -145,7 +147,7 @@ fn every_call_of_the_edges_can_fail() {
     let host = edges.host();
     for failure in [
         host.check_disk(disk, Access::ReadOnly),
-        host.attach_disk(disk, Access::ReadOnly, &mut |_, _| Ok(())).map(|attached| attached.id),
+        host.attach_disk(&wanted, &mut |_, _| Ok(())).map(|attached| attached.id),
         host.disk_id(7, 0),
     ] {
         assert!(failure.expect_err("all fail").to_string().contains("injected"));

@@ -111,6 +111,31 @@ fn a_guest_that_dies_while_it_is_asked_does_not_delay_the_unplug() {
     assert!(!plugged(&rig, &vm, &disk_device()));
 }
 
+/// Clients that do not know of each other: what is done is done once.
+#[test]
+fn two_clients_that_plug_or_unplug_at_once_plug_and_unplug_once() {
+    let rig = Rig::new(&quick());
+    let (vm, before) = bare(&rig, &[]);
+    let both = |operation: &Operation| {
+        let (done, outcomes) = bounded(2);
+        for client in ["one", "two"] {
+            let done = done.clone();
+            rig.core.submit_then(&vm, client, operation.clone(), move |result| done.send(result).unwrap());
+        }
+        [outcomes.recv_timeout(LIMIT).unwrap(), outcomes.recv_timeout(LIMIT).unwrap()]
+    };
+    for device in [disk_device(), interface_device()] {
+        rig.machine.faults.record();
+        assert_eq!(both(&Operation::Plug(device.clone())), [Ok(()), Ok(())]);
+        let calls = rig.machine.faults.recorded();
+        let attached = calls.iter().filter(|c| *c == "host.attach_disk" || *c == "host.connect_vif").count();
+        assert_eq!(attached, 1, "{device}");
+        let unplug = Operation::Unplug(device.clone(), Unplugging::Clean);
+        assert_eq!(both(&unplug), [Ok(()), Err(Error::DeviceNotConnected)]);
+        rig.until_remains(&vm, &before, &format!("two clients and {device}"));
+    }
+}
+
 /// Every call of a plug fails once.
 #[test]
 fn no_failing_call_of_a_plug_leaves_anything() {

@@ -5,6 +5,7 @@ mod boundaries;
 mod changes;
 mod determinism;
 mod device_model;
+mod disks;
 mod faults;
 mod guests;
 mod hooks;

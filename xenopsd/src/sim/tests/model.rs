@@ -147,6 +147,12 @@ impl Model {
                 }
                 after
             }
+            Operation::RefreshDisk(name) => {
+                if !self.has_domain() || !self.plugged.contains(&Device::Vbd(name.clone()).to_string()) {
+                    return Err(Some(Error::DeviceNotConnected));
+                }
+                self.clone()
+            }
             Operation::Delay(_) | Operation::Check | Operation::ImportMetadata(_) | Operation::Change(_) => {
                 self.clone()
             }
