@@ -29,7 +29,7 @@ const FUNCTIONS: &str = "xc_interface_(open|close)|xc_version|xc_physinfo|xc_cpu
     xc_domain_(getinfolist|create|max_vcpus|setmaxmem|set_memmap_limit|set_tsc_info|set_time_offset|pause|unpause|\
     destroy|shutdown|resume|sethandle|claim_pages|send_trigger|set_pod_target|get_pod_target|set_memory_map|\
     node_setaffinity|save|restore)|\
-    xc_set_paging_mempool_size|xc_evtchn_alloc_unbound|xc_cpuid_apply_policy|xc_hvm_param_(set|get)|\
+    xc_(set|get)_paging_mempool_size|xc_evtchn_alloc_unbound|xc_cpuid_apply_policy|xc_hvm_param_(set|get)|\
     xc_vcpu_(getinfo|setaffinity|getaffinity)|xc_get_(max_cpus|online_cpus|max_nodes|cpumap_size|cpu_featureset)|\
     xc_sched_id|xc_sched_credit2?_domain_(set|get)|xc_readconsolering|xc_send_debug_keys|xc_shadow_control|\
     xc_(get|clear)_last_error|\

@@ -221,6 +221,9 @@ fn answer(core: &Arc<Core>, call: &Call) -> Result<Value, Error> {
         Call::VmSetMemoryDynamicRange(m) => {
             returns(m, vm::change(core, &m.id, &m.debug_info, Wish::Memory(m.minimum, m.maximum)))
         }
+        Call::VmSetShadowMultiplier(m) => {
+            returns(m, vm::change(core, &m.id, &m.debug_info, Wish::ShadowMultiplier(m.multiplier)))
+        }
         Call::VmSetXsdata(m) => {
             returns(m, vm::change(core, &m.id, &m.debug_info, Wish::Xsdata(m.xsdata.clone())))
         }

@@ -5,10 +5,12 @@
 //! and everything in it: it reads `vm-data/foo` under its home, and may change and add.
 
 use crate::batch::Batch;
-use crate::layout::domain_path;
+use crate::error::Error;
+use crate::layout::{domain_path, libxl_path};
+use crate::operations::Operations;
 use crate::path::{Path, PathError};
 use crate::perms::{DomId, Perms};
-use crate::subtree::Area;
+use crate::subtree::{self, Area, Quota};
 use std::collections::BTreeMap;
 
 /// Most keys that are written. They count against the guest's own quota (`quota-maxentity`, 1000 nodes), which must
@@ -22,6 +24,12 @@ pub const MAX_KEY: usize = 1024;
 const MAX_READ_DEPTH: u32 = 31;
 
 const DIRECTORY: &str = "vm-data";
+
+/// What the toolstack's copy of a value begins with: nodes without it are only on the way to others.
+const COPIED: &[u8] = b"=";
+
+/// All that [`VmData`] writes, with the nodes on the way.
+const COPY_QUOTA: Quota = Quota { nodes: MAX_KEYS * 32, bytes: MAX_KEYS * (MAX_KEY + MAX_VALUE + 1) };
 
 /// Why a key is not written.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -86,8 +94,33 @@ impl VmData {
         batch.mkdir_with(home.at(DIRECTORY), Perms::rw(domid));
         for (path, value) in &self.nodes {
             batch.write(home.at(path), value.clone());
+            let copy = [COPIED, value].concat();
+            batch.write(libxl_path(domid).at(path), copy);
         }
         batch
+    }
+
+    /// What the toolstack last wrote to a domain, from its own copy; none when it made none. The guest may have written
+    /// over it since.
+    ///
+    /// # Errors
+    /// [`Error::Transport`].
+    pub fn written(store: &mut (impl Operations + ?Sized), domid: DomId) -> Result<Option<Self>, Error> {
+        let home = libxl_path(domid);
+        if !store.exists(&home.at(DIRECTORY))? {
+            return Ok(None);
+        }
+        let copy = subtree::read(store, &home, &[AREA], COPY_QUOTA)?;
+        let leaves = copy.nodes.into_iter().filter_map(|(path, value)| {
+            let value = value.strip_prefix(COPIED)?.to_vec();
+            Some((path, value))
+        });
+        Ok(Some(Self { nodes: leaves.collect(), ignored: Vec::new() }))
+    }
+
+    /// Whether it writes the same nodes.
+    pub fn writes_as(&self, other: &Self) -> bool {
+        self.nodes == other.nodes
     }
 
     /// Replaces `old` by these nodes in a domain that runs. What the guest added itself stays.
@@ -98,6 +131,7 @@ impl VmData {
             // It may be the parent of one that stays, or of what the guest put below it.
             batch.write(home.at(path), "").prune(home.at(path));
         }
+        batch.rm(libxl_path(domid).at(DIRECTORY)).mkdir(libxl_path(domid).at(DIRECTORY));
         batch.append(self.create(domid));
         batch
     }
@@ -159,6 +193,7 @@ mod tests {
 mkdir /local/domain/7/vm-data
 perms /local/domain/7/vm-data (n7)
 write /local/domain/7/vm-data/foo = \"bar\"
+write /libxl/7/vm-data/foo = \"=bar\"
 ";
         assert_eq!(VmData::new([("vm-data/foo", "bar")]).create(DomId(7)).to_string(), expected);
     }
@@ -196,9 +231,12 @@ write /local/domain/7/vm-data/foo = \"bar\"
             let directory = Path::known("/local/domain/7/vm-data");
             for step in data.create(DomId(7)).steps() {
                 let text = step.to_string();
-                prop_assert!(text.split(' ').nth(1).unwrap().starts_with(directory.as_str()), "{text}");
+                let copy = Path::known("/libxl/7/vm-data");
+                let place = text.split(' ').nth(1).unwrap();
+                prop_assert!([&directory, &copy].iter().any(|d| place.starts_with(d.as_str())), "{text}");
                 if let crate::Step::Write { path, .. } = step {
-                    prop_assert!(path.below(&directory).is_some_and(|rest| !rest.is_empty()));
+                    let below = [&directory, &copy].into_iter().find_map(|d| path.below(d));
+                    prop_assert!(below.is_some_and(|rest| !rest.is_empty()));
                 }
             }
         }

@@ -177,6 +177,19 @@ impl Xenctrl {
         scalar_call!(self, Some(domid), xc_set_paging_mempool_size(domid.raw(), bytes)).map(drop)
     }
 
+    /// Bytes of the pool that the domain's page tables take from.
+    ///
+    /// # Errors
+    /// [`Error::Call`]: `EOPNOTSUPP` for PV.
+    pub fn paging_mempool_bytes(&self, domid: DomId) -> Result<u64> {
+        let mut bytes = 0;
+        self.run("xc_get_paging_mempool_size", Some(domid), |raw| {
+            // SAFETY: `bytes` outlives the call, which writes one number to it.
+            unsafe { sys::xc_get_paging_mempool_size(raw, domid.raw(), &raw mut bytes) }
+        })?;
+        Ok(bytes)
+    }
+
     /// Allocates an event channel port in `domid` that only `remote` can bind to.
     ///
     /// # Errors

@@ -242,8 +242,8 @@ record! {
     pub struct SchedulerParams as "Vm.scheduler_params" derive(Eq) {
         /// Weight and cap (percent of one CPU, 0 for none).
         priority: Option<(Int, Int)>,
-        /// Per vCPU, the host CPUs it may run on; an empty list leaves it free, and the last entry given holds
-        /// for the vCPUs after it.
+        /// Per vCPU, the host CPUs it may run on; an empty list leaves it free, and the first list holds for the vCPUs
+        /// that have none.
         affinity: Vec<Vec<Int>>,
     }
 }

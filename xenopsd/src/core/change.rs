@@ -22,6 +22,8 @@ pub enum Wish {
     Vcpus(Int),
     /// Memory in this range, in bytes.
     Memory(i64, i64),
+    /// So many times the memory for page tables that an HVM guest needs at least.
+    ShadowMultiplier(f64),
     /// Other data of its owner's.
     Xsdata(Dict<String>),
     /// Another setting of a network interface.
@@ -66,6 +68,7 @@ impl fmt::Display for Wish {
             Self::Eject(drive) => write!(f, "eject of disk {drive}"),
             Self::Vcpus(vcpus) => write!(f, "change to {vcpus} vcpus"),
             Self::Memory(..) => write!(f, "change of memory range"),
+            Self::ShadowMultiplier(multiplier) => write!(f, "change to shadow multiplier {multiplier}"),
             Self::Xsdata(_) => write!(f, "change of xsdata"),
             Self::Interface(name, wish) => write!(f, "change of {wish} of interface {name}"),
         }
@@ -82,8 +85,20 @@ impl Request<'_> {
             Wish::Memory(minimum, maximum) => self.of_vm(Aspect::Memory, |vm| {
                 (vm.memory_dynamic_min, vm.memory_dynamic_max) = (*minimum, *maximum);
             }),
+            Wish::ShadowMultiplier(multiplier) => self.shadow_multiplier(*multiplier),
             Wish::Xsdata(xsdata) => self.of_vm(Aspect::Xsdata, |vm| vm.xsdata = xsdata.clone()),
         }
+    }
+
+    fn shadow_multiplier(&self, multiplier: f64) -> Result<(), Error> {
+        if !matches!(self.core.records.vm(self.vm)?.ty, BuilderInfo::Hvm(_)) {
+            return Err(Error::Unimplemented("shadow multiplier of a guest that is not HVM".to_owned()));
+        }
+        self.of_vm(Aspect::Paging, |vm| {
+            if let BuilderInfo::Hvm(hvm) = &mut vm.ty {
+                hvm.shadow_multiplier = multiplier;
+            }
+        })
     }
 
     /// Also while the VM does not run: it is then so when it does.

@@ -395,6 +395,9 @@ impl Request<'_> {
         if !self.core.runtimes.with(self.vm, |r| std::mem::replace(&mut r.looked_at, true)) {
             self.finish_devices()?;
             self.core.adopt_device_model(&vm, domain.domid)?;
+            if observe::is_built(domain) {
+                self.finish_changes()?;
+            }
         }
         let suspended = self.core.records.extra(self.vm)?.is_suspended();
         let suspending = self.core.suspending(domain.domid)?;
@@ -437,6 +440,12 @@ impl Request<'_> {
     fn finish_devices(&self) -> Result<(), Error> {
         let records = self.records()?;
         VmExecutor::new(self.core, &records, self.task, self.slot).finish_devices()
+    }
+
+    /// Or a setting of it.
+    fn finish_changes(&self) -> Result<(), Error> {
+        let records = self.records()?;
+        VmExecutor::new(self.core, &records, self.task, self.slot).finish_changes()
     }
 
     /// A guest without its device model is as one that has crashed, but that it may still run.

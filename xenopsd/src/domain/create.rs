@@ -12,8 +12,9 @@ use xenstore::vmdata::VmData;
 use super::bootloader;
 use super::memory::{Wanted, bytes};
 use super::platform::{self, creation, platform};
+use super::scheduling::Scheduling;
 use super::{VmExecutor, domain_kind, guest_kind};
-use crate::api::{Boot, BuilderInfo, Dict, DirectBoot, Error, FirmwareType, Int, PvInfo, Vm};
+use crate::api::{Boot, BuilderInfo, Dict, DirectBoot, Error, FirmwareType, PvInfo, Vm};
 use crate::device::{store_domid, vbd, vif};
 use crate::edge::{
     Built, DomId, DomainImage, Firmware, GrantFrames, GuestKind, HvmImage, HypervisorError, Image,
@@ -45,6 +46,7 @@ impl VmExecutor<'_> {
         platform::check_generation_id(vm)?;
         let host = self.core.edges.hypervisor()?.host()?;
         creation(vm, wanted.kind, &host)?;
+        Scheduling::of(vm, &host)?;
         let files = match (&vm.ty, vm.indirect_boot()) {
             (BuilderInfo::Hvm(_), _) => None,
             (_, Some(boot)) => bootloader::check(vm, boot).map(|()| None)?,
@@ -212,10 +214,7 @@ impl VmExecutor<'_> {
     ) -> Result<(), Error> {
         let vm = &self.records.vm;
         let hypervisor = self.core.edges.hypervisor()?;
-        if let Some((weight, cap)) = vm.scheduler_params.priority {
-            let (weight, cap) = scheduler(weight, cap)?;
-            hypervisor.set_scheduler(domid, weight, cap)?;
-        }
+        Scheduling::of(vm, &hypervisor.host()?)?.set(&**hypervisor, domid)?;
         let nodes = layout::Built {
             domid: store_domid(domid),
             uuid: self.uuid()?,
@@ -313,10 +312,4 @@ fn bios(vm: &Vm) -> Option<&'static str> {
         }),
         _ => None,
     }
-}
-
-fn scheduler(weight: Int, cap: Int) -> Result<(u16, u16), Error> {
-    let weight = u16::try_from(weight).ok().filter(|w| *w > 0);
-    let cap = u16::try_from(cap).ok();
-    weight.zip(cap).ok_or_else(|| Error::internal("scheduler weight must be 1 to 65535 and cap 0 to 65535"))
 }

@@ -87,12 +87,12 @@ impl<'a> VmExecutor<'a> {
         }
         device::loops::give_back_unused(self.core, self.vm(), domid)?;
         self.slot.without(|| device::storage::give_back_unused(self.core, self.vm(), domid))?;
-        self.finish_changes(domid);
+        self.finish_interfaces(domid);
         Ok(())
     }
 
     /// Interfaces whose change an earlier daemon was killed in, or whose bridge was made anew while there was no daemon.
-    fn finish_changes(&self, domid: DomId) {
+    fn finish_interfaces(&self, domid: DomId) {
         for vif in &self.records.vifs {
             let named = Device::Vif(vif.id.device.clone());
             let plugged = device::is_plugged(self.core, self.vm(), &named);

@@ -55,7 +55,12 @@ pub(super) struct Wanted {
     pub(super) video_kib: u64,
     pub(super) vcpu_max: u32,
     pub(super) vcpus: u32,
+    /// How much larger its paging pool is than it need be, in thousandths; at least 1000.
+    pub(super) paging_factor: u64,
 }
+
+/// Largest shadow multiplier: a pool of a tenth of the guest's memory, and more than any guest needs.
+const MAX_MULTIPLIER: f64 = 100.0;
 
 impl Wanted {
     /// Checks what the VM's record asks for.
@@ -76,6 +81,7 @@ impl Wanted {
             video_kib,
             vcpu_max: u32::try_from(vm.vcpu_max).unwrap_or(0),
             vcpus: u32::try_from(vm.vcpus).unwrap_or(0),
+            paging_factor: paging_factor(vm)?,
         };
         if !(1..=MAX_VCPUS).contains(&vm.vcpu_max) {
             return Err(Error::InvalidVcpus(MAX_VCPUS));
@@ -157,10 +163,35 @@ impl Wanted {
         own + self.shim_kib + self.paging_kib()
     }
 
-    fn paging_kib(&self) -> u64 {
+    /// Its paging pool, in whole pages.
+    pub(super) fn paging_kib(&self) -> u64 {
         let per_mib = if self.kind == GuestKind::Pv { 0 } else { PAGING_PAGES_PER_MIB };
-        PAGE_KIB * (PAGING_PAGES_PER_VCPU * u64::from(self.vcpu_max) + per_mib * (self.static_max_kib / 1024))
+        let pages = PAGING_PAGES_PER_VCPU * u64::from(self.vcpu_max) + per_mib * (self.static_max_kib / 1024);
+        PAGE_KIB * (pages * self.paging_factor).div_ceil(1000)
     }
+}
+
+/// An HVM guest's shadow multiplier in thousandths; 1000 for others.
+fn paging_factor(vm: &Vm) -> Result<u64, Error> {
+    let BuilderInfo::Hvm(hvm) = &vm.ty else { return Ok(1000) };
+    let multiplier = hvm.shadow_multiplier;
+    if !(1.0..=MAX_MULTIPLIER).contains(&multiplier) {
+        return Err(Error::internal(format!(
+            "VM {}: shadow multiplier {multiplier} is not between 1 and {MAX_MULTIPLIER}",
+            vm.id
+        )));
+    }
+    // The standard library's one checked way from floating point to whole thousandths.
+    let thousandths = std::time::Duration::from_secs_f64(multiplier).as_millis();
+    u64::try_from(thousandths).map_err(|e| Error::internal(e.to_string()))
+}
+
+/// Checks that the host has room for `more_kib`.
+///
+/// # Errors
+/// `Not_enough_memory`, with that.
+pub(super) fn check_more(more_kib: u64, host: &Physinfo) -> Result<(), Error> {
+    if more_kib <= free_kib(host) { Ok(()) } else { Err(Error::NotEnoughMemory(bytes(more_kib))) }
 }
 
 /// Whether a VM's memory and vcpus are what a VM can have.
@@ -226,6 +257,7 @@ mod tests {
             video_kib: 0,
             vcpu_max: 1,
             vcpus: 1,
+            paging_factor: 1000,
         };
         let host = |free_mib: u64| Physinfo { free_pages: free_mib * 256, ..Physinfo::default() };
         assert_eq!(wanted.target_kib(&host(4096)).unwrap(), 1 << 20);
@@ -245,6 +277,7 @@ mod tests {
             video_kib: 0,
             vcpu_max: 2,
             vcpus: 2,
+            paging_factor: 1000,
         };
         assert_eq!(wanted(GuestKind::Pv).resources(1024, Platform::default()).paging_kib, 0);
         assert_eq!(wanted(GuestKind::Pvh).resources(1024, Platform::default()).paging_kib, 4096);
@@ -273,6 +306,21 @@ mod tests {
         let wanted = Wanted::of(&hvm(16)).unwrap();
         assert_eq!(wanted.resources(256 << 10, Platform::default()).video_kib, 16 << 10);
         for bad in [256, 253, -1] {
+            assert!(matches!(Wanted::of(&hvm(bad)), Err(Error::InternalError(_))), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_shadow_multiplier_is_of_an_hvm_guest_s_paging_pool() {
+        let hvm = |shadow_multiplier| Vm {
+            ty: BuilderInfo::Hvm(crate::api::HvmInfo { shadow_multiplier, ..crate::api::HvmInfo::default() }),
+            ..test_vm(ID, "demo")
+        };
+        let paging = |multiplier| Wanted::of(&hvm(multiplier)).unwrap().paging_kib();
+        // One vcpu and 256 MiB.
+        assert_eq!([1.0, 1.5, 4.0].map(paging), [2048, 3072, 8192]);
+        assert_eq!(paging(1.0001), 2048, "thousandths count");
+        for bad in [0.0, 0.99, -1.0, 101.0, f64::NAN, f64::INFINITY] {
             assert!(matches!(Wanted::of(&hvm(bad)), Err(Error::InternalError(_))), "{bad}");
         }
     }

@@ -12,6 +12,7 @@ pub mod memory;
 pub mod metadata;
 pub mod observe;
 mod platform;
+mod scheduling;
 mod shutdown;
 mod suspend;
 pub mod suspend_image;

@@ -74,7 +74,10 @@ fn halted(vm: &Vm) -> VmState {
         memory_actual: 0,
         memory_limit: 0,
         vcpu_target: vm.vcpus,
-        shadow_multiplier_target: 1.0,
+        shadow_multiplier_target: match &vm.ty {
+            BuilderInfo::Hvm(hvm) => hvm.shadow_multiplier,
+            _ => 1.0,
+        },
         rtc_timeoffset: platform(vm, "timeoffset").unwrap_or_default(),
         uncooperative_balloon_driver: false,
         guest_agent: Dict::new(),

@@ -38,7 +38,7 @@ pub use ffi::builder::HOLE_SIZES;
 pub use ffi::domid::DomId;
 pub use ffi::linux::ethtool::Offload;
 pub use ffi::migrate::Stream;
-pub use ffi::xenctrl::{DomainInfo, FeatureSet, GuestKind, Physinfo, ShutdownReason, XenVersion};
+pub use ffi::xenctrl::{CpuMap, DomainInfo, FeatureSet, GuestKind, Physinfo, ShutdownReason, XenVersion};
 
 pub use build::{
     Built, DomainImage, GrantFrames, HvmImage, KernelImage, NO_DELAY_FOR_MISSED_TICKS, NewDomain, Platform,
@@ -158,6 +158,24 @@ pub trait Hypervisor: Send {
     /// # Errors
     /// [`HypervisorError::Call`].
     fn set_scheduler(&self, domid: DomId, weight: u16, cap: u16) -> Result<(), HypervisorError>;
+
+    /// Sets the host's processors that a vcpu may run on.
+    ///
+    /// # Errors
+    /// [`HypervisorError::Call`], also when the host has none of them.
+    fn set_affinity(&self, domid: DomId, vcpu: u32, cpus: &CpuMap) -> Result<(), HypervisorError>;
+
+    /// Memory for the page tables that the hypervisor keeps for a domain, in KiB.
+    ///
+    /// # Errors
+    /// [`HypervisorError::Call`], also for PV.
+    fn paging_kib(&self, domid: DomId) -> Result<u64, HypervisorError>;
+
+    /// Sets [`Hypervisor::paging_kib`], in whole pages.
+    ///
+    /// # Errors
+    /// [`HypervisorError::Memory`] when there is not as much, or as much is in use; [`HypervisorError::Call`].
+    fn set_paging_kib(&self, domid: DomId, kib: u64) -> Result<(), HypervisorError>;
 
     /// Sets what a domain may have, in KiB; taking memory from it is its own balloon driver's part.
     ///

@@ -3,12 +3,14 @@
 use ffi::builder::{self, BuildError, Module, PvImage, PvhAcpi, PvhImage};
 use ffi::evtchn::Port;
 use ffi::migrate::{self, MigrateError, RingEnds, SaveCallbacks};
-use ffi::xenctrl::{CpuidPolicy, CreateDomain, GrantVersion, HvmParam, SchedParams, Scheduler, Xenctrl};
+use ffi::xenctrl::{
+    CpuidPolicy, CreateDomain, GrantVersion, HvmParam, SchedParams, Scheduler, VcpuAffinity, Xenctrl,
+};
 
 use super::acpi::Tables;
 use super::build::GRANT_FRAMES;
 use super::{
-    Built, DomId, DomainImage, DomainInfo, FeatureSet, GrantFrames, GuestKind, HvmImage, Hypervisor,
+    Built, CpuMap, DomId, DomainImage, DomainInfo, FeatureSet, GrantFrames, GuestKind, HvmImage, Hypervisor,
     HypervisorError, Image, KernelImage, NewDomain, Physinfo, Platform, Resources, Ring, ShimImage, Stream,
     XenVersion,
 };
@@ -332,6 +334,19 @@ impl Hypervisor for XenHypervisor {
                 Ok(())
             }
         }
+    }
+
+    fn set_affinity(&self, domid: DomId, vcpu: u32, cpus: &CpuMap) -> Result<(), HypervisorError> {
+        let wanted = VcpuAffinity { hard: Some(cpus.clone()), soft: None };
+        Ok(self.xc.vcpu_set_affinity(domid, vcpu, &wanted).map(drop)?)
+    }
+
+    fn paging_kib(&self, domid: DomId) -> Result<u64, HypervisorError> {
+        Ok(self.xc.paging_mempool_bytes(domid)? / 1024)
+    }
+
+    fn set_paging_kib(&self, domid: DomId, kib: u64) -> Result<(), HypervisorError> {
+        Ok(self.xc.set_paging_mempool_bytes(domid, kib * 1024)?)
     }
 
     fn pause(&self, domid: DomId) -> Result<(), HypervisorError> {

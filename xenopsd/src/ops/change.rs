@@ -46,6 +46,8 @@ pub enum Aspect {
     Vcpus,
     /// How much memory it is to have.
     Memory,
+    /// How much memory the hypervisor keeps its page tables in.
+    Paging,
     /// What its owner has for it.
     Xsdata,
 }
@@ -55,6 +57,7 @@ impl fmt::Display for Aspect {
         f.write_str(match self {
             Self::Vcpus => "vcpus",
             Self::Memory => "memory",
+            Self::Paging => "shadow multiplier",
             Self::Xsdata => "xsdata",
         })
     }

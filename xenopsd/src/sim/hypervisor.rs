@@ -8,7 +8,7 @@ use super::memory;
 use super::world::Signal;
 use super::{Shared, store_domid};
 use crate::edge::{
-    Built, DomId, DomainImage, DomainInfo, FeatureSet, GuestKind, Hypervisor, HypervisorError, Image,
+    Built, CpuMap, DomId, DomainImage, DomainInfo, FeatureSet, GuestKind, Hypervisor, HypervisorError, Image,
     NewDomain, Physinfo, Resources, Ring, Stream, XenVersion,
 };
 
@@ -66,6 +66,9 @@ fn fill(
 ) -> Result<Built, HypervisorError> {
     let (store, console) = hardware.build(domid, pages, SLACK_KIB / PAGE_KIB)?;
     hardware.keep_for_shim(domid, resources.shim_kib / PAGE_KIB);
+    if resources.paging_kib > 0 {
+        hardware.set_paging_kib(domid, resources.paging_kib)?;
+    }
     Ok(Built {
         store: Ring { port: STORE_PORT, gfn: store },
         console: Ring { port: CONSOLE_PORT, gfn: console },
@@ -164,13 +167,20 @@ impl Hypervisor for SimHypervisor {
         self.call("hypervisor.set_memory_target", |hardware| hardware.limit(domid, pages))
     }
 
-    fn set_scheduler(&self, domid: DomId, weight: u16, _cap: u16) -> Result<(), HypervisorError> {
-        self.call("hypervisor.set_scheduler", |hardware| {
-            if weight == 0 || hardware.info(domid).is_none() {
-                return Err(HypervisorError::Call(format!("domain {domid}: weight {weight} cannot be set")));
-            }
-            Ok(())
-        })
+    fn set_scheduler(&self, domid: DomId, weight: u16, cap: u16) -> Result<(), HypervisorError> {
+        self.call("hypervisor.set_scheduler", |hardware| hardware.set_scheduler(domid, weight, cap))
+    }
+
+    fn set_affinity(&self, domid: DomId, vcpu: u32, cpus: &CpuMap) -> Result<(), HypervisorError> {
+        self.call("hypervisor.set_affinity", |hardware| hardware.set_affinity(domid, vcpu, cpus))
+    }
+
+    fn paging_kib(&self, domid: DomId) -> Result<u64, HypervisorError> {
+        self.call("hypervisor.paging_kib", |hardware| hardware.paging_kib(domid))
+    }
+
+    fn set_paging_kib(&self, domid: DomId, kib: u64) -> Result<(), HypervisorError> {
+        self.call("hypervisor.set_paging_kib", |hardware| hardware.set_paging_kib(domid, kib))
     }
 
     fn pause(&self, domid: DomId) -> Result<(), HypervisorError> {

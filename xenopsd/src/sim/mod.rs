@@ -77,7 +77,7 @@ use crate::state::journal::LoopId;
 pub use device_model::{Doing, Vcpus};
 pub use faults::{Fault, Faults, When};
 pub use guest::SCRIPT_KEYS;
-pub use hardware::Hardware;
+pub use hardware::{Hardware, Tuning};
 pub use host::Present;
 use host::SimHost;
 use hypervisor::SimHypervisor;

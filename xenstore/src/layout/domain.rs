@@ -115,9 +115,17 @@ fn availability(max: u32, online: u32) -> Pairs {
 }
 
 /// Another balloon target and range of a running domain, in KiB.
-pub fn set_memory(domid: DomId, target: u64, (dynamic_min, dynamic_max): (u64, u64)) -> Batch {
+pub fn set_memory(domid: DomId, target: u64, range: (u64, u64)) -> Batch {
     let mut batch = Batch::new();
-    for (name, value) in [("target", target), ("dynamic-min", dynamic_min), ("dynamic-max", dynamic_max)] {
+    batch.write(domain_path(domid).at("memory/target"), target.to_string());
+    batch.append(set_memory_range(domid, range));
+    batch
+}
+
+/// Another balloon range only.
+pub fn set_memory_range(domid: DomId, (dynamic_min, dynamic_max): (u64, u64)) -> Batch {
+    let mut batch = Batch::new();
+    for (name, value) in [("dynamic-min", dynamic_min), ("dynamic-max", dynamic_max)] {
         batch.write(domain_path(domid).at(format!("memory/{name}")), value.to_string());
     }
     batch
@@ -286,6 +294,7 @@ impl Layout for Domain {
         ),
         Node::dir(Side::Private, "", Rule::No, "the toolstack's memory of the domain"),
         Node::dir(Side::Private, "device", Rule::No, "the toolstack's memory of its devices"),
+        Node::dir(Side::Private, "vm-data", Rule::No, "the toolstack's copy of what it wrote below vm-data"),
         Node::value(
             Side::Private,
             "type",

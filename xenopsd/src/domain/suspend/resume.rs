@@ -4,6 +4,7 @@ use crate::api::{Disk, Error};
 use crate::domain::VmExecutor;
 use crate::domain::memory::{Wanted, bytes};
 use crate::domain::platform::{creation, platform};
+use crate::domain::scheduling::Scheduling;
 use crate::domain::suspend_image::{ImageReader, RecordKind, SuspendImageError, XenopsRecord};
 use crate::edge::{GuestKind, HypervisorError, SuspendFile};
 
@@ -23,6 +24,7 @@ impl VmExecutor<'_> {
         wanted.check_room(target_kib, &host)?;
         platform(&self.records.vm)?;
         creation(&self.records.vm, wanted.kind, &host)?;
+        Scheduling::of(&self.records.vm, &host)?;
         self.check_devices()?;
         self.check_terminal()?;
         self.hold_image(image);

@@ -13,6 +13,7 @@ mod hotplug;
 mod installing;
 mod kinds;
 mod lifecycle;
+mod machine;
 mod many;
 mod metadata;
 mod model;
