@@ -187,6 +187,14 @@ pub enum Entry {
     },
 }
 
+/// A file of the root directory whose content is copied into it, so that the program has no way to the original.
+#[derive(Debug)]
+struct Content {
+    path: PathBuf,
+    source: OwnedFd,
+    length: u64,
+}
+
 /// Limits of the process, in bytes or as counts; none leaves the daemon's. Core dumps, locked memory and message
 /// queues are always 0: a core dump of a device model holds guest memory.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -221,6 +229,7 @@ pub struct Jail {
     /// User and group; none keeps the caller's, with what takes privileges to make.
     user: Option<(u32, u32)>,
     entries: Vec<Entry>,
+    contents: Vec<Content>,
     without: Vec<Feature>,
     limits: Limits,
     descriptors: Vec<OwnedFd>,
@@ -257,6 +266,7 @@ impl Jail {
         Self {
             user,
             entries: Vec::new(),
+            contents: Vec::new(),
             without: Vec::new(),
             limits: Limits::default(),
             descriptors: Vec::new(),
@@ -271,6 +281,15 @@ impl Jail {
     #[must_use]
     pub fn entry(mut self, entry: Entry) -> Self {
         self.entries.push(entry);
+        self
+    }
+
+    /// Puts a copy of the first `length` bytes of a file into the root directory, readable by the program and gone with
+    /// the root. The copy is made by the new process, before the program starts and in its control group; a file that
+    /// has become shorter makes the start fail.
+    #[must_use]
+    pub fn content(mut self, path: PathBuf, source: OwnedFd, length: u64) -> Self {
+        self.contents.push(Content { path, source, length });
         self
     }
 

@@ -57,6 +57,8 @@ impl Jail {
         };
         let opened = above(opened.as_fd())?;
         let descriptors = self.descriptors.iter().map(|d| above(d.as_fd())).collect::<Result<Vec<_>, _>>()?;
+        let contents =
+            self.contents.iter().map(|c| above(c.source.as_fd())).collect::<Result<Vec<_>, _>>()?;
         let (reader, low) = io::pipe().map_err(prepare("pipe"))?;
         let writer = above(low.as_fd())?;
         // The report ends when the last writer is closed.
@@ -65,6 +67,7 @@ impl Jail {
         let gate = above(gate.as_fd())?;
         let prepared = Prepared {
             descriptors: descriptors.iter().map(AsRawFd::as_raw_fd).collect(),
+            contents: contents.iter().map(AsRawFd::as_raw_fd).collect(),
             program: opened.as_raw_fd(),
             gate: gate.as_raw_fd(),
             go: go.as_raw_fd(),

@@ -21,8 +21,14 @@ pub(super) const MOUNT_POINT: &CStr = c"/proc";
 /// The directory in the new root on which [`super::Child::empty_root`] mounts the next one.
 pub(super) const EMPTY: &CStr = c"empty";
 
-/// Size of the root file system: it holds directories, links and mount points only.
-const ROOT_OPTIONS: &CStr = c"size=64k,nr_inodes=256,mode=0755";
+/// Bytes of the root file system for directories, links and mount points.
+const ROOT_SIZE: u64 = 64 << 10;
+
+/// Most bytes of the files copied into a root, together: what one control group of a device model can hold.
+const MAX_CONTENTS: u64 = 256 << 20;
+
+/// Bytes of a page, of which every file of a tmpfs takes whole ones.
+const PAGE: u64 = 4096;
 
 /// Most entries of a root, and most directories above one: what fits the file system with room to spare.
 const MAX_ENTRIES: usize = 32;
@@ -55,6 +61,8 @@ pub(super) enum Step {
     Directory(CString),
     /// An empty file, to mount another on.
     File(CString),
+    /// A file with this many bytes of another.
+    Content { path: CString, source: RawFd, length: u64 },
     /// A character device.
     Node { path: CString, device: libc::dev_t, uid: u32, gid: u32 },
     /// A symbolic link.
@@ -109,6 +117,7 @@ impl fmt::Display for Step {
             },
             Self::Directory(path) => write!(f, "mkdir {}", path.to_string_lossy()),
             Self::File(path) => write!(f, "mount point {}", path.to_string_lossy()),
+            Self::Content { path, .. } => write!(f, "copy to {}", path.to_string_lossy()),
             Self::Node { path, .. } => write!(f, "device node {}", path.to_string_lossy()),
             Self::Link { path, .. } => write!(f, "link {}", path.to_string_lossy()),
             Self::ChangeDirectory(path) => write!(f, "chdir {}", path.to_string_lossy()),
@@ -139,6 +148,8 @@ impl fmt::Display for Step {
 /// What the parent has prepared: descriptors by number, all above those the program gets.
 pub(super) struct Prepared {
     pub(super) descriptors: Vec<RawFd>,
+    /// Of the files to be copied, in their order.
+    pub(super) contents: Vec<RawFd>,
     pub(super) program: RawFd,
     /// Where its starter's permission comes from.
     pub(super) gate: RawFd,
@@ -159,7 +170,10 @@ pub(super) fn compile(jail: &Jail, prepared: Prepared) -> Result<Vec<Step>, Erro
         .map_err(|_| Error::Invalid("too many descriptors".to_owned()))?;
     steps.push(Step::CloseFrom(first_closed));
     if jail.has(Feature::Mount) {
-        root(jail, &mut steps)?;
+        root(jail, &prepared.contents, &mut steps)?;
+    } else if let Some(content) = jail.contents.first() {
+        let path = content.path.display();
+        return Err(Error::Invalid(format!("there is no root of its own to copy {path} to")));
     }
     limits(jail, &mut steps);
     steps.push(Step::NoNewPrivileges);
@@ -189,10 +203,11 @@ fn variable(name: &CStr, value: &CStr) -> CString {
 
 const SAFE: libc::c_ulong = libc::MS_NOSUID | libc::MS_NODEV;
 
-fn root(jail: &Jail, steps: &mut Vec<Step>) -> Result<(), Error> {
-    if jail.entries.len() > MAX_ENTRIES {
+fn root(jail: &Jail, contents: &[RawFd], steps: &mut Vec<Step>) -> Result<(), Error> {
+    if jail.entries.len() + jail.contents.len() > MAX_ENTRIES {
         return Err(Error::Invalid(format!("more than {MAX_ENTRIES} entries")));
     }
+    let options = root_options(jail)?;
     let nodes = jail.entries.iter().any(|e| matches!(e, Entry::Node { .. }));
     let flags = libc::MS_NOSUID | libc::MS_NOEXEC | if nodes { 0 } else { libc::MS_NODEV };
     let tmpfs = |target: &CStr, flags, source: Option<CString>| Step::Mount {
@@ -200,7 +215,7 @@ fn root(jail: &Jail, steps: &mut Vec<Step>) -> Result<(), Error> {
         target: target.to_owned(),
         kind: Some(c"tmpfs".to_owned()),
         flags,
-        options: Some(ROOT_OPTIONS.to_owned()),
+        options: Some(options.clone()),
     };
     steps.push(Step::PrivateMounts);
     steps.push(tmpfs(MOUNT_POINT, flags, Some(c"jail".to_owned())));
@@ -210,9 +225,23 @@ fn root(jail: &Jail, steps: &mut Vec<Step>) -> Result<(), Error> {
     for entry in &jail.entries {
         add(entry, jail, &mut made, steps)?;
     }
+    for (content, &source) in jail.contents.iter().zip(contents) {
+        let path = place(&content.path, &mut made, steps)?;
+        steps.push(Step::Content { path, source, length: content.length });
+    }
     steps.push(tmpfs(c".", flags | libc::MS_REMOUNT | libc::MS_RDONLY, None));
     steps.push(Step::PivotRoot);
     Ok(())
+}
+
+/// The root file system is as large as what is put into it.
+fn root_options(jail: &Jail) -> Result<CString, Error> {
+    let lengths = jail.contents.iter().map(|content| content.length);
+    let total = lengths.fold(0_u64, |sum, length| sum.saturating_add(length.saturating_add(PAGE)));
+    if total > MAX_CONTENTS {
+        return Err(Error::Invalid(format!("files of more than {MAX_CONTENTS} bytes to be copied")));
+    }
+    c_string(format!("size={},nr_inodes=256,mode=0755", ROOT_SIZE + total))
 }
 
 fn add(entry: &Entry, jail: &Jail, made: &mut BTreeSet<PathBuf>, steps: &mut Vec<Step>) -> Result<(), Error> {

@@ -1,12 +1,15 @@
 //! A hostile program in the jail, each step failing in turn, and what is left after that.
 //!
-//! The hostile program is this test binary again: the ignored test [`hostile`], which does nothing unless it was
+//! The hostile program is this test binary again: the ignored test [`program::hostile`], which does nothing unless it was
 //! started with a descriptor to tell on.
+
+mod program;
 
 use std::fs::File;
 use std::io::{Read, Write};
 use std::net::{TcpStream, UdpSocket};
 use std::os::fd::{AsFd, FromRawFd};
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::ExitStatusExt;
 
 use super::spawn::{Flags, Report};
@@ -49,8 +52,14 @@ fn start_attack(which: &str, jail: Jail, extra: Vec<OwnedFd>) -> (Child, std::io
     for descriptor in [null(), null(), errors, writer.into()].into_iter().chain(extra) {
         jail = jail.descriptor(descriptor);
     }
-    let arguments =
-        ["hostile", "jail::tests::hostile", "--exact", "--ignored", "--nocapture", "--test-threads=1"];
+    let arguments = [
+        "hostile",
+        "jail::tests::program::hostile",
+        "--exact",
+        "--ignored",
+        "--nocapture",
+        "--test-threads=1",
+    ];
     (jail.spawn(&std::env::current_exe().unwrap(), &arguments).unwrap(), reader)
 }
 
@@ -61,158 +70,6 @@ fn attack(which: &str, jail: Jail, extra: Vec<OwnedFd>) -> Vec<String> {
     reader.read_to_string(&mut told).unwrap();
     child.wait().unwrap();
     told.lines().map(str::to_owned).collect()
-}
-
-/// Not a test: see [`attack`].
-#[test]
-#[ignore = "the program the other tests put into a jail"]
-fn hostile() {
-    let Ok(which) = std::env::var(ATTACK) else { return };
-    // SAFETY: the descriptor was given for this.
-    let mut tell = unsafe { File::from_raw_fd(TELL) };
-    let mut say = |what: &str, result: &dyn fmt::Debug| writeln!(tell, "{what}: {result:?}").unwrap();
-    let errno = |result: libc::c_long| if result < 0 { -crate::error::last_errno() } else { 0 };
-    match &*which {
-        "files" => {
-            for path in
-                ["/etc/passwd", "/etc/shadow", "/dev/mem", "/proc/self/status", "/root", "/tmp", "/sys"]
-            {
-                say(path, &File::open(path).map(drop).map_err(|e| e.kind()));
-            }
-            for path in ["/new", "/empty/new", "/usr/lib/new"] {
-                say(path, &File::create(path).map(drop).map_err(|e| e.raw_os_error()));
-            }
-            let mut names: Vec<_> = std::fs::read_dir("/").unwrap().map(|e| e.unwrap().file_name()).collect();
-            names.sort();
-            say("root", &names);
-            say("up", &std::fs::metadata("/../etc/passwd").map(drop).map_err(|e| e.kind()));
-        }
-        "network" => {
-            say("tcp", &TcpStream::connect("127.0.0.1:22").map(drop).map_err(|e| e.raw_os_error()));
-            let udp = UdpSocket::bind("0.0.0.0:0").and_then(|s| s.send_to(b"x", "192.0.2.1:9"));
-            say("udp", &udp.map_err(|e| e.raw_os_error()));
-        }
-        "processes" => {
-            let mut made = 0;
-            // SAFETY: the children only wait to be killed with the namespace.
-            unsafe {
-                while made < 1000 {
-                    match libc::fork() {
-                        0 => loop {
-                            libc::pause();
-                        },
-                        -1 => break,
-                        _ => made += 1,
-                    }
-                }
-            }
-            say("fork", &errno(-1));
-            say("few", &(made < 64));
-            // SAFETY: plain numbers.
-            unsafe {
-                say("pid", &libc::getpid());
-                say(
-                    "parent",
-                    &errno(libc::kill(std::env::var("PARENT").unwrap().parse().unwrap(), 0).into()),
-                );
-            }
-        }
-        "root" => {
-            // SAFETY: plain numbers and constant strings.
-            unsafe {
-                say("setuid", &errno(libc::syscall(libc::SYS_setresuid, 0, 0, 0)));
-                say("setgroups", &errno(libc::syscall(libc::SYS_setgroups, 0, 0)));
-                say("chroot", &errno(libc::chroot(c"/".as_ptr()).into()));
-                say(
-                    "mount",
-                    &errno(
-                        libc::mount(c"x".as_ptr(), c"/".as_ptr(), c"tmpfs".as_ptr(), 0, std::ptr::null())
-                            .into(),
-                    ),
-                );
-                say("uid", &(libc::getuid(), libc::geteuid(), libc::getgid(), libc::getegid()));
-                say("groups", &libc::getgroups(0, std::ptr::null_mut()));
-                say("no_new_privs", &libc::prctl(libc::PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0));
-                say(
-                    "bounding",
-                    &(0..40).filter(|c| libc::prctl(libc::PR_CAPBSET_READ, *c, 0, 0, 0) == 1).count(),
-                );
-                let node = libc::mknod(c"/mem".as_ptr(), libc::S_IFCHR | 0o666, libc::makedev(1, 1));
-                say("mknod", &errno(node.into()));
-            }
-        }
-        "descriptors" => {
-            // SAFETY: plain numbers.
-            let open: Vec<i32> =
-                (0..1024).filter(|fd| unsafe { libc::fcntl(*fd, libc::F_GETFD) } >= 0).collect();
-            say("open", &open);
-            let opened: Vec<_> = std::iter::from_fn(|| tell_copy().ok()).take(1000).collect();
-            say("more", &opened.len());
-        }
-        "disk" => {
-            // SAFETY: the file given after the pipe.
-            let mut file = unsafe { File::from_raw_fd(GIVEN) };
-            let mut written = 0;
-            let outcome = loop {
-                match file.write(&[0; 4096]) {
-                    Ok(n) if written < 1 << 20 => written += n,
-                    other => break other,
-                }
-            };
-            say("written", &written);
-            say("then", &outcome.map_err(|e| e.raw_os_error()));
-        }
-        "memory" => {
-            let mut kept: Vec<Vec<u8>> = Vec::new();
-            while kept.len() < 4096 {
-                let mut block = Vec::new();
-                if block.try_reserve_exact(1 << 20).is_err() {
-                    break;
-                }
-                kept.push(block);
-            }
-            say("MiB below 512", &(kept.len() < 512));
-        }
-        "filtered" => {
-            // SAFETY: no argument.
-            say("getppid", &errno(unsafe { libc::syscall(libc::SYS_getppid) }));
-            // SAFETY: no argument.
-            say("getpid", &errno(unsafe { libc::syscall(libc::SYS_getpid) }));
-        }
-        "threaded" => {
-            say("thread", &std::thread::spawn(|| 7).join().unwrap());
-            // SAFETY: refused; else the child would go on as the test.
-            say("fork", &errno(unsafe { libc::syscall(libc::SYS_clone, libc::SIGCHLD, 0, 0, 0, 0) }));
-            let apart = libc::CLONE_THREAD | libc::CLONE_SIGHAND | libc::CLONE_VM | libc::CLONE_FS;
-            // SAFETY: refused, since it would have descriptors of its own; without a stack it could not run.
-            say("apart", &errno(unsafe { libc::syscall(libc::SYS_clone, apart, 0, 0, 0, 0) }));
-            // SAFETY: no structure is looked at.
-            say("clone3", &errno(unsafe { libc::syscall(libc::SYS_clone3, 0, 0) }));
-        }
-        "emptied" => {
-            say("before", &std::fs::metadata("/usr/lib").is_ok());
-            // The parent empties the root and then closes the other end.
-            // SAFETY: the pipe's reading end.
-            let mut wait = unsafe { File::from_raw_fd(GIVEN) };
-            wait.read_to_end(&mut Vec::new()).unwrap();
-            let names: Vec<_> = std::fs::read_dir("/").unwrap().collect();
-            say("names", &names.len());
-            say("after", &std::fs::metadata("/usr/lib").map(drop).map_err(|e| e.kind()));
-            say("cwd", &std::fs::read_dir(".").unwrap().count());
-        }
-        other => panic!("unknown attack {other}"),
-    }
-}
-
-fn tell_copy() -> std::io::Result<OwnedFd> {
-    // SAFETY: a number; the descriptor made is owned by nobody else.
-    unsafe {
-        let made = libc::dup(TELL);
-        if made < 0 {
-            return Err(std::io::Error::last_os_error());
-        }
-        Ok(OwnedFd::from_raw_fd(made))
-    }
 }
 
 #[test]
@@ -373,6 +230,71 @@ fn the_root_is_taken_away_from_a_running_program() {
     assert!(Path::new("/usr/lib").exists(), "only the jail's view changed");
 }
 
+fn program_file() -> File {
+    File::open("/bin/true").unwrap()
+}
+
+/// A file with some bytes in it that nobody but root may open.
+fn private_file(bytes: &[u8]) -> File {
+    static MADE: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+    let number = MADE.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    let path = std::env::temp_dir().join(format!("jail-private-{}-{number}", std::process::id()));
+    let options = File::options().read(true).write(true).create_new(true).mode(0o600).clone();
+    let mut file = options.open(&path).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    file.write_all(bytes).unwrap();
+    file
+}
+
+#[test]
+fn it_reads_the_copies_made_for_it_until_its_root_is_taken_away() {
+    if !root() {
+        return;
+    }
+    let bytes = vec![7; 300_000];
+    let (wait, go) = std::io::pipe().unwrap();
+    // More than a file of its own could hold: the limit is the program's, not that of who copies.
+    let jail = jail()
+        .limits(Limits { file_size: Some(4096), ..Limits::default() })
+        .content("/boot/kernel".into(), private_file(&bytes).into(), 300_000)
+        .content("/boot/part".into(), private_file(b"1234").into(), 2);
+    let (child, reader) = start_attack("contents", jail, vec![wait.into()]);
+    let mut lines = std::io::BufRead::lines(std::io::BufReader::new(reader)).map(Result::unwrap);
+    let expected = [
+        "kernel: Ok((300000, true))".to_owned(),
+        "part: Ok((2, false))".to_owned(),
+        format!("write: Err(Some({}))", libc::EROFS),
+        "open: [0, 1, 2, 3, 4]".to_owned(),
+    ];
+    let told: Vec<_> = lines.by_ref().take(expected.len()).collect();
+    assert_eq!(told, expected);
+    child.empty_root().unwrap();
+    drop(go);
+    assert_eq!(lines.collect::<Vec<_>>(), ["after: Err(NotFound)"]);
+    assert!(child.wait().unwrap().success());
+}
+
+#[test]
+fn a_copy_that_cannot_be_made_is_named() {
+    if !root() {
+        return;
+    }
+    let start = |jail: Jail| jail.spawn(Path::new("/bin/true"), &["true"]).unwrap_err().to_string();
+    let short = start(jail().content("/boot/kernel".into(), private_file(b"12").into(), 3));
+    assert!(short.contains("copy to boot/kernel: No data available"), "{short}");
+    let unreadable: OwnedFd = File::options().write(true).open("/dev/null").unwrap().into();
+    let unreadable = start(jail().content("/kernel".into(), unreadable, 3));
+    assert!(unreadable.contains("copy to kernel: Bad file descriptor"), "{unreadable}");
+    for (path, length, text) in
+        [("/a", 1 << 40, "more than 268435456 bytes"), ("a", 1, "no absolute path"), ("/usr/lib/a", 1, "")]
+    {
+        let bad = start(jail().system_libraries().content(path.into(), private_file(b"1").into(), length));
+        assert!(bad.contains(text), "{path}: {bad}");
+    }
+    let shared = jail().without(Feature::Mount).content("/a".into(), private_file(b"1").into(), 1);
+    assert!(start(shared).contains("no root of its own"));
+}
+
 /// What there is of this process's children and descriptors.
 fn traces() -> (usize, String, String) {
     let descriptors = std::fs::read_dir("/proc/self/fd").unwrap().count();
@@ -406,13 +328,16 @@ fn every_failing_step_is_named_and_leaves_nothing() {
             .parent_death(ParentDeath::Die)
             .entry(Entry::Node { path: "/dev/null".into(), device: (1, 3) })
             .entry(Entry::Link { to: "dev".into(), path: "/also".into() })
+            .content("/copy/of".into(), program_file().into(), 64)
             .filter(filter);
+        let source = program_file();
         let (null, program) = (null(), File::open("/bin/true").unwrap());
         let (reader, writer) = std::io::pipe().unwrap();
         let (gate, go) = std::io::pipe().unwrap();
         let number = |fd: &dyn std::os::fd::AsRawFd| fd.as_raw_fd();
         let prepared = Prepared {
             descriptors: vec![number(&null)],
+            contents: vec![number(&source)],
             program: number(&program),
             gate: number(&gate),
             go: number(&go),
@@ -464,6 +389,7 @@ fn nothing_begins_without_permission() {
     let number = |fd: &dyn std::os::fd::AsRawFd| fd.as_raw_fd();
     let prepared = Prepared {
         descriptors: vec![number(&null)],
+        contents: Vec::new(),
         program: number(&opened),
         gate: number(&gate),
         go: number(&go),

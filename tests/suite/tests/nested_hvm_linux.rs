@@ -1,13 +1,14 @@
 //! A real operating system in an HVM guest on real Xen: Linux from its own disk, through SeaBIOS and GRUB. Its PV drivers
 //! take the emulated disk and card away and use their PV twins.
 //!
-//! Everything is one boot: the firmware reads a disk word by word, and takes minutes for it on an emulated processor.
+//! Everything is one boot: the firmware reads a disk word by word, and takes minutes for it on an emulated processor. Another
+//! boot is from a kernel of dom0's.
 
 use std::time::Duration;
 
 use suite::{Dom0, Guest};
-use xen_host::Host;
-use xenopsd::api::VbdMode;
+use xen_host::{Host, quote};
+use xenopsd::api::{ConsoleProtocol, Error, VbdMode};
 
 const DISK: &str = "/root/linux.img";
 
@@ -93,6 +94,67 @@ fn linux_boots_from_its_disk_with_pv_devices_and_sees_its_machine() {
     has_pv_devices_only(&dom0, &guest);
     sees_its_machine(&dom0, &guest);
 
+    dom0.hard_shutdown(&guest).expect("goes down");
+    before.must_be_left(&dom0);
+}
+
+/// A guest that is started with a kernel, as `xenops create` is told of it.
+const DIRECT: &str = r#"
+name = "direct"
+uuid = "UUID"
+type = "hvm"
+memory = 256
+kernel = "/root/boot/vmlinuz"
+ramdisk = "/root/boot/initramfs"
+extra = "console=hvc0 quiet gip=10.9.0.62"
+serial = "pty"
+vga = "none"
+vif = ["bridge=xenbr0,mac=00:16:3e:00:00:62,model=e1000"]
+"#;
+
+#[test]
+fn linux_is_started_with_a_kernel_that_only_root_may_read() {
+    let dom0 = Dom0::start();
+    dom0.sh("mkdir -m 700 /root/boot; install -m 600 /guests/vmlinuz /guests/initramfs /root/boot");
+    let guest = Guest::hvm("direct");
+    let config = DIRECT.replace("UUID", guest.id());
+    dom0.sh(&format!("printf %s {} >/root/direct.cfg; xenops create /root/direct.cfg", quote(&config)));
+    let before = dom0.snapshot();
+
+    // What cannot be started is found before anything is taken.
+    let refused = |change: &str, back: &str| {
+        dom0.sh(change);
+        let error = dom0.start_paused(&guest).expect_err(change);
+        before.must_be_left(&dom0);
+        dom0.sh(back);
+        error
+    };
+    let missing = refused("mv /root/boot/vmlinuz /root/kept", "mv /root/kept /root/boot/vmlinuz");
+    assert_eq!(missing, Error::does_not_exist("kernel", "/root/boot/vmlinuz"));
+    let large = refused("truncate -s 129M /root/boot/initramfs", "cp /guests/initramfs /root/boot");
+    assert!(matches!(&large, Error::BootloaderError { message, .. } if message.contains("above the limit")));
+    let other = refused("head -c 1M /guests/vmlinux >/root/boot/vmlinuz", "cp /guests/vmlinuz /root/boot");
+    let is_said = |message: &str| message.contains("not a packed Linux kernel");
+    assert!(matches!(&other, Error::BootloaderError { message, .. } if is_said(message)), "{other:?}");
+    // Only the device model finds out that most of it is not there.
+    let cut = refused("head -c 600 /guests/vmlinuz >/root/boot/vmlinuz", "cp /guests/vmlinuz /root/boot");
+    let is_said = |message: &str| message.contains("invalid kernel header");
+    assert!(matches!(&cut, Error::FailedToStartEmulator { message, .. } if is_said(message)), "{cut:?}");
+
+    dom0.run_guest(&guest);
+    let domid = dom0.domid(&guest);
+    let model = dom0.read(&format!("/local/domain/{domid}/image/device-model-pid")).expect("a device model");
+    let paths =
+        dom0.sh(&format!("tr '\\0' '\\n' </proc/{model}/cmdline | grep /root; ls /proc/{model}/root; true"));
+    assert_eq!(paths, "", "the device model knows or reaches a file of dom0's");
+    assert_eq!(dom0.read(&format!("/local/domain/{domid}/platform/kernel")), None);
+    let consoles = dom0.state(&guest).consoles;
+    assert!(!consoles.iter().any(|console| console.protocol == ConsoleProtocol::Rfb), "{consoles:?}");
+    dom0.host
+        .wait_for_guest(guest.name(), "GUEST: ready", BOOT_LIMIT)
+        .unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(dom0.type_into(&guest, "cat /proc/cmdline"), "console=hvc0 quiet gip=10.9.0.62");
+    assert_eq!(dom0.type_into(&guest, "ls /sys/block; echo done"), "done");
     dom0.hard_shutdown(&guest).expect("goes down");
     before.must_be_left(&dom0);
 }

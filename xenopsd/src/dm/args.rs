@@ -2,7 +2,8 @@
 //!
 //! It is the one libxl makes for the same guest (`libxl__build_device_model_args_new`), except that
 //! - everything is a descriptor: the monitor's socket, disks (as sets, which say themselves whether they may be
-//!   written), taps, the serial port. QEMU opens no path of the host's and cannot be made to;
+//!   written), taps, the serial port. A kernel and its ramdisk are copies in its jail. QEMU opens no path of the host's and
+//!   cannot be made to;
 //! - it listens nowhere for viewers: the daemon does, and hands them over (`add_client`);
 //! - `-sandbox`, `-chroot`, `-runas` are not there: the jail has done more before QEMU begins;
 //! - there is one monitor. libxl's second one is for xentop's statistics;
@@ -10,6 +11,7 @@
 
 use std::collections::BTreeSet;
 
+use super::kernel::{DirectKernel, KernelKeyError};
 use crate::api::{BuilderInfo, BusType, HvmInfo, Vbd, VbdMode, VbdType, VideoCard, Vif, Vm};
 
 /// Emulated IDE has two channels of two drives; QEMU's PC has no more.
@@ -17,6 +19,12 @@ pub const IDE_DRIVES: usize = 4;
 
 /// Most emulated network cards: each takes a PCI slot, of which the machine leaves 24. The rest are PV only.
 pub const EMULATED_CARDS: usize = 8;
+
+/// Key of the model of a VM's emulated cards in its `platformdata`.
+pub const CARD_KEY: &str = "nic_type";
+
+/// What can be emulated; the first if nothing is asked for.
+pub const CARDS: [&str; 2] = ["rtl8139", "e1000"];
 
 /// Order in which a guest that asks for none is booted: disk, then CD-ROM.
 const DEFAULT_ORDER: &str = "cd";
@@ -67,6 +75,9 @@ pub enum ArgsError {
         /// What it is instead.
         value: i64,
     },
+    /// The kernel it is to be started with.
+    #[error(transparent)]
+    Kernel(#[from] KernelKeyError),
     /// Something this device model is not given.
     #[error("{0} is not supported")]
     Unsupported(&'static str),
@@ -104,6 +115,7 @@ pub struct Machine {
     vcpus: u32,
     max_vcpus: u32,
     video: Option<(VideoCard, u32)>,
+    kernel: Option<DirectKernel>,
     order: String,
     acpi: bool,
     serial: bool,
@@ -152,6 +164,7 @@ impl Machine {
             vcpus: count("vcpus", vm.vcpus)?,
             max_vcpus: count("vcpu_max", vm.vcpu_max)?,
             video: has_screen(hvm).then_some((hvm.video, video_mib)),
+            kernel: DirectKernel::of(vm)?,
             order: order(&hvm.boot_order)?,
             acpi: hvm.acpi,
             serial: serial(hvm)?,
@@ -173,6 +186,11 @@ impl Machine {
     /// Its cards.
     pub fn cards(&self) -> &[Card] {
         &self.cards
+    }
+
+    /// What its guest is started with, instead of what is on its disks.
+    pub fn kernel(&self) -> Option<&DirectKernel> {
+        self.kernel.as_ref()
     }
 
     /// Whether it has a serial port.
@@ -200,6 +218,9 @@ impl Machine {
         line.pair("-name", format!("guest={},process=qemu-dm-{domid}", escaped(&self.name)));
         self.screen(&mut line);
         Self::serial(&mut line, descriptors);
+        for (option, value) in self.kernel.iter().flat_map(DirectKernel::options) {
+            line.pair(option, value);
+        }
         line.pair("-boot", format!("order={}", self.order));
         line.flag("-usb");
         line.pair("-device", "usb-tablet");
@@ -389,11 +410,10 @@ fn drives(vbds: &[Vbd]) -> Result<Vec<Drive>, ArgsError> {
 }
 
 fn card(vm: &Vm, vif: &Vif, mac: &str) -> Result<Card, ArgsError> {
-    let model = match vm.platformdata.get("nic_type").map(String::as_str) {
-        None | Some("rtl8139") => "rtl8139",
-        Some("e1000") => "e1000",
-        Some(_) => return Err(ArgsError::Unsupported("a network card that is neither rtl8139 nor e1000")),
-    };
+    let asked = vm.platformdata.get(CARD_KEY).map_or(CARDS[0], String::as_str);
+    let model = CARDS.into_iter().find(|model| *model == asked);
+    let model =
+        model.ok_or(ArgsError::Unsupported("a network card that is neither rtl8139 nor e1000 (nic_type)"))?;
     let value = i64::try_from(vif.position).unwrap_or(i64::MAX);
     let position = u32::try_from(value).map_err(|_| ArgsError::Range {
         what: "position of a network interface",

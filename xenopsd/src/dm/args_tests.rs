@@ -54,6 +54,24 @@ fn the_whole_command_line() {
 }
 
 #[test]
+fn a_kernel_is_a_path_in_the_jail() {
+    let mut vm = hvm(|_| {});
+    let plain = Machine::of(&vm, &[], &[]).unwrap();
+    assert!(plain.kernel().is_none());
+    for (key, value) in [("kernel", "/root/k"), ("ramdisk", "/root/r"), ("cmdline", "root=x")] {
+        vm.platformdata.insert(key, value.to_owned());
+    }
+    let machine = Machine::of(&vm, &[], &[]).unwrap();
+    assert!(machine.kernel().is_some());
+    let [before, after] =
+        [&plain, &machine].map(|machine| machine.arguments(7, &Descriptors::default()).join(" "));
+    let added = "-kernel /boot/kernel -initrd /boot/ramdisk -append root=x ";
+    assert_eq!(after.replace(added, ""), before);
+    vm.platformdata.0.retain(|(key, _)| key != "kernel");
+    assert!(matches!(refused(&vm, &[]), ArgsError::Kernel(_)));
+}
+
+#[test]
 fn a_guest_with_nothing_has_no_screen_no_network_and_no_acpi() {
     let vm = hvm(|info| (info.video_mib, info.acpi) = (0, false));
     let line = Machine::of(&vm, &[], &[]).unwrap().arguments(7, &Descriptors::default()).join(" ");

@@ -272,7 +272,8 @@ impl BootFiles {
     }
 }
 
-fn image_error(vm: &Vm, error: &ImageError) -> Error {
+/// What a file that a VM cannot be started with is to the client.
+pub(super) fn image_error(vm: &Vm, error: &ImageError) -> Error {
     match error {
         ImageError::Missing { what, path } => Error::does_not_exist(*what, path.display().to_string()),
         ImageError::Unusable { .. } => {

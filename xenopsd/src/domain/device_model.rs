@@ -8,16 +8,18 @@ use xenstore::layout::{self, vm_path};
 use xenstore::{Operations, Path};
 
 use super::VmExecutor;
+use super::create::image_error;
 use crate::api::{BuilderInfo, DeviceId, Error, Vm};
 use crate::core::Core;
 use crate::device::{store_domid, vbd, vif};
 use crate::dm::args::{Card, Descriptors, Drive, Machine, has_screen};
+use crate::dm::kernel::DirectKernel;
 use crate::dm::model::{Model, ModelError, Notice, Tell};
 use crate::dm::qmp::QmpError;
 use crate::edge::linux::device_model::ROLE;
 use crate::edge::{
     DeviceModel, DomId, FIRST_DESCRIPTOR, HostError, MONITOR, NewDeviceModel, ScreenAddress, ScreenListener,
-    ScreenPlace,
+    ScreenPlace, StartFile,
 };
 use crate::ops::plan::Unplugging;
 use crate::state::journal::{ProcessId, Resource};
@@ -47,7 +49,7 @@ impl VmExecutor<'_> {
         if !matches!(self.records.vm.ty, BuilderInfo::Hvm(_)) {
             return Ok(());
         }
-        self.machine()?;
+        self.start_files(&self.machine()?)?;
         self.core.edges.host().check_device_model().map_err(|error| self.not_started(&error))
     }
 
@@ -55,8 +57,13 @@ impl VmExecutor<'_> {
         let (vm, domid) = (&self.records.vm, self.domid()?);
         let machine = self.machine()?;
         let luggage = self.pack(domid, &machine)?;
-        let arguments = machine.arguments(domid.get(), &luggage.descriptors);
-        let new = NewDeviceModel { domid, vm: self.vm(), arguments: &arguments, descriptors: luggage.given };
+        let new = NewDeviceModel {
+            domid,
+            vm: self.vm(),
+            arguments: &machine.arguments(domid.get(), &luggage.descriptors),
+            descriptors: luggage.given,
+            files: self.start_files(&machine)?,
+        };
         let mut process = None;
         let mut into_journal = noting(self.core, self.vm());
         let mut note = |resource: Resource| {
@@ -142,6 +149,12 @@ impl VmExecutor<'_> {
     fn machine(&self) -> Result<Machine, Error> {
         let vifs: Vec<_> = self.records.vifs.iter().map(|vif| (vif.clone(), vif.mac.clone())).collect();
         Machine::of(&self.records.vm, &self.records.vbds, &vifs).map_err(|error| self.not_started(&error))
+    }
+
+    /// The kernel and ramdisk that the guest is started with, if it is.
+    fn start_files(&self, machine: &Machine) -> Result<Vec<StartFile>, Error> {
+        let files = machine.kernel().map(DirectKernel::open).transpose();
+        Ok(files.map_err(|error| image_error(&self.records.vm, &error))?.unwrap_or_default())
     }
 
     fn pack(&self, domid: DomId, machine: &Machine) -> Result<Luggage, Error> {

@@ -5,6 +5,7 @@
 use guest_installer::eliloader::keys::KEYS;
 
 use crate::api::{BuilderInfo, Dict, Error, HvmInfo, Vm};
+use crate::dm::kernel;
 use crate::edge::{GuestKind, HOLE_SIZES, Physinfo, Platform, TscMode};
 use crate::hostinfo::policy_words;
 
@@ -200,6 +201,10 @@ pub(super) fn nodes(vm: &Vm) -> Result<Dict<String>, Error> {
     let mut nodes = vm.platformdata.clone();
     // Those of its installation are the boot loader's; there are passwords among them.
     nodes.0.retain(|(key, _)| !KEYS.contains(&&**key));
+    if hvm(vm).is_some() {
+        // Those of dom0's files are its device model's.
+        nodes.0.retain(|(key, _)| !kernel::KEYS.contains(&&**key));
+    }
     let mut set = |key: &str, value: String| {
         nodes.0.retain(|(k, _)| k != key);
         nodes.0.push((key.to_owned(), value));
@@ -340,7 +345,8 @@ mod tests {
 
     #[test]
     fn the_guest_finds_all_keys_and_the_daemons() {
-        let mut vm = hvm_vm(&[("nx", "true"), ("vcpu/number", "99"), ("acpi_s4", "true")], "");
+        let keys = [("nx", "true"), ("vcpu/number", "99"), ("acpi_s4", "true"), ("kernel", "/boot/secret")];
+        let mut vm = hvm_vm(&keys, "");
         vm.generation_id = Some("1:2".to_owned());
         let nodes = nodes(&vm).unwrap();
         for (key, value) in [
@@ -356,6 +362,7 @@ mod tests {
             assert_eq!(nodes.get(key).map(String::as_str), Some(value), "{key}");
         }
         assert_eq!(nodes.iter().filter(|(key, _)| *key == "vcpu/number").count(), 1);
+        assert!(nodes.get("kernel").is_none(), "the path of a file of dom0's");
     }
 
     #[test]

@@ -3,10 +3,10 @@
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::{DomId, HostError};
+use super::{DomId, HostError, ImageFile};
 use crate::state::journal::Resource;
 
 /// The number of the monitor's listening socket in the process. 0 reads nothing, 1 and 2 are its log.
@@ -29,6 +29,17 @@ pub struct NewDeviceModel<'a> {
     pub arguments: &'a [String],
     /// What it gets beside the monitor, numbered from [`FIRST_DESCRIPTOR`].
     pub descriptors: Vec<OwnedFd>,
+    /// What it reads while it starts, beside firmware.
+    pub files: Vec<StartFile>,
+}
+
+/// A file that a device model reads while it starts: it finds a copy, until it is sealed.
+#[derive(Debug)]
+pub struct StartFile {
+    /// Where it finds it.
+    pub path: &'static Path,
+    /// The original.
+    pub file: ImageFile,
 }
 
 /// A pseudo-terminal. Whoever has `master` serves it; it goes on while somebody has `slave` open.

@@ -5,7 +5,7 @@
 
 use std::fs::File;
 use std::io::Read;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
@@ -124,6 +124,29 @@ impl Image {
 }
 
 impl ImageFile {
+    /// Its length in bytes.
+    pub const fn length(&self) -> usize {
+        self.length
+    }
+
+    /// Fills `bytes` from `offset` on.
+    ///
+    /// # Errors
+    /// The kernel's; [`std::io::ErrorKind::UnexpectedEof`] when it ends before.
+    pub fn read_at(&self, offset: u64, bytes: &mut [u8]) -> std::io::Result<()> {
+        self.file.read_exact_at(bytes, offset)
+    }
+
+    /// The open file, for who makes a copy of its own.
+    pub fn into_file(self) -> File {
+        self.file
+    }
+
+    /// That it cannot be used.
+    pub fn unusable(&self, why: String) -> ImageError {
+        ImageError::Unusable { what: self.what, path: self.path.clone(), why }
+    }
+
     /// Its bytes.
     ///
     /// # Errors

@@ -33,7 +33,9 @@ use crossbeam::channel::Receiver;
 
 use crate::state::journal::{ProcessId, Resource};
 
-pub use device_model::{DeviceModel, FIRST_DESCRIPTOR, KILL_LIMIT, MONITOR, NewDeviceModel, Note, Terminal};
+pub use device_model::{
+    DeviceModel, FIRST_DESCRIPTOR, KILL_LIMIT, MONITOR, NewDeviceModel, Note, StartFile, Terminal,
+};
 pub use ffi::builder::HOLE_SIZES;
 pub use ffi::domid::DomId;
 pub use ffi::linux::ethtool::Offload;

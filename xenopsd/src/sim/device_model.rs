@@ -8,6 +8,7 @@ use std::io::{self, PipeReader, PipeWriter, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpListener};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -155,6 +156,8 @@ pub(super) struct Life {
     viewers: Mutex<Vec<OwnedFd>>,
     vcpus: Mutex<Vcpus>,
     media: Mutex<Media>,
+    /// What it reads while it starts, with their lengths in bytes.
+    files: Vec<(&'static Path, usize)>,
 }
 
 /// Emulated CD-ROM drives, and what they are given.
@@ -269,7 +272,9 @@ impl Life {
         let (emulates, monitor, viewers) = (AtomicBool::new(false), Mutex::default(), Mutex::default());
         let vcpus = Mutex::new(Vcpus::of(new.arguments));
         let media = Mutex::new(Media::of(new.arguments));
-        Ok(Arc::new(Self { domid, manners, emulates, breath, ended, monitor, viewers, vcpus, media }))
+        let files = new.files.iter().map(|file| (file.path, file.file.length())).collect();
+        let life = Self { domid, manners, emulates, breath, ended, monitor, viewers, vcpus, media, files };
+        Ok(Arc::new(life))
     }
 
     fn lives(&self) -> bool {
@@ -299,6 +304,10 @@ impl Life {
     pub(super) fn media(&self) -> (Vec<String>, usize) {
         let media = lock(&self.media);
         (media.inserted.keys().cloned().collect(), media.sets.len())
+    }
+
+    pub(super) fn files(&self) -> Vec<(&'static Path, usize)> {
+        self.files.clone()
     }
 
     pub(super) fn lose_processors(&self) {

@@ -372,6 +372,11 @@ impl Machine {
         self.shared.device_models.of(domid).map(|life| life.vcpus())
     }
 
+    /// The files that a domain's device model reads while it starts, with their lengths in bytes.
+    pub fn device_model_files(&self, domid: DomId) -> Vec<(&'static std::path::Path, usize)> {
+        self.shared.device_models.of(domid).map(|life| life.files()).unwrap_or_default()
+    }
+
     /// A domain's device model ends by itself; whether it had one.
     pub fn end_device_model(&self, domid: DomId) -> bool {
         self.shared.device_models.of(domid).is_some_and(|life| life.end())

@@ -2,10 +2,12 @@
 
 use std::ops::RangeInclusive;
 
-use super::HvmConfig;
 use super::error::Fault;
-use super::reader::Reader;
+use super::reader::{Kind, Reader};
 use super::syntax::Value;
+use super::{HvmConfig, Vga, VifConfig};
+use crate::dm::args::{CARD_KEY, CARDS};
+use crate::dm::kernel;
 
 /// What the emulated cards can have, MiB.
 const VIDEORAM_MIB: RangeInclusive<u64> = 1..=256;
@@ -13,34 +15,94 @@ const VIDEORAM_MIB: RangeInclusive<u64> = 1..=256;
 pub(super) const KEYS: [&str; 10] =
     ["acpi", "bios", "boot", "keymap", "rtc_timeoffset", "serial", "stdvga", "vga", "videoram", "vnclisten"];
 
+/// Keys that say what a kernel is started with.
+const WITH_KERNEL: [&str; 4] = ["ramdisk", "root", "extra", "cmdline"];
+
 impl Reader {
     pub(super) fn hvm(&mut self) -> HvmConfig {
-        for key in ["kernel", "ramdisk", "root", "extra", "cmdline", "bootloader", "bootloader_args"] {
-            if let Some((line, value)) = self.setting(key) {
-                let found = if let Value::Text(text) = value { text } else { value.kind().to_owned() };
-                self.ignored(line, key, found, "hvm guests boot from their firmware");
-            }
-        }
-        let stdvga = self.flag("stdvga").unwrap_or(false);
-        let vga = match self.text("vga") {
-            None => stdvga,
-            Some((_, card)) if card == "stdvga" => true,
-            Some((_, card)) if card == "cirrus" => false,
-            Some((line, card)) => {
-                self.fault(line, "vga", Fault::bad(card, "the card is stdvga or cirrus"));
-                false
-            }
-        };
+        self.without_effect(&["bootloader", "bootloader_args"], "hvm guests boot from their firmware");
         HvmConfig {
             boot_order: self.boot_order(),
             uefi: self.uefi(),
-            stdvga: vga,
+            vga: self.vga(),
             videoram_mib: self.small("videoram", &VIDEORAM_MIB),
             acpi: self.flag("acpi").unwrap_or(true),
             timeoffset: self.time_offset(),
             serial: self.text("serial").map(|(_, text)| text),
             keymap: self.text("keymap").map(|(_, text)| text),
             vnclisten: self.text("vnclisten").map(|(_, text)| text),
+        }
+    }
+
+    /// What a device model emulates beside a PC: it becomes `platformdata`, under names of ours where the contract has
+    /// none.
+    pub(super) fn emulated(&mut self, kind: Kind, vifs: &[VifConfig]) -> Vec<(String, String)> {
+        if kind != Kind::Hvm {
+            for (vif, model) in vifs.iter().filter_map(|vif| Some((vif, vif.model.as_ref()?))) {
+                self.ignored(
+                    vif.line,
+                    "vif",
+                    format!("model={model}"),
+                    "only hvm guests have emulated cards",
+                );
+            }
+            return Vec::new();
+        }
+        let card = self.card(vifs).map(|model| (CARD_KEY.to_owned(), model));
+        self.direct_kernel().into_iter().chain(card).collect()
+    }
+
+    fn direct_kernel(&mut self) -> Vec<(String, String)> {
+        let Some((line, path)) = self.text(kernel::KERNEL) else {
+            self.without_effect(&WITH_KERNEL, "it is for a kernel, and kernel is not given");
+            return Vec::new();
+        };
+        let path = self.whole_path(line, kernel::KERNEL, path);
+        let ramdisk = self.text(kernel::RAMDISK);
+        let ramdisk = ramdisk.and_then(|(line, path)| self.whole_path(line, kernel::RAMDISK, path));
+        let line = Some(self.cmdline()).filter(|line| !line.is_empty());
+        let pairs = [(kernel::KERNEL, path), (kernel::RAMDISK, ramdisk), (kernel::COMMAND_LINE, line)];
+        pairs.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?))).collect()
+    }
+
+    /// The model of the emulated cards: the contract has one for all of a VM.
+    fn card(&mut self, vifs: &[VifConfig]) -> Option<String> {
+        let first = vifs.first()?;
+        for vif in vifs {
+            let model = vif.model.as_deref();
+            if let Some(unknown) = model.filter(|model| !CARDS.contains(model)) {
+                let accepted = format!("the emulated cards are {}", CARDS.join(" and "));
+                self.fault(vif.line, "vif", Fault::bad(format!("model={unknown}"), accepted));
+            } else if vif.model != first.model {
+                let found = model.map_or_else(|| "no model".to_owned(), |model| format!("model={model}"));
+                let accepted = "all emulated cards of a guest are of one model, which each vif has to name";
+                self.fault(vif.line, "vif", Fault::bad(found, accepted));
+            }
+        }
+        first.model.clone()
+    }
+
+    fn without_effect(&mut self, keys: &[&str], why: &str) {
+        for key in keys {
+            if let Some((line, value)) = self.setting(key) {
+                let found = if let Value::Text(text) = value { text } else { value.kind().to_owned() };
+                self.ignored(line, key, found, why);
+            }
+        }
+    }
+
+    fn vga(&mut self) -> Vga {
+        let stdvga = self.flag("stdvga").unwrap_or(false);
+        match self.text("vga") {
+            None if stdvga => Vga::Standard,
+            None => Vga::Cirrus,
+            Some((_, card)) if card == "stdvga" => Vga::Standard,
+            Some((_, card)) if card == "cirrus" => Vga::Cirrus,
+            Some((_, card)) if card == "none" => Vga::None,
+            Some((line, card)) => {
+                self.fault(line, "vga", Fault::bad(card, "the card is stdvga, cirrus or none"));
+                Vga::Cirrus
+            }
         }
     }
 

@@ -2,7 +2,7 @@
 
 use crate::api;
 
-use super::{DiskConfig, Guest, HvmConfig, Kernel, StopAction, VifConfig, XlConfig};
+use super::{DiskConfig, Guest, HvmConfig, Kernel, StopAction, Vga, VifConfig, XlConfig};
 
 const MIB: i64 = 1 << 20;
 
@@ -111,8 +111,15 @@ fn hvm_info(hvm: HvmConfig) -> api::HvmInfo {
         keymap: hvm.keymap,
         // As xl's default: a viewer finds it without being root.
         vnc_ip: Some(hvm.vnclisten.unwrap_or_else(|| "127.0.0.1".to_owned())),
-        video_mib: hvm.videoram_mib.map_or(default.video_mib, int),
-        video: if hvm.stdvga { api::VideoCard::StandardVga } else { api::VideoCard::Cirrus },
+        video_mib: match (hvm.vga, hvm.videoram_mib) {
+            (Vga::None, _) => 0,
+            (_, None) => default.video_mib,
+            (_, Some(mib)) => int(mib),
+        },
+        video: match hvm.vga {
+            Vga::Standard => api::VideoCard::StandardVga,
+            Vga::Cirrus | Vga::None => api::VideoCard::Cirrus,
+        },
         firmware: if hvm.uefi {
             api::FirmwareType::Uefi(api::NvramUefiVariables::default())
         } else {

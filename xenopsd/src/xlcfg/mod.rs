@@ -101,8 +101,8 @@ pub struct HvmConfig {
     pub boot_order: String,
     /// UEFI rather than BIOS.
     pub uefi: bool,
-    /// Plain VGA rather than the Cirrus card.
-    pub stdvga: bool,
+    /// The emulated card.
+    pub vga: Vga,
     /// Video memory in MiB.
     pub videoram_mib: Option<u16>,
     /// Whether the guest sees ACPI tables.
@@ -115,6 +115,17 @@ pub struct HvmConfig {
     pub keymap: Option<String>,
     /// Address the graphical console listens on.
     pub vnclisten: Option<String>,
+}
+
+/// Emulated video cards.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Vga {
+    /// Cirrus Logic's.
+    Cirrus,
+    /// Plain VGA with the VESA extensions.
+    Standard,
+    /// No card, and no screen.
+    None,
 }
 
 /// What happens when a domain stops, by reason.

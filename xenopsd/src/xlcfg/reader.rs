@@ -80,7 +80,8 @@ impl Reader {
         let disks = self.disks();
         let vifs = self.vifs();
         let actions = self.actions();
-        let platform = self.platform(kind);
+        let mut platform = self.platform(kind);
+        platform.extend(self.emulated(kind, &vifs));
         let generation_id = self.generation_id();
         let text_screen = self.text_screen(kind);
         let shim = self.flag("pvshim").unwrap_or(false);
@@ -299,7 +300,7 @@ impl Reader {
         let vnc = self.number("vnc", &(0..=1));
         match (kind, vnc) {
             (Kind::Hvm, Some((line, 0))) => {
-                let always = "hvm guests have their screen on 127.0.0.1 in any case";
+                let always = "hvm guests have their screen on 127.0.0.1; vga = 'none' leaves it out";
                 self.ignored(line, "vnc", "0".to_owned(), always);
                 false
             }
@@ -335,7 +336,7 @@ impl Reader {
         None
     }
 
-    fn whole_path(&mut self, line: usize, key: &str, path: String) -> Option<String> {
+    pub(super) fn whole_path(&mut self, line: usize, key: &str, path: String) -> Option<String> {
         if path.starts_with('/') {
             return Some(path);
         }
@@ -344,7 +345,7 @@ impl Reader {
     }
 
     /// `cmdline` alone, or `root` and `extra` together, as `xl` does.
-    fn cmdline(&mut self) -> String {
+    pub(super) fn cmdline(&mut self) -> String {
         let root = self.text("root");
         let extra = self.text("extra");
         if let Some((_, cmdline)) = self.text("cmdline") {

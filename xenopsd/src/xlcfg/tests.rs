@@ -96,7 +96,7 @@ fn text_guests_have_a_screen_if_they_are_to() {
     }
     let (_, warnings) = good("name='a'\ntype='hvm'\nmemory=64\nvnc=0");
     assert_eq!(warnings.len(), 1);
-    assert!(warnings[0].to_string().contains("in any case"), "{}", warnings[0]);
+    assert!(warnings[0].to_string().contains("vga = 'none'"), "{}", warnings[0]);
 }
 
 #[test]
@@ -106,7 +106,6 @@ fn a_windows_guest_with_what_is_not_supported() {
     assert_eq!(
         lines,
         [
-            "line 12: `vif`: \"model=e1000\" is ignored: the emulated card is chosen by the device model's settings",
             "line 17: `usbdevice` is not supported and is ignored",
             "line 18: unknown key `memmory` is ignored; did you mean `memory`?",
             "line 20: `on_watchdog`: \"preserve\" is ignored: a watchdog timeout is handled like a crash, by on_crash",
@@ -120,6 +119,7 @@ fn a_windows_guest_with_what_is_not_supported() {
     );
     assert!(matches!(info.firmware, api::FirmwareType::Uefi(_)));
     assert_eq!(info.vnc_ip.as_deref(), Some("127.0.0.1"));
+    assert_eq!(vm.platformdata.get("nic_type").map(String::as_str), Some("e1000"));
     let kinds: Vec<api::VbdType> = vbds.iter().map(|vbd| vbd.ty).collect();
     assert_eq!(kinds, [api::VbdType::Disk, api::VbdType::Cdrom, api::VbdType::Cdrom]);
     assert_eq!(vbds[2].backend, None);
@@ -165,6 +165,52 @@ fn processors_clocks_and_chipset_become_platformdata() {
         let errors = errors(&format!("name='a'\ntype='hvm'\nmemory=64\n{key}={value}"));
         assert!(matches!(&errors[..], [error] if error.contains(&format!("line 4: `{key}`"))), "{errors:?}");
     }
+}
+
+fn hvm(more: &str) -> String {
+    format!("name='a'\ntype='hvm'\nmemory=64\n{more}")
+}
+
+#[test]
+fn an_hvm_guest_can_be_started_with_a_kernel() {
+    let pairs = |more: &str| {
+        let (config, warnings) = good(&hvm(more));
+        let platform = config.into_api().0.platformdata;
+        let pairs: Vec<_> = platform.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        (pairs, warnings.iter().map(ToString::to_string).collect::<Vec<_>>())
+    };
+    let (direct, none) = pairs("kernel='/boot/k'\nramdisk='/boot/r'\nroot='/dev/xvda1'\nextra='quiet'");
+    assert_eq!(direct, ["kernel=/boot/k", "ramdisk=/boot/r", "cmdline=root=/dev/xvda1 quiet"]);
+    assert_eq!(none, [""; 0]);
+    assert_eq!(pairs("kernel='/boot/k'").0, ["kernel=/boot/k"]);
+    let (disk, warnings) = pairs("ramdisk='/boot/r'\ncmdline='x'\nbootloader='pygrub'");
+    assert_eq!((disk.len(), warnings.len()), (0, 3), "{warnings:?}");
+    for relative in ["kernel='k'", "kernel='/k'\nramdisk='r'"] {
+        assert!(errors(&hvm(relative))[0].contains("whole path"), "{relative}");
+    }
+}
+
+#[test]
+fn emulated_cards_are_of_one_model_and_a_screen_can_be_left_out() {
+    let model = |vifs: &str| good(&hvm(&format!("vif=[{vifs}]"))).0.into_api().0.platformdata;
+    assert_eq!(model("'model=e1000','model=e1000'").get("nic_type").map(String::as_str), Some("e1000"));
+    assert_eq!(model("'bridge=xenbr0'").get("nic_type"), None);
+    for (vifs, text) in [
+        ("'model=e1000',''", "one model"),
+        ("'','model=rtl8139'", "one model"),
+        ("'model=e1000','model=rtl8139'", "one model"),
+        ("'model=virtio-net'", "rtl8139 and e1000"),
+    ] {
+        let errors = errors(&hvm(&format!("vif=[{vifs}]")));
+        assert!(matches!(&errors[..], [error] if error.contains(text)), "{vifs}: {errors:?}");
+    }
+    let (config, warnings) = good(&with("vif=['model=virtio-net']"));
+    assert!(warnings[0].to_string().contains("only hvm guests"), "{warnings:?}");
+    assert_eq!(config.into_api().0.platformdata.get("nic_type"), None);
+    let (vm, ..) = good(&hvm("vga='none'\nvideoram=16")).0.into_api();
+    let api::BuilderInfo::Hvm(info) = &vm.ty else { panic!("{:?}", vm.ty) };
+    assert_eq!(info.video_mib, 0);
+    assert!(errors(&hvm("vga='voodoo'"))[0].contains("cirrus or none"));
 }
 
 #[test]

@@ -39,6 +39,8 @@ pub struct VifConfig {
     pub mtu: Option<u32>,
     /// Bandwidth limit.
     pub rate: Option<Rate>,
+    /// Model of the emulated card, as it is written.
+    pub model: Option<String>,
 }
 
 const NAMES: &str = "the names are mac, bridge, mtu, rate, type, model, vifname, ip, script";
@@ -46,7 +48,7 @@ const NAMES: &str = "the names are mac, bridge, mtu, rate, type, model, vifname,
 /// Reads one specification.
 pub(super) fn parse(line: usize, spec: &str) -> Result<(VifConfig, Vec<Remark>), Fault> {
     let bridge = DEFAULT_BRIDGE.parse().map_err(|_| Fault::bad(DEFAULT_BRIDGE, "a bridge name"))?;
-    let mut vif = VifConfig { line, mac: None, bridge, mtu: None, rate: None };
+    let mut vif = VifConfig { line, mac: None, bridge, mtu: None, rate: None, model: None };
     let mut remarks = Vec::new();
     for parameter in spec.split(',').map(str::trim).filter(|parameter| !parameter.is_empty()) {
         let Some((name, value)) = parameter.split_once('=') else {
@@ -74,6 +76,7 @@ pub(super) fn parse(line: usize, spec: &str) -> Result<(VifConfig, Vec<Remark>),
                 let accepted = || format!("the MTU is {} to {} bytes", MTU_RANGE.start(), MTU_RANGE.end());
                 vif.mtu = Some(mtu.ok_or_else(|| Fault::bad(value, accepted()))?);
             }
+            "model" => vif.model = Some(value.to_owned()),
             "rate" => vif.rate = Some(rate(value)?),
             "type" if matches!(value, "vif" | "ioemu") => {}
             "type" => return Err(Fault::bad(value, "the type is vif or ioemu")),
@@ -93,7 +96,6 @@ pub(super) fn parse(line: usize, spec: &str) -> Result<(VifConfig, Vec<Remark>),
 /// Why a parameter of `xl` changes nothing here.
 fn no_effect(name: &str, value: &str) -> Option<&'static str> {
     Some(match name {
-        "model" => "the emulated card is chosen by the device model's settings",
         "vifname" => "interfaces keep their names vifDOMID.N",
         "ip" | "gatewaydev" | "netdev" => "interfaces are bridged, not routed",
         "accel" | "devid" => "it has no counterpart",
@@ -187,6 +189,7 @@ mod tests {
         let found = vif("mac=00:16:3E:74:3d:76,model=rtl8139,bridge=xenbr1, mtu=9000");
         assert_eq!(found.mac.map(|mac| mac.to_string()).as_deref(), Some("00:16:3e:74:3d:76"));
         assert_eq!((found.bridge.as_str(), found.mtu), ("xenbr1", Some(9000)));
+        assert_eq!(found.model.as_deref(), Some("rtl8139"));
         for (spec, bytes_per_second, timeslice_us) in [
             ("rate=10Mb/s", 1_250_000, 50_000),
             ("rate=250KB/s", 250_000, 50_000),
@@ -202,8 +205,8 @@ mod tests {
     fn what_changes_nothing_is_remarked() {
         let (_, remarks) =
             parse(1, "model=e1000,vifname=web,ip=10.0.0.1,script=vif-route,untrusted").unwrap();
-        assert_eq!(remarks.len(), 5);
-        assert_eq!(remarks[1].found, "vifname=web");
+        assert_eq!(remarks.len(), 4);
+        assert_eq!(remarks[0].found, "vifname=web");
     }
 
     #[test]

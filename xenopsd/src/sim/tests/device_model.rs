@@ -260,6 +260,48 @@ fn a_domain_that_was_made_and_built_by_hand_gets_one_when_asked_and_runs_only_wi
 }
 
 #[test]
+fn it_is_given_a_kernel_and_a_bad_one_is_found_before_anything_is_taken() {
+    let rig = Rig::new(&quick());
+    let vm = hvm(&rig, "work", Action::Shutdown);
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name);
+    let mut kernel = vec![0; 0x202];
+    kernel.extend_from_slice(b"HdrS");
+    std::fs::write(path("kernel"), &kernel).unwrap();
+    std::fs::write(path("other"), "something else").unwrap();
+    let set = |kernel: &str, ramdisk: &str| {
+        let mut record = rig.core.records.vm(&vm).unwrap();
+        for (key, name) in [("kernel", kernel), ("ramdisk", ramdisk)] {
+            record.platformdata.insert(key, path(name).display().to_string());
+        }
+        rig.core.records.put_vm(&record).unwrap();
+    };
+    set("kernel", "other");
+    rig.run(&vm, Operation::Start).unwrap();
+    let domid = rig.domid(&vm).unwrap();
+    let given = [(std::path::Path::new("/boot/kernel"), 0x206), (std::path::Path::new("/boot/ramdisk"), 14)];
+    assert_eq!(rig.machine.device_model_files(domid), given);
+    assert_eq!(read(&rig, &format!("/local/domain/{domid}/platform/kernel")), None);
+    rig.run(&vm, Operation::Shutdown(None)).unwrap();
+    let before = rig.remains(&vm);
+
+    for (kernel, ramdisk, text) in [
+        ("none", "other", "none"),
+        ("other", "other", "not a packed Linux kernel"),
+        ("kernel", "none", "none"),
+    ] {
+        set(kernel, ramdisk);
+        rig.machine.faults.record();
+        let refused = rig.run(&vm, Operation::Start).unwrap_err();
+        let is_of_contract = matches!(refused, Error::DoesNotExist { .. } | Error::BootloaderError { .. });
+        assert!(is_of_contract && refused.to_string().contains(text), "{refused:?}");
+        let calls = rig.machine.faults.recorded();
+        assert!(!calls.iter().any(|call| call == "hypervisor.create"), "{calls:?}");
+        rig.until_remains(&vm, &before, text);
+    }
+}
+
+#[test]
 fn its_guest_gets_more_vcpus_from_it_and_none_is_taken_away() {
     let rig = Rig::new(&quick());
     let vm = hvm(&rig, "work", Action::Shutdown);

@@ -5,8 +5,8 @@
 //!      ─► it opens Xen's devices, restricts itself ─► seal: no root, no unrestricted file of Xen's, checked ─► guest
 //! ```
 //!
-//! Nothing of the host has a path in there but the program's libraries and firmware, read-only, and the nodes of Xen's
-//! drivers, and those only until it is sealed. What it prints goes to a file of at most [`LOG_LIMIT`] bytes, after which
+//! Nothing of the host has a path in there but the program's libraries and firmware, read-only, the nodes of Xen's
+//! drivers, and copies of a kernel and ramdisk if its guest is started with them; and those only until it is sealed. What it prints goes to a file of at most [`LOG_LIMIT`] bytes, after which
 //! its writes fail.
 
 mod filter;
@@ -25,7 +25,9 @@ use ffi::pid::PidFd;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::process;
-use crate::edge::{DeviceModel, DomId, HostError, KILL_LIMIT, NewDeviceModel, Note, ScreenListener};
+use crate::edge::{
+    DeviceModel, DomId, HostError, KILL_LIMIT, NewDeviceModel, Note, ScreenListener, StartFile,
+};
 use crate::state::journal::{ProcessId, Resource};
 
 /// What the journal calls the process.
@@ -161,7 +163,11 @@ pub fn start(
     for descriptor in new.descriptors {
         jail = jail.descriptor(descriptor);
     }
-    let jail = furnish(jail, domid)?;
+    let mut jail = furnish(jail, domid)?;
+    for StartFile { path, file } in new.files {
+        let length = u64::try_from(file.length()).map_err(refused)?;
+        jail = jail.content(path.to_owned(), file.into_file().into(), length);
+    }
     let mut arguments = vec!["qemu".to_owned()];
     arguments.extend(data_directories().flat_map(|directory| ["-L".to_owned(), directory.to_owned()]));
     arguments.extend_from_slice(new.arguments);
