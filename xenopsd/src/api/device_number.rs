@@ -74,6 +74,8 @@ const SCSI_MAJOR: u32 = 8;
 const FLOPPY_MAJOR: u32 = 203;
 /// Linux block majors of the ten IDE channels.
 const IDE_MAJORS: [u32; 10] = [3, 22, 33, 34, 56, 57, 88, 89, 90, 91];
+/// No form of the interface has a smaller number: block majors begin at 1, and are shifted by 8 bits.
+const LEAST_NUMBER: u32 = 1 << 8;
 /// Marks the newer Xen form.
 const XEN_NEW_FORM: u32 = 1 << 28;
 
@@ -239,8 +241,8 @@ impl fmt::Display for DeviceNumber {
     }
 }
 
-/// Reads `xvda`, `xvda1`, `sda`, `hda`, `fda`, `fd0`, `d5p1`, or a number in decimal or hexadecimal in the
-/// interface's own form.
+/// Reads `xvda`, `xvda1`, `sda`, `hda`, `fda`, `fd0`, `d5p1`, a number in decimal or hexadecimal in the interface's own
+/// form, or a smaller decimal number, which counts disks: `0` is `xvda`.
 impl FromStr for DeviceNumber {
     type Err = DeviceNumberError;
 
@@ -253,7 +255,11 @@ impl FromStr for DeviceNumber {
                 }
                 _ => text.parse(),
             };
-            return Self::from_xenstore(number.map_err(|_| syntax())?);
+            let number = number.map_err(|_| syntax())?;
+            if number < LEAST_NUMBER && !text.starts_with("0x") && !text.starts_with("0X") {
+                return Self::new(BusType::Xen, Int::try_from(number).map_err(|_| syntax())?, 0);
+            }
+            return Self::from_xenstore(number);
         }
         for (prefix, bus) in
             [("xvd", BusType::Xen), ("sd", BusType::Scsi), ("hd", BusType::Ide), ("fd", BusType::Floppy)]
@@ -345,6 +351,9 @@ mod tests {
             ("51712", 51712),
             ("0xca00", 51712),
             ("5632", 5632),
+            ("0", 51712),
+            ("3", 51760),
+            ("255", 1 << 28 | 255 << 8),
         ] {
             assert_eq!(number(name), Ok(expected), "{name}");
         }
@@ -391,7 +400,8 @@ mod tests {
             "d1048576",
             "0x",
             "0xg",
-            "1",
+            "256",
+            "0x1",
             "4294967296",
             "99999999999999999999",
             "xvdzzzzzzzzzzzzzzzzzzzzzzzzz",

@@ -399,6 +399,9 @@ impl Request<'_> {
                 self.finish_changes()?;
             }
         }
+        if let Err(error) = device::qos::apply(self.core, self.vm, domain.domid) {
+            tracing::warn!(vm = self.vm, %error, "a disk has not got its I/O priority");
+        }
         let suspended = self.core.records.extra(self.vm)?.is_suspended();
         let suspending = self.core.suspending(domain.domid)?;
         if let Some(image) = &suspending {

@@ -11,7 +11,7 @@ use xenstore::layout::DeviceAddress;
 use crate::api::Int;
 use crate::dm::model::Model;
 use crate::domain::guest_data::GuestData;
-use crate::edge::{DomId, Followed, ScreenAddress, TerminalPorts, TerminalSockets};
+use crate::edge::{DomId, Followed, Following, ScreenAddress, TerminalPorts, TerminalSockets};
 
 /// One VM's.
 #[derive(Debug, Default)]
@@ -24,6 +24,8 @@ pub struct Runtime {
     pub domid: Option<DomId>,
     /// Loop devices kept open for its disks, by device.
     pub kept: Vec<(DeviceAddress, OwnedFd)>,
+    /// Disks whose backends' states are followed, to give their threads a priority.
+    pub followed_disks: Vec<(DeviceAddress, Following)>,
     /// The terminal server of its text console.
     pub terminal: Terminal,
     /// Devices that an earlier daemon left half plugged or half unplugged have been looked for.

@@ -19,7 +19,7 @@ use xenstore::layout::{DeviceAddress, DeviceKind, DeviceStatus, XenbusState, pri
 use xenstore::{Operations, Path};
 
 use super::storage::{self, Purpose};
-use super::{Plug, vif};
+use super::{Plug, qos, vif};
 use crate::api::Error;
 use crate::ops::plan::Unplugging;
 use crate::ops::wait::Ended;
@@ -78,6 +78,7 @@ pub fn unplug(plug: &Plug<'_>, address: DeviceAddress, id: &str, how: Unplugging
     // Only now: a loop device must not be freed while its backend could still be asked to write.
     plug.core.runtimes.with(plug.vm, |r| r.kept.retain(|(kept, _)| *kept != address));
     plug.core.disks.release(address);
+    qos::forget(plug.core, plug.vm, address);
     if address.kind == DeviceKind::Vif {
         vif::forget_interface(plug.core, plug.vm, plug.domid, address.id)?;
     }

@@ -3,6 +3,7 @@
 mod handshake;
 pub mod loops;
 mod observed;
+pub mod qos;
 pub mod sharing;
 pub mod storage;
 pub mod vbd;

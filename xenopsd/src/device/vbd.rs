@@ -10,7 +10,7 @@ use xenstore::Operations;
 use xenstore::layout::{self, BlockBackend, BlockDevice, DeviceAddress, DeviceKind, Media, XenbusState};
 
 use super::storage::{self, Purpose};
-use super::{Plug, handshake, loops, plugged, sharing, store_domid};
+use super::{Plug, handshake, loops, plugged, qos, sharing, store_domid};
 use crate::api::{BuilderInfo, DeviceNumber, Dict, Disk, Error, Int, Vbd, VbdMode, VbdState, VbdType};
 use crate::core::Core;
 use crate::edge::{Access, AttachedDisk, BlockSize, DiskWanted, DomId};
@@ -111,6 +111,7 @@ pub fn attach_storage(core: &Core, vbd: &Vbd, waiting: Waiting<'_>) -> Result<()
 pub fn check(core: &Core, vbd: &Vbd) -> Result<(), Error> {
     number(vbd)?;
     block_size(vbd)?;
+    qos::priority(vbd)?;
     match &vbd.backend {
         None => Ok(()),
         Some(Disk::Local(path)) => {
@@ -168,7 +169,8 @@ pub fn plug(plug: &Plug<'_>, vbd: &Vbd) -> Result<(), Error> {
     if let Some(keep) = attached.keep {
         plug.core.runtimes.with(plug.vm, |r| r.kept.push((address, keep)));
     }
-    handshake::backend_ready(plug, address)
+    handshake::backend_ready(plug, address)?;
+    qos::follow(plug.core, plug.domid, vbd)
 }
 
 /// The place that a disk has whose record says none: the one it has already, else the first that no disk of the VM has. An

@@ -88,7 +88,23 @@ impl<'a> VmExecutor<'a> {
         device::loops::give_back_unused(self.core, self.vm(), domid)?;
         self.slot.without(|| device::storage::give_back_unused(self.core, self.vm(), domid))?;
         self.finish_interfaces(domid);
+        self.follow_disks(domid);
         Ok(())
+    }
+
+    /// Disks that an earlier daemon plugged have their priorities from it, and are to have them after a suspend.
+    fn follow_disks(&self, domid: DomId) {
+        for vbd in &self.records.vbds {
+            let named = Device::Vbd(vbd.id.device.clone());
+            let plugged = device::is_plugged(self.core, self.vm(), &named);
+            let followed =
+                plugged.and_then(
+                    |plugged| if plugged { device::qos::follow(self.core, domid, vbd) } else { Ok(()) },
+                );
+            if let Err(error) = followed {
+                tracing::warn!(vbd = %vbd.id, %error, "the I/O priority of a disk is not kept");
+            }
+        }
     }
 
     /// Interfaces whose change an earlier daemon was killed in, or whose bridge was made anew while there was no daemon.

@@ -158,6 +158,12 @@ impl Subscription {
     }
 }
 
+impl std::fmt::Debug for Following {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Following").field("keys", &self.keys).finish_non_exhaustive()
+    }
+}
+
 impl Drop for Following {
     fn drop(&mut self) {
         for key in &self.keys {

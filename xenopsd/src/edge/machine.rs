@@ -20,13 +20,14 @@ use super::linux::mac::MacAddr;
 use super::linux::netlink::{IfName, Netlink};
 use super::linux::suspend_file::{SuspendFile, SuspendFileError};
 use super::linux::terminal::{TerminalError, TerminalServers};
-use super::linux::{device_model, nftables, process, release, script, serial, storage, vif};
+use super::linux::{backend_threads, device_model, nftables, process, release, script, serial, storage, vif};
 use super::xen::XenHypervisor;
 use super::{
     Access, Attached, AttachedDisk, DeviceModel, DiskId, DiskWanted, DomId, Edges, FileId, Firmware,
-    FirmwarePaths, Followed, FoundKernel, Host, HostError, ImageFile, KernelSearch, KernelSearchError,
-    NewDeviceModel, Note, Prepared, Reserve, ScreenListener, ScreenPlace, ScriptEnd, ScriptError, ScriptRun,
-    StorageCall, StorageError, Terminal, TerminalSockets, TerminalWanted, VifSettings,
+    FirmwarePaths, Followed, FoundKernel, Host, HostError, ImageFile, IoPriority, KernelSearch,
+    KernelSearchError, NewDeviceModel, Note, Prepared, Reserve, ScreenListener, ScreenPlace, ScriptEnd,
+    ScriptError, ScriptRun, StorageCall, StorageError, Terminal, TerminalSockets, TerminalWanted,
+    VifSettings,
 };
 use crate::state::journal::{ProcessId, Resource};
 
@@ -154,6 +155,13 @@ impl Host for LinuxHost {
             loopdev::refresh(number).map_err(|error| unusable(&error))?;
         }
         blockdev::size_of(DevNumber { major, minor }).map_err(|error| unusable(&error))
+    }
+
+    fn prioritise_disk(&self, domid: DomId, device: &str, priority: IoPriority) -> Result<usize, HostError> {
+        backend_threads::prioritise(domid, device, priority).map_err(|error| HostError::Unusable {
+            class: "disk",
+            text: format!("I/O priority of disk {device} of domain {domid}: {error}"),
+        })
     }
 
     fn find_kernel(&self, search: &KernelSearch<'_>) -> Result<FoundKernel, KernelSearchError> {

@@ -243,6 +243,15 @@ pub enum DiskId {
     },
 }
 
+/// Priority of input and output, as Linux counts it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct IoPriority {
+    /// 1 real time, 2 best effort, 3 idle.
+    pub class: u16,
+    /// 0, the first, to 7.
+    pub level: u16,
+}
+
 /// Writes down that the loop device of that number is about to show the file. Called again, it replaces what it wrote: the
 /// number before turned out to be somebody else's.
 pub type Reserve<'a> = dyn FnMut(u32, FileId) -> std::io::Result<()> + 'a;
@@ -436,6 +445,12 @@ pub trait Host: Send + Sync {
     /// # Errors
     /// [`HostError`].
     fn disk_id(&self, major: u64, minor: u64) -> Result<DiskId, HostError>;
+
+    /// Gives the threads that serve a domain's disk `device` a priority; how many there were.
+    ///
+    /// # Errors
+    /// [`HostError`].
+    fn prioritise_disk(&self, domid: DomId, device: &str, priority: IoPriority) -> Result<usize, HostError>;
 
     /// Finds what a guest would boot from its own disk.
     ///

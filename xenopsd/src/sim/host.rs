@@ -23,9 +23,9 @@ use crate::edge::linux::terminal::ROLE;
 use crate::edge::linux::{loopdev, script, serial};
 use crate::edge::{
     Access, Attached, AttachedDisk, DeviceModel, DiskId, DiskWanted, DomId, FileId, Firmware, Followed,
-    FoundKernel, Host, HostError, Image, ImageFile, KernelSearch, KernelSearchError, NewDeviceModel, Note,
-    Prepared, Reserve, ScreenListener, ScreenPlace, ScriptEnd, ScriptError, ScriptRun, StorageCall,
-    StorageError, SuspendFile, Tell, Terminal, TerminalSockets, TerminalWanted, VifSettings,
+    FoundKernel, Host, HostError, Image, ImageFile, IoPriority, KernelSearch, KernelSearchError,
+    NewDeviceModel, Note, Prepared, Reserve, ScreenListener, ScreenPlace, ScriptEnd, ScriptError, ScriptRun,
+    StorageCall, StorageError, SuspendFile, Tell, Terminal, TerminalSockets, TerminalWanted, VifSettings,
 };
 use crate::state::journal::{ProcessId, Resource};
 
@@ -148,6 +148,13 @@ impl Host for SimHost {
     fn refresh_disk(&self, _major: u64, _minor: u64) -> Result<u64, HostError> {
         self.shared.faults.check("host.refresh_disk").map_err(|e| unusable("disk", &e))?;
         Ok(self.shared.disk_bytes.load(Ordering::Relaxed))
+    }
+
+    fn prioritise_disk(&self, domid: DomId, device: &str, priority: IoPriority) -> Result<usize, HostError> {
+        self.shared.faults.check("host.prioritise_disk").map_err(|e| unusable("disk", &e))?;
+        let mut priorities = self.shared.priorities.lock().unwrap_or_else(PoisonError::into_inner);
+        priorities.insert((domid, device.to_owned()), priority);
+        Ok(1)
     }
 
     /// Every disk and repository has a kernel and a ramdisk, in memory as the real one's.

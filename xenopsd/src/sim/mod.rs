@@ -71,7 +71,7 @@ use crossbeam::channel::{Sender, unbounded};
 use xenstore::WatchStream;
 use xenstore::store::{Listening, SharedStore, listen};
 
-use crate::edge::{DomId, Edges, Events, FileId, VifSettings};
+use crate::edge::{DomId, Edges, Events, FileId, IoPriority, VifSettings};
 use crate::state::journal::LoopId;
 
 pub use device_model::{Doing, Vcpus};
@@ -159,6 +159,8 @@ struct Shared {
     loops: Mutex<BTreeMap<u32, FileId>>,
     /// The size of every disk.
     disk_bytes: AtomicU64,
+    /// The I/O priority that each domain's disks were given.
+    priorities: Mutex<HashMap<(DomId, String), IoPriority>>,
     /// Which disks of a storage layer are in use, by the datapath's name, and whether they are active.
     storage: Mutex<BTreeMap<String, bool>>,
     signals: Sender<Signal>,
@@ -250,6 +252,7 @@ pub fn machine(options: &SimOptions) -> std::io::Result<Machine> {
         device_models: device_model::DeviceModels::default(),
         loops: Mutex::default(),
         disk_bytes: AtomicU64::new(DISK_BYTES),
+        priorities: Mutex::default(),
         storage: Mutex::default(),
         signals,
         copying: options.copying,
@@ -316,6 +319,12 @@ impl Machine {
     /// The numbers of the loop devices that are attached.
     pub fn loops(&self) -> Vec<u32> {
         self.shared.loops().keys().copied().collect()
+    }
+
+    /// The I/O priority that a domain's disk was given.
+    pub fn disk_priority(&self, domid: DomId, device: &str) -> Option<IoPriority> {
+        let priorities = self.shared.priorities.lock().unwrap_or_else(PoisonError::into_inner);
+        priorities.get(&(domid, device.to_owned())).copied()
     }
 
     /// The names of the datapaths that are attached.

@@ -10,6 +10,7 @@
 //! Everything here names kernel objects by numbers that cannot be taken over while they are held (descriptors,
 //! interface indices), because names can be reused by somebody else between two calls.
 
+pub mod backend_threads;
 pub mod blockdev;
 pub mod boot;
 pub mod device_model;

@@ -1,9 +1,10 @@
 //! Where disks are, how large they are, and what is in emulated drives.
 
 use super::*;
-use crate::api::{DeviceId, HvmInfo, Vbd, VbdMode, VbdType};
+use crate::api::{DeviceId, HvmInfo, Qos, QosClass, QosScheduler, Vbd, VbdMode, VbdType};
 use crate::core::Wish;
 use crate::device::vbd;
+use crate::edge::IoPriority;
 use crate::sim::When;
 use xenstore::Operations;
 
@@ -97,6 +98,35 @@ fn settings_of_a_disk_reach_its_nodes() {
     rig.core.records.put(&disk).unwrap();
     let refused = rig.start(&vm).unwrap_err().to_string();
     assert!(refused.contains("512 or 4096"), "{refused}");
+}
+
+#[test]
+fn the_threads_of_a_disk_get_its_priority_whenever_its_guest_connects() {
+    let mut rig = Rig::new(&quick());
+    let vm = rig.add(1, &[], |_| ());
+    let mut disk: Vbd = rig.core.records.device(&DeviceId::new(&*vm, "xvda")).unwrap();
+    disk.qos = Some(Qos::Ionice(QosScheduler::BestEffort(QosClass::Lowest)));
+    rig.core.records.put(&disk).unwrap();
+    let has = |rig: &Rig, domid: DomId| rig.machine.disk_priority(domid, "xvda");
+    let low = Some(IoPriority { class: 2, level: 7 });
+    rig.run(&vm, Operation::Start).unwrap();
+    let domid = rig.domid(&vm).unwrap();
+    assert_eq!(has(&rig, domid), None, "nobody serves it before the guest runs");
+    rig.run(&vm, Operation::Unpause).unwrap();
+    rig.until("its threads have the priority", || has(&rig, domid) == low);
+    assert_eq!(rig.machine.disk_priority(domid, "xvdb"), None);
+    // The next daemon knows, and the next domain has it, too.
+    rig = rig.restart();
+    rig.settle(&vm);
+    rig.run(&vm, Operation::Reboot(None)).unwrap();
+    let domid = rig.domid(&vm).unwrap();
+    rig.until("its threads have the priority", || has(&rig, domid) == low);
+    rig.run(&vm, Operation::Shutdown(None)).unwrap();
+    assert!(rig.core.runtimes.with(&vm, |r| r.followed_disks.is_empty()));
+    disk.qos = Some(Qos::Ionice(QosScheduler::RealTime(QosClass::Other(8))));
+    rig.core.records.put(&disk).unwrap();
+    let refused = rig.start(&vm).unwrap_err().to_string();
+    assert!(refused.contains("0 to 7"), "{refused}");
 }
 
 const DRIVE: &str = "hdc";
