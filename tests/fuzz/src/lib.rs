@@ -346,7 +346,7 @@ pub fn viewer(bytes: &[u8]) {
     let mut screen = Terminal::new(Size { cols: 20, rows: 5 }, SCROLLBACK);
     screen.feed(b"\x1b[31mlogin: ");
     let wanted = |pieces: &mut dyn Iterator<Item = &[u8]>| {
-        let (mut viewer, mut wanted) = (Viewer::new(), Vec::new());
+        let (mut viewer, mut wanted) = (Viewer::new(None), Vec::new());
         for piece in pieces {
             let refused = viewer.received(piece, &screen, |input| wanted.push(format!("{input:?}"))).is_err();
             if refused {

@@ -26,7 +26,7 @@ fn encode(name: &str, encoding: i32) {
         let text = (0..79).map(|col| char::from(33 + (row * 7 + col) % 90)).collect::<String>();
         terminal.feed(format!("\x1b[{};1H\x1b[3{}m{text}", row + 1, row % 8).as_bytes());
     }
-    let mut viewer = Viewer::new();
+    let mut viewer = Viewer::new(None);
     let greeting = b"RFB 003.008\n\x01\x01".as_slice();
     let encodings = [&[2, 0, 0, 1], encoding.to_be_bytes().as_slice()].concat();
     for message in [greeting, &encodings] {

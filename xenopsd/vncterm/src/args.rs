@@ -17,6 +17,8 @@ Shows a guest's text console, or a command's terminal, as a VNC screen.
       --vnc-socket PATH    listen on a Unix socket instead (mode 0600)
   -T, --text               serve the raw text too, on port 9500+N
       --text-socket PATH   serve the raw text on a Unix socket (mode 0600)
+      --password-file FILE viewers must know the password in FILE, at most 8 bytes; - is standard input; the raw text
+                           asks for none
   -l, --loadstate FILE     begin with a screen that was saved
       --savestate FILE     where SIGUSR1 and SIGTERM save it
       --log FILE           append the output to FILE, at most --log-size bytes
@@ -29,7 +31,8 @@ Shows a guest's text console, or a command's terminal, as a VNC screen.
       --chroot DIR         with --uid and --gid: give up everything before the first byte is read
       --uid UID, --gid GID
       --supervised         in a jail that somebody else made: say `ready` on standard output, a socket; wait for a
-                           byte from it; then make only the system calls that are needed from there on
+                           line from it, which is the password or empty; then make only the system calls that are
+                           needed from there on
   -h, --help
 
 Listening sockets can be handed in as systemd does (LISTEN_FDS): the first is for VNC, the second for the text.
@@ -72,6 +75,8 @@ pub struct Args {
     pub load: Option<PathBuf>,
     /// Where to save it.
     pub save: Option<PathBuf>,
+    /// Where the password is.
+    pub password: Option<PathBuf>,
     /// Where to write the output.
     pub log: Option<PathBuf>,
     /// Bytes of the log and of the ring.
@@ -113,6 +118,12 @@ pub enum ArgsError {
     /// Options that belong together.
     #[error("--chroot, --uid and --gid belong together, and not with a command: it could not be run there")]
     Jail,
+    /// Standard input can be one thing.
+    #[error("standard input cannot be the pseudo-terminal and the password's file at once")]
+    Stdin,
+    /// Whoever supervises says the password.
+    #[error("--password-file is not for --supervised: the line that starts it is the password")]
+    Supervised,
 }
 
 /// Most bytes of the log and its ring.
@@ -159,6 +170,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Args, Args
         text: None,
         load: None,
         save: None,
+        password: None,
         log: None,
         log_size: DEFAULT_LOG,
         restart: false,
@@ -184,6 +196,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Args, Args
             Long("text-socket") => text_socket = Some(parser.value()?.into()),
             Short('l') | Long("loadstate") => args.load = Some(parser.value()?.into()),
             Long("savestate") => args.save = Some(parser.value()?.into()),
+            Long("password-file") => args.password = Some(parser.value()?.into()),
             Long("log") => args.log = Some(parser.value()?.into()),
             Long("log-size") => args.log_size = parser.value()?.parse::<usize>()?.min(MAX_LOG),
             Short('r') | Long("restart") => args.restart = true,
@@ -202,6 +215,13 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Args, Args
             Short('h') | Long("help") => args.help = true,
             other => return Err(other.unexpected().into()),
         }
+    }
+    let is_stdin = |path: &Option<PathBuf>| path.as_deref() == Some(std::path::Path::new("-"));
+    if is_stdin(&args.pty) && is_stdin(&args.password) {
+        return Err(ArgsError::Stdin);
+    }
+    if args.supervised && args.password.is_some() {
+        return Err(ArgsError::Supervised);
     }
     let (ip, number) = listen;
     args.vnc = vnc_socket.map_or(Listen::Port((ip, VNC_BASE + number).into()), Listen::Unix);
@@ -268,6 +288,8 @@ mod tests {
             "--chroot / --uid 0 --gid 1",
             "--chroot / --uid 1 --gid 1 -c sh",
             "--log-size x",
+            "-p - --password-file -",
+            "--supervised --password-file /p",
         ] {
             assert!(parsed(line).is_err(), "{line}");
         }

@@ -10,6 +10,7 @@ use std::process::ExitCode;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use vncterm::args::{self, Args};
+use vncterm::rfb::auth::Password;
 use vncterm::server::{Listener, Log, Server};
 use vncterm::source::Source;
 use vncterm::term::Terminal;
@@ -17,6 +18,9 @@ use vncterm::{jail, store};
 
 /// Bytes of a saved screen that are read: the widest with the longest scroll-back.
 const MAX_STATE: u64 = 64 << 20;
+
+/// Bytes of the line that starts a supervised one: a password and its end.
+const MAX_WORD: usize = 16;
 
 fn main() -> ExitCode {
     match args::parse(std::env::args_os().skip(1)).map_err(Box::from).and_then(|args| run(&args)) {
@@ -55,32 +59,52 @@ fn run(args: &Args) -> Result<(), Box<dyn Error>> {
         }
     }
     let (restart, stay) = (args.restart, args.stay);
-    let server = Server { source, terminal, log, vnc, text, save, signals, restart, stay };
+    let mut password = args.password.as_deref().map(password).transpose()?;
     if let Some(jail) = &args.jail {
         jail::enter(jail)?;
     }
     if args.supervised {
-        wait_for_word()?;
+        password = wait_for_word()?;
         jail::filter()?;
     }
+    let server = Server { source, terminal, log, vnc, text, save, password, signals, restart, stay };
     server.run()?;
     Ok(())
 }
 
 /// Says that everything is open, and waits until whoever started this process has written down that it is there. Had it
-/// ended meanwhile, nobody would know of this one: the socket is closed then.
-fn wait_for_word() -> Result<(), Box<dyn Error>> {
+/// ended meanwhile, nobody would know of this one: the socket is closed then. What it says is the password.
+fn wait_for_word() -> Result<Option<Password>, Box<dyn Error>> {
     let mut stdout = std::io::stdout();
     stdout.write_all(b"ready\n")?;
     stdout.flush()?;
-    loop {
-        match nix::unistd::read(&stdout, &mut [0]) {
+    let mut word = Vec::new();
+    let mut buffer = [0; MAX_WORD];
+    while !word.ends_with(b"\n") {
+        match nix::unistd::read(&stdout, &mut buffer) {
             Ok(0) => return Err("whoever started this ended before it was ready".into()),
-            Ok(_) => return Ok(()),
+            Ok(count) => word.extend_from_slice(&buffer[..count]),
             Err(nix::errno::Errno::EINTR) => {}
             Err(errno) => return Err(errno.into()),
         }
+        if word.len() > MAX_WORD {
+            return Err("the line that starts it is longer than a password".into());
+        }
     }
+    Ok(if word == b"\n" { None } else { Some(Password::new(&word)?) })
+}
+
+/// The password in a file; `-` is standard input.
+fn password(path: &Path) -> Result<Password, Box<dyn Error>> {
+    use std::io::Read as _;
+    let mut text = Vec::new();
+    if path == Path::new("-") {
+        std::io::stdin().take(Password::MOST_READ).read_to_end(&mut text)?;
+    } else {
+        let file = File::open(path).map_err(|error| format!("{}: {error}", path.display()))?;
+        file.take(Password::MOST_READ).read_to_end(&mut text)?;
+    }
+    Ok(Password::new(&text).map_err(|error| format!("{}: {error}", path.display()))?)
 }
 
 fn terminal(args: &Args) -> Result<Terminal, Box<dyn Error>> {

@@ -7,7 +7,8 @@ mod log;
 pub use listener::{Listener, Stream};
 pub use log::Log;
 
-use crate::rfb::Input;
+use crate::rfb::auth::{Gate, Password};
+use crate::rfb::{Input, Viewer, ViewerError};
 use crate::source::Source;
 use crate::term::Terminal;
 use client::{Client, Kind};
@@ -19,6 +20,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Seek as _, Write as _};
 use std::os::fd::AsRawFd as _;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 /// Viewers at once, as in the original; and text clients.
@@ -62,6 +64,8 @@ pub struct Server {
     pub text: Option<Listener>,
     /// Where the screen is saved.
     pub save: Option<File>,
+    /// What viewers must know, if anything.
+    pub password: Option<Password>,
     /// SIGUSR1 (save) and SIGTERM (save and end), blocked otherwise.
     pub signals: SignalFd,
     /// Run the command again.
@@ -81,6 +85,7 @@ enum Other {
 
 struct Loop {
     server: Server,
+    gate: Option<Rc<Gate>>,
     poll: Poll,
     clients: BTreeMap<usize, Client>,
     next: usize,
@@ -99,8 +104,9 @@ impl Server {
     ///
     /// # Errors
     /// When the kernel refuses what cannot be done without.
-    pub fn run(self) -> io::Result<()> {
+    pub fn run(mut self) -> io::Result<()> {
         let mut running = Loop {
+            gate: self.password.take().map(Gate::new).map(Rc::new),
             poll: Poll::new()?,
             server: self,
             clients: BTreeMap::new(),
@@ -273,8 +279,11 @@ impl Loop {
             if full || self.poll.registry().register(&mut stream, Token(self.next), BOTH).is_err() {
                 continue;
             }
-            let kind =
-                if text { Kind::Text(self.server.log.ring().to_vec()) } else { Kind::Viewer(Box::default()) };
+            let kind = if text {
+                Kind::Text(self.server.log.ring().to_vec())
+            } else {
+                Kind::Viewer(Box::new(Viewer::new(self.gate.clone())))
+            };
             self.clients.insert(self.next, Client::new(stream, kind, Instant::now()));
             self.next += 1;
         }
@@ -307,7 +316,11 @@ impl Loop {
                 Input::Resize(size) => resize = Some(size),
                 Input::Exclusive => only = Some(*token),
             });
-            client.dropped |= result.is_err();
+            match result {
+                Ok(()) => {}
+                Err(ViewerError::Denied(_)) => client.close(),
+                Err(_) => client.dropped = true,
+            }
         }
         if let Some(size) = resize {
             self.server.terminal.resize(size);

@@ -1,5 +1,6 @@
 //! What a viewer says, read in pieces of any size and within bounds.
 
+use super::auth::Denied;
 use super::pixel::{BadFormat, PixelFormat};
 
 /// Bytes of a viewer's clipboard that are taken. Longer ones are read and dropped, with no memory used for them.
@@ -14,6 +15,12 @@ pub enum ViewerError {
     /// It chose what was not offered.
     #[error("the viewer chose security type {0}, which was not offered")]
     Security(u8),
+    /// It is not let in, and has been told so.
+    #[error(transparent)]
+    Denied(#[from] Denied),
+    /// The kernel has no random bytes, so that nobody can be asked for the password.
+    #[error("no random bytes: {0}")]
+    Random(getrandom::Error),
     /// A message of a type nobody knows, so its end is not known either.
     #[error("the viewer sent a message of unknown type {0}")]
     Message(u8),

@@ -1,5 +1,6 @@
 //! A viewer of our own decodes every update and must see exactly the terminal's screen.
 
+use super::auth::{Denied, Gate, Password};
 use super::encode::Encoding;
 use super::pixel::PixelFormat;
 use super::*;
@@ -55,7 +56,7 @@ const REQUEST: [u8; 10] = [3, 1, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff];
 
 impl Client {
     fn connect(terminal: &Terminal, version: &[u8; 12], format: PixelFormat, numbers: &[i32]) -> Self {
-        let mut viewer = Viewer::new();
+        let mut viewer = Viewer::new(None);
         assert_eq!(viewer.output(), b"RFB 003.008\n");
         let mut say = |bytes: &[u8]| {
             viewer.sent(usize::MAX);
@@ -310,7 +311,7 @@ proptest! {
         greeted in any::<bool>(),
     ) {
         let terminal = Terminal::new(Size { cols: 10, rows: 3 }, 4);
-        let mut viewer = Viewer::new();
+        let mut viewer = Viewer::new(None);
         if greeted {
             viewer.received(b"RFB 003.008\n\x01\x01", &terminal, |_| ()).unwrap();
         }
@@ -347,7 +348,7 @@ fn rows_that_move_are_copied_by_the_viewer() {
 #[test]
 fn a_huge_clipboard_costs_no_memory_and_a_small_one_is_pasted() {
     let terminal = Terminal::new(Size::DEFAULT, 4);
-    let mut viewer = Viewer::new();
+    let mut viewer = Viewer::new(None);
     viewer.received(b"RFB 003.008\n\x01\x01", &terminal, |_| ()).unwrap();
     let mut acts = Vec::new();
     viewer.received(&[6, 0, 0, 0, 0x7f, 0xff, 0xff, 0xff], &terminal, |act| acts.push(act)).unwrap();
@@ -369,7 +370,7 @@ fn a_huge_clipboard_costs_no_memory_and_a_small_one_is_pasted() {
 #[test]
 fn who_does_not_speak_rfb_is_sent_away() {
     let terminal = Terminal::new(Size::DEFAULT, 4);
-    let refuse = |bytes: &[u8]| Viewer::new().received(bytes, &terminal, |_| ()).unwrap_err();
+    let refuse = |bytes: &[u8]| Viewer::new(None).received(bytes, &terminal, |_| ()).unwrap_err();
     assert_eq!(refuse(b"GET / HTTP/1.1"), ViewerError::Greeting);
     assert_eq!(refuse(b"RFB 003.008\n\x02"), ViewerError::Security(2));
     assert_eq!(refuse(b"RFB 003.008\n\x01\x01\x63"), ViewerError::Message(0x63));
@@ -379,6 +380,58 @@ fn who_does_not_speak_rfb_is_sent_away() {
     bad.truncate(18);
     bad.extend([32, 24, 0, 1, 0, 255, 0, 255, 0, 255, 30, 8, 0, 0, 0, 0]);
     assert_eq!(refuse(&bad), ViewerError::PixelFormat, "a shift beyond the pixel");
+}
+
+/// In every version: what is offered, the challenge, the result; and that nothing else than a right answer gets further.
+#[test]
+fn a_password_lets_in_who_knows_it() {
+    let terminal = Terminal::new(Size { cols: 10, rows: 3 }, 4);
+    let password = Password::new(b"secret").unwrap();
+    for (version, minor) in [(VERSIONS[0], 3), (VERSIONS[1], 7), (VERSIONS[2], 8), (VERSIONS[3], 8)] {
+        for known in [true, false] {
+            let gate = std::rc::Rc::new(Gate::new(password.clone()));
+            let mut viewer = Viewer::new(Some(gate));
+            let mut acts = Vec::new();
+            let mut say = |bytes: &[u8]| {
+                viewer.sent(usize::MAX);
+                let result = viewer.received(bytes, &terminal, |act| acts.push(act));
+                (result, viewer.output().to_vec(), viewer.is_ready())
+            };
+            let (_, mut offered, _) = say(version);
+            if minor == 3 {
+                assert_eq!(offered.drain(..4).collect::<Vec<_>>(), [0, 0, 0, 2]);
+            } else {
+                assert_eq!(offered, [1, 2], "no other than the password");
+                offered = say(&[2]).1;
+            }
+            let challenge: [u8; 16] = offered.try_into().unwrap();
+            let mut answer = password.answer(&challenge);
+            answer[15] ^= u8::from(!known);
+            assert_eq!(say(&answer[..7]), (Ok(()), vec![], false));
+            let (result, said, ready) = say(&answer[7..]);
+            assert!(!ready);
+            if known {
+                assert_eq!((result, said), (Ok(()), vec![0; 4]));
+                assert!(say(&[1]).2);
+                continue;
+            }
+            assert_eq!(result, Err(ViewerError::Denied(Denied::Wrong)));
+            let why: &[u8] = if minor == 8 { b"\0\0\0\x15the password is wrong" } else { b"" };
+            assert_eq!(said, [&[0, 0, 0, 1][..], why].concat());
+        }
+    }
+    let gate = std::rc::Rc::new(Gate::new(password));
+    let mut around = Viewer::new(Some(std::rc::Rc::clone(&gate)));
+    let none = around.received(b"RFB 003.008\n\x01", &terminal, |_| ());
+    assert_eq!(none, Err(ViewerError::Security(1)), "no way around it");
+    let challenges: std::collections::BTreeSet<_> = (0..20)
+        .map(|_| {
+            let mut viewer = Viewer::new(Some(std::rc::Rc::clone(&gate)));
+            viewer.received(b"RFB 003.003\n", &terminal, |_| ()).unwrap();
+            viewer.output()[16..].to_vec()
+        })
+        .collect();
+    assert_eq!(challenges.len(), 20, "an answer that was overheard is worth nothing");
 }
 
 #[test]

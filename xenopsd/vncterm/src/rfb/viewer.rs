@@ -1,12 +1,15 @@
 //! One viewer: handshake, what it asked for, what it has on its screen.
 
+use super::auth::Gate;
 use super::encode::{self, Encoder, Encoding, MAX_KEPT, Rect};
 use super::frame::{Frame, find_scroll};
+use super::handshake::Handshake;
 use super::message::{Message, Messages, ViewerError};
 use super::pixel::PixelFormat;
 use crate::font::{CELL_HEIGHT, CELL_WIDTH};
 use crate::keys::Keyboard;
 use crate::term::{Size, Terminal};
+use std::rc::Rc;
 
 /// Rows that a turn of the mouse wheel scrolls, and Ctrl with an arrow one.
 const WHEEL: usize = 3;
@@ -29,21 +32,10 @@ pub enum Input {
     Exclusive,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
-    Version,
-    Security,
-    Init,
-    Normal,
-}
-
 /// A viewer.
 #[derive(Debug)]
 pub struct Viewer {
-    phase: Phase,
-    handshake: Vec<u8>,
-    /// 3, 7 or 8.
-    minor: u8,
+    handshake: Handshake,
     messages: Messages,
     keyboard: Keyboard,
     format: PixelFormat,
@@ -71,11 +63,10 @@ pub struct Viewer {
 
 impl Viewer {
     /// One that has just connected; the greeting is in [`Self::output`].
-    pub fn new() -> Self {
+    /// It is let in through `gate`, if there is one, else without being asked anything.
+    pub fn new(gate: Option<Rc<Gate>>) -> Self {
         Self {
-            phase: Phase::Version,
-            handshake: Vec::new(),
-            minor: 8,
+            handshake: Handshake::new(gate),
             messages: Messages::default(),
             keyboard: Keyboard::default(),
             format: PixelFormat::OFFERED,
@@ -94,7 +85,7 @@ impl Viewer {
             back: 0,
             buttons: 0,
             cut_text: Vec::new(),
-            output: b"RFB 003.008\n".to_vec(),
+            output: Handshake::GREETING.to_vec(),
         }
     }
 
@@ -113,7 +104,7 @@ impl Viewer {
 
     /// The handshake is over.
     pub fn is_ready(&self) -> bool {
-        self.phase == Phase::Normal
+        self.handshake.is_over()
     }
 
     /// An update is wanted and the last one was taken.
@@ -124,23 +115,21 @@ impl Viewer {
     /// Takes what the viewer sent.
     ///
     /// # Errors
-    /// [`ViewerError`] when it must be sent away.
+    /// [`ViewerError`] when it must be sent away: at once, or one that is [denied](ViewerError::Denied) when it has been
+    /// sent why.
     pub fn received(
         &mut self,
         mut bytes: &[u8],
         terminal: &Terminal,
         mut act: impl FnMut(Input),
     ) -> Result<(), ViewerError> {
-        while self.phase != Phase::Normal {
-            let needed = if self.phase == Phase::Version { 12 } else { 1 };
-            let taken = (needed - self.handshake.len()).min(bytes.len());
-            self.handshake.extend_from_slice(&bytes[..taken]);
-            bytes = &bytes[taken..];
-            if self.handshake.len() < needed {
-                return Ok(());
+        if !self.is_ready() {
+            let Some(begun) = self.handshake.received(bytes, &mut self.output)? else { return Ok(()) };
+            bytes = &bytes[begun.taken..];
+            if !begun.shared {
+                act(Input::Exclusive);
             }
-            let message = std::mem::take(&mut self.handshake);
-            self.shake_hands(&message, terminal, &mut act)?;
+            self.begin(terminal);
         }
         let mut messages = std::mem::take(&mut self.messages);
         let result = messages.feed(bytes, |message| {
@@ -151,57 +140,16 @@ impl Viewer {
         result
     }
 
-    fn shake_hands(
-        &mut self,
-        message: &[u8],
-        terminal: &Terminal,
-        act: &mut impl FnMut(Input),
-    ) -> Result<(), ViewerError> {
-        match self.phase {
-            Phase::Version => {
-                let text = std::str::from_utf8(message).map_err(|_| ViewerError::Greeting)?;
-                let version = text.strip_prefix("RFB 003.").and_then(|rest| rest.strip_suffix('\n'));
-                let minor: u16 = version.and_then(|minor| minor.parse().ok()).ok_or(ViewerError::Greeting)?;
-                // Versions that never were are 3.3 (RFC 6143, 7.1.1); Apple's 889 and other later ones are 3.8.
-                self.minor = match minor {
-                    0..7 => 3,
-                    7 => 7,
-                    8.. => 8,
-                };
-                if self.minor == 3 {
-                    // The server chooses: None.
-                    self.output.extend([0, 0, 0, 1]);
-                    self.phase = Phase::Init;
-                } else {
-                    self.output.extend([1, 1]);
-                    self.phase = Phase::Security;
-                }
-            }
-            Phase::Security => {
-                if message != [1] {
-                    return Err(ViewerError::Security(message[0]));
-                }
-                if self.minor == 8 {
-                    self.output.extend([0; 4]);
-                }
-                self.phase = Phase::Init;
-            }
-            Phase::Init | Phase::Normal => {
-                if message[0] == 0 {
-                    act(Input::Exclusive);
-                }
-                self.phase = Phase::Normal;
-                self.size = terminal.size();
-                let [_, _, width, height] = whole(self.size);
-                self.output.extend(width.to_be_bytes());
-                self.output.extend(height.to_be_bytes());
-                self.output.extend(self.format.to_bytes());
-                let name = if terminal.title().is_empty() { "Console" } else { terminal.title() };
-                self.output.extend(u32::try_from(name.len()).unwrap_or(0).to_be_bytes());
-                self.output.extend_from_slice(name.as_bytes());
-            }
-        }
-        Ok(())
+    /// What the viewer is told of the screen.
+    fn begin(&mut self, terminal: &Terminal) {
+        self.size = terminal.size();
+        let [_, _, width, height] = whole(self.size);
+        self.output.extend(width.to_be_bytes());
+        self.output.extend(height.to_be_bytes());
+        self.output.extend(self.format.to_bytes());
+        let name = if terminal.title().is_empty() { "Console" } else { terminal.title() };
+        self.output.extend(u32::try_from(name.len()).unwrap_or(0).to_be_bytes());
+        self.output.extend_from_slice(name.as_bytes());
     }
 
     fn obey(&mut self, message: Message, terminal: &Terminal, act: &mut impl FnMut(Input)) {
@@ -400,12 +348,6 @@ impl Viewer {
             *rects += 1;
         }
         self.has = has;
-    }
-}
-
-impl Default for Viewer {
-    fn default() -> Self {
-        Self::new()
     }
 }
 

@@ -79,11 +79,20 @@ impl Client {
         frame.into_iter().chain(self.waiting_since.map(|since| since + STALLED)).min()
     }
 
+    /// Sends what is to be sent, and takes nothing more.
+    pub(super) fn close(&mut self) {
+        (self.readable, self.closing) = (false, true);
+    }
+
     /// Reads what came; `None` when there is nothing now.
     pub(super) fn read(&mut self, buffer: &mut [u8]) -> Option<usize> {
+        if self.closing {
+            self.readable = false;
+            return None;
+        }
         match self.stream.read(buffer) {
             // Who only wants what was printed so far says so by closing its half.
-            Ok(0) if self.is_text() => (self.readable, self.closing) = (false, true),
+            Ok(0) if self.is_text() => self.close(),
             Ok(0) => self.dropped = true,
             Ok(count) => return Some(count),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.readable = false,
