@@ -12,7 +12,7 @@ use guest_installer::{fetch, limits};
 
 use crate::core::Patience;
 use crate::edge::linux::device_model;
-use crate::edge::linux::terminal::ConsoleLog;
+use crate::edge::linux::terminal::{ConsoleLog, TerminalServers};
 use crate::edge::{BootLoader, FirmwarePaths, StoreAddress};
 use crate::service::MAX_WORKERS;
 use crate::sim::SCRIPT_KEYS;
@@ -153,6 +153,9 @@ pub struct Config {
     /// User number of domain 0's terminal server; those of others follow it
     #[arg(long, default_value_t = 131_072, value_parser = uid_base)]
     pub vncterm_uid_base: u32,
+    /// File, readable by its owner only, of a password of at most 8 bytes that viewers of text consoles' screens must know
+    #[arg(long, value_name = "FILE")]
+    pub vncterm_password_file: Option<PathBuf>,
     /// Bytes of a text console's output that its terminal server keeps for whoever connects later
     #[arg(long, default_value_t = ConsoleLog::DEFAULT_SIZE, value_parser = clap::value_parser!(u32).range(1..=i64::from(ConsoleLog::MAX_SIZE)))]
     pub console_log_size: u32,
@@ -315,6 +318,13 @@ impl Config {
         let beside =
             || Some(std::env::current_exe().ok()?.with_file_name("vncterm")).filter(|path| path.is_file());
         self.vncterm.clone().or_else(beside).unwrap_or_else(|| DEFAULT_VNCTERM.into())
+    }
+
+    /// How terminal servers run.
+    pub fn terminal_servers(&self) -> TerminalServers {
+        let mut servers = TerminalServers::new(self.vncterm(), self.vncterm_uid_base, self.console_log());
+        servers.password.clone_from(&self.vncterm_password_file);
+        servers
     }
 
     /// What is kept of text consoles' output.

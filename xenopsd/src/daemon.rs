@@ -13,7 +13,6 @@ use xenstore::WatchStream;
 use crate::config::{Config, DEFAULT_HOOKS};
 use crate::core::Core;
 use crate::edge::linux::ends::Ends;
-use crate::edge::linux::terminal::TerminalServers;
 use crate::edge::{Events, LinuxHost, real};
 use crate::rpc::codec::Codec;
 use crate::rpc::server::{self, Server};
@@ -67,7 +66,7 @@ pub fn run(config: &Config) -> Result<(), DaemonError> {
             hooks,
             boot_loader: config.boot_loader(),
             firmware: config.firmware(),
-            terminals: TerminalServers::new(config.vncterm(), config.vncterm_uid_base, config.console_log()),
+            terminals: config.terminal_servers(),
             ends: Ends::default(),
             device_models: config.device_models(),
             storage: config.storage_program.clone(),

@@ -16,6 +16,8 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
+use std::rc::Rc;
+use vncterm::rfb::auth::{Gate, Password};
 use vncterm::rfb::{Frame, Viewer};
 use vncterm::term::{Size, Terminal};
 use xenopsd::api::value::Value;
@@ -345,8 +347,9 @@ pub fn storage_answer(bytes: &[u8]) {
 pub fn viewer(bytes: &[u8]) {
     let mut screen = Terminal::new(Size { cols: 20, rows: 5 }, SCROLLBACK);
     screen.feed(b"\x1b[31mlogin: ");
-    let wanted = |pieces: &mut dyn Iterator<Item = &[u8]>| {
-        let (mut viewer, mut wanted) = (Viewer::new(None), Vec::new());
+    let gate = || Password::new(b"secret").ok().map(|password| Rc::new(Gate::new(password)));
+    let wanted = |gate: Option<Rc<Gate>>, pieces: &mut dyn Iterator<Item = &[u8]>| {
+        let (mut viewer, mut wanted) = (Viewer::new(gate), Vec::new());
         for piece in pieces {
             let refused = viewer.received(piece, &screen, |input| wanted.push(format!("{input:?}"))).is_err();
             if refused {
@@ -360,7 +363,13 @@ pub fn viewer(bytes: &[u8]) {
         }
         wanted
     };
-    assert_eq!(wanted(&mut std::iter::once(bytes)), wanted(&mut bytes.chunks(1)));
+    assert_eq!(wanted(None, &mut std::iter::once(bytes)), wanted(None, &mut bytes.chunks(1)));
+    let guessed = wanted(gate(), &mut std::iter::once(bytes));
+    assert_eq!(guessed, wanted(gate(), &mut bytes.chunks(1)));
+    assert!(
+        guessed.is_empty() || guessed == ["refused"],
+        "nothing is done for who does not know the password"
+    );
 }
 
 /// How deep a value is nested.

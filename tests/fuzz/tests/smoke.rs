@@ -138,9 +138,16 @@ fn viewer() -> Vec<Vec<u8>> {
     let pointer = [5, 2, 0, 1, 0, 1, 5, 0, 0, 1, 0, 1, 5, 8, 0, 0, 0, 0];
     let cut = b"\x06\0\0\0\0\0\0\x02hi";
     let resize = [251, 0, 0, 200, 0, 100, 1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 200, 0, 100, 0, 0, 0, 0];
-    let hello: [&[u8]; 3] = [b"RFB 003.003\n\x01", b"RFB 003.007\n\x01\0", b"RFB 003.008\n\x01\x01"];
+    let hello: [&[u8]; 5] = [
+        // Two that answer a challenge.
+        b"RFB 003.003\n0123456789abcdef\x01",
+        b"RFB 003.008\n\x020123456789abcdef\x01",
+        b"RFB 003.003\n\x01",
+        b"RFB 003.007\n\x01\0",
+        b"RFB 003.008\n\x01\x01",
+    ];
     let messages = [&format[..], &encodings, &update, &keys, &pointer, cut, &resize];
-    let one_each = messages.iter().map(|message| [hello[2], message].concat());
+    let one_each = messages.iter().map(|message| [hello[4], message].concat());
     let all = hello.iter().map(|hello| [&[*hello][..], &messages].concat().concat());
     one_each.chain(all).collect()
 }

@@ -48,6 +48,7 @@ pub const PACKAGES: &[Package] = &[
     package("mtools", "disk images of the boot loader's tests"),
     package("gvncviewer", "a VNC viewer (gtk-vnc) that vncterm's screen is seen with"),
     package("vncsnapshot", "another (TightVNC)"),
+    package("tightvncpasswd", "password files for it"),
     package("xfsprogs", "disk images of the boot loader's tests"),
     package("xorriso", "disk images of the boot loader's tests, CDs of HVM guests"),
     package("python3", "the sample storage program"),

@@ -106,6 +106,9 @@ pub enum Command {
         vm: String,
         /// The file, - for standard output
         file: PathBuf,
+        /// File of the password that the screen wants, if it does
+        #[arg(long, value_name = "FILE")]
+        password_file: Option<PathBuf>,
     },
 
     /// Stop executing a VM, keeping it in memory

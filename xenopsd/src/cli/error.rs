@@ -175,6 +175,14 @@ pub enum ScreenError {
         /// The VM's name.
         vm: String,
     },
+    /// The password that it was to be looked at with.
+    #[error("cannot take the password from {file}: {why}")]
+    Password {
+        /// The file.
+        file: String,
+        /// What is wrong with it.
+        why: String,
+    },
     /// What serves it is not there.
     #[error("VM {vm} has no VNC screen now: {server} is not running; the daemon's log says why")]
     NoServer {

@@ -106,7 +106,9 @@ pub fn run(cli: &Cli, streams: &mut Streams<'_>) -> Result<(), CliError> {
         Command::Console { vm, log: false } => vm::console(&mut session, vm),
         Command::Console { vm, log: true } => vm::console_log(&mut session, vm),
         Command::Vnc { vm } => screen::vnc(&mut session, vm),
-        Command::Screenshot { vm, file } => screen::screenshot(&mut session, vm, file),
+        Command::Screenshot { vm, file, password_file } => {
+            screen::screenshot(&mut session, vm, file, password_file.as_deref())
+        }
         Command::Pause { vm } => vm::pause(&mut session, vm),
         Command::Unpause { vm } => vm::unpause(&mut session, vm),
         Command::Shutdown { vm, how } => vm::shutdown(&mut session, vm, how),

@@ -1,6 +1,9 @@
 //! `xenops vnc` and `screenshot`: where a VM's screen is, and a picture of it.
 
+use std::io::Read as _;
 use std::path::Path;
+
+use vncterm::rfb::auth::Password;
 
 use crate::api::{BuilderInfo, Console, ConsoleProtocol, Vm, VmState};
 use crate::ops::plan::has_terminal;
@@ -21,18 +24,32 @@ pub(super) fn vnc(session: &mut Session<'_, '_>, wanted: &str) -> Result<(), Cli
     session.print(&format!("{address}\n"))
 }
 
-pub(super) fn screenshot(session: &mut Session<'_, '_>, wanted: &str, file: &Path) -> Result<(), CliError> {
+pub(super) fn screenshot(
+    session: &mut Session<'_, '_>,
+    wanted: &str,
+    file: &Path,
+    password: Option<&Path>,
+) -> Result<(), CliError> {
+    let password = password.map(read_password).transpose()?;
     let id = find(session, wanted)?.id;
     let (vm, state) = stat(session, &id)?;
     let address = address(&vm, screen(&vm, &state)?)?;
-    let picture =
-        rfb::open(&address, rfb::LIMIT).and_then(|mut stream| rfb::capture(&mut stream, rfb::LIMIT));
+    let picture = rfb::open(&address, rfb::LIMIT)
+        .and_then(|mut stream| rfb::capture_as(password.as_ref(), &mut stream, rfb::LIMIT));
     let picture = picture.map_err(|source| ScreenError::Rfb { vm: vm.name.clone(), address, source })?;
     let image = picture.to_png().map_err(|source| ScreenError::Picture { vm: vm.name, source })?;
     if file == Path::new("-") {
         return Ok(session.streams.out.write_all(&image)?);
     }
     std::fs::write(file, image).map_err(|source| CliError::Write { file: file.display().to_string(), source })
+}
+
+fn read_password(file: &Path) -> Result<Password, ScreenError> {
+    let failed = |why: String| ScreenError::Password { file: file.display().to_string(), why };
+    let opened = std::fs::File::open(file).map_err(|error| failed(error.to_string()))?;
+    let mut text = Vec::new();
+    opened.take(Password::MOST_READ).read_to_end(&mut text).map_err(|error| failed(error.to_string()))?;
+    Password::new(&text).map_err(|error| failed(error.to_string()))
 }
 
 /// The graphical console of a running VM.

@@ -3,7 +3,7 @@
 //! ```text
 //!   viewer                                  server: vncterm, or QEMU, which its guest may have taken over
 //!     version ◄──► version                  3.3, 3.7, 3.8 and what calls itself later
-//!     security None ───────────►            one that wants a password is an error that says so
+//!     security None or password ►           one that wants anything else is an error that says so
 //!     ◄──────── width, height, its own format   bounded before anything of that size is held
 //!     32 bits a pixel, Raw ────►
 //!     all of it, please ───────►
@@ -25,7 +25,7 @@ use std::time::Duration;
 pub(crate) use connection::connect;
 pub use connection::{Address, open};
 pub use picture::{Picture, PictureError};
-pub use session::capture;
+pub use session::{capture, capture_as};
 
 /// How long a screen may take to be read: QEMU sends one in milliseconds, an emulated dom0 in a second.
 pub const LIMIT: Duration = Duration::from_secs(20);
@@ -75,7 +75,8 @@ pub enum RfbError {
     },
     /// It wants more than to be connected to.
     #[error(
-        "the VNC server wants a password or encryption (security types {types:?}); a picture needs type 1, None"
+        "the VNC server wants a password or encryption (security types {types:?}); a picture needs type 1, None, or type 2 \
+         and its password (--password-file)"
     )]
     Security {
         /// What it offers, RFC 6143 7.1.2.

@@ -3,6 +3,8 @@
 use std::io::{self, BufReader, Read, Write};
 use std::time::Duration;
 
+use vncterm::rfb::auth::{CHALLENGE, Password};
+
 use super::picture::{Canvas, SENT};
 use super::{Picture, RfbError};
 
@@ -21,7 +23,9 @@ const MAX_MESSAGES: usize = 1000;
 /// How often the screen may change its size before that is a way to keep us.
 const MAX_RESIZES: usize = 16;
 
+/// Security types (RFC 6143, 7.1.2).
 const NONE: u8 = 1;
+const PASSWORD: u8 = 2;
 const RAW: i32 = 0;
 const DESKTOP_SIZE: i32 = -223;
 
@@ -34,7 +38,20 @@ const PIXEL_FORMAT: [u8; 16] = [32, 24, 0, 1, 0, 255, 0, 255, 0, 255, 16, 8, 0, 
 /// # Errors
 /// [`RfbError`].
 pub fn capture(stream: &mut (impl Read + Write), limit: Duration) -> Result<Picture, RfbError> {
-    let mut session = Session { stream: BufReader::with_capacity(BUFFER, stream), row: Vec::new(), limit };
+    capture_as(None, stream, limit)
+}
+
+/// As [`capture`], of a screen that may want a password.
+///
+/// # Errors
+/// [`RfbError`].
+pub fn capture_as(
+    password: Option<&Password>,
+    stream: &mut (impl Read + Write),
+    limit: Duration,
+) -> Result<Picture, RfbError> {
+    let stream = BufReader::with_capacity(BUFFER, stream);
+    let mut session = Session { stream, row: Vec::new(), limit, password };
     let minor = session.versions()?;
     session.security(minor)?;
     let mut canvas = session.begin()?;
@@ -71,14 +88,15 @@ enum Message {
     Other,
 }
 
-struct Session<S> {
+struct Session<'p, S> {
+    password: Option<&'p Password>,
     stream: BufReader<S>,
     /// Pixels of a row on their way.
     row: Vec<u8>,
     limit: Duration,
 }
 
-impl<S: Read + Write> Session<S> {
+impl<S: Read + Write> Session<'_, S> {
     fn read(&mut self, buffer: &mut [u8], expected: &'static str) -> Result<(), RfbError> {
         self.stream.read_exact(buffer).map_err(|source| match source.kind() {
             io::ErrorKind::TimedOut => RfbError::Late { expected, limit: self.limit },
@@ -168,6 +186,7 @@ impl<S: Read + Write> Session<S> {
             return match self.long(EXPECTED)? {
                 0 => Err(RfbError::Refused { reason: self.text("why it refuses")? }),
                 1 => Ok(()),
+                2 if self.password.is_some() => self.answer(minor),
                 other => Err(RfbError::Security { types: vec![u8::try_from(other).unwrap_or(u8::MAX)] }),
             };
         }
@@ -178,13 +197,31 @@ impl<S: Read + Write> Session<S> {
         let mut types = vec![0; usize::from(count)];
         self.read(&mut types, EXPECTED)?;
         if !types.contains(&NONE) {
-            return Err(RfbError::Security { types });
+            if self.password.is_none() || !types.contains(&PASSWORD) {
+                return Err(RfbError::Security { types });
+            }
+            self.send(&[PASSWORD])?;
+            return self.answer(minor);
         }
         self.send(&[NONE])?;
         if minor == 8 && self.long("whether we may stay")? != 0 {
             return Err(RfbError::Refused { reason: self.text("why it refuses")? });
         }
         Ok(())
+    }
+
+    /// Shows that the password is known.
+    fn answer(&mut self, minor: u8) -> Result<(), RfbError> {
+        let challenge: [u8; CHALLENGE] = self.array("a challenge")?;
+        let answer = self.password.map_or([0; CHALLENGE], |password| password.answer(&challenge));
+        self.send(&answer)?;
+        if self.long("whether we may stay")? == 0 {
+            return Ok(());
+        }
+        // Only the last version says why.
+        let reason =
+            if minor == 8 { self.text("why it refuses")? } else { "the password is wrong".to_owned() };
+        Err(RfbError::Refused { reason })
     }
 
     /// Beside other viewers; the canvas for its screen.

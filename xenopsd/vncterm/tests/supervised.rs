@@ -8,11 +8,13 @@ use std::time::Duration;
 use crossbeam::channel::bounded;
 use guest_installer::worker::Worker;
 use nix::pty::PtyMaster;
+use vncterm::rfb::auth::Password;
 use xenopsd::edge::linux::ends::Ends;
 use xenopsd::edge::linux::terminal::{ConsoleLog, TerminalServers};
 use xenopsd::edge::{
     BootLoader, DomId, FirmwarePaths, Host as _, LinuxHost, Prepared, TerminalSockets, TerminalWanted,
 };
+use xenopsd::rfb;
 
 /// Longest wait for anything.
 const LIMIT: Duration = Duration::from_secs(20);
@@ -217,11 +219,60 @@ fn the_console_s_log_is_kept_on_disk_if_asked() {
     assert!(rig.host.stop_process(&prepared.process, LIMIT).unwrap());
     let kept = std::fs::read_to_string(&file).unwrap();
     assert!(kept.len() <= 200 && kept.ends_with("xthe end"), "{kept}");
-    // A file of somebody else's choice is not written to.
+    // A file of somebody else's choice is not written to, and the guest has its console without it.
     std::fs::remove_file(&file).unwrap();
-    std::os::unix::fs::symlink("/etc/passwd", &file).unwrap();
-    let error = rig.prepare(false).err().unwrap().to_string();
-    assert!(error.contains("vm.log") && error.contains("console-log-directory"), "{error}");
+    let other = directory.path().join("other");
+    std::fs::write(&other, "untouched").unwrap();
+    std::os::unix::fs::symlink(&other, &file).unwrap();
+    let prepared = rig.prepare(false).unwrap();
+    (prepared.go)().unwrap();
+    rig.guest.write_all(b"without a file").unwrap();
+    read_until(&mut rig.text(), "without a file");
+    assert!(rig.host.stop_process(&prepared.process, LIMIT).unwrap());
+    assert_eq!(std::fs::read_to_string(&other).unwrap(), "untouched");
+}
+
+/// Never on its command line or in its environment, and not guessed for want of a file.
+#[test]
+fn viewers_must_know_the_password_if_there_is_one() {
+    let mut rig = Rig::new();
+    let file = rig.directory.path().join("password");
+    rig.host.terminals.password = Some(file.clone());
+    let refused = |rig: &Rig, why: &str| {
+        let error = rig.prepare(false).err().unwrap().to_string();
+        assert!(error.contains(why) && error.contains("vncterm-password-file"), "{error}");
+    };
+    refused(&rig, "No such file");
+    for (text, why) in [("", "empty"), ("123456789", "more than 8 bytes"), ("s3cr3t-x", "chmod 600")] {
+        std::fs::write(&file, text).unwrap();
+        let mode = if why == "chmod 600" { 0o640 } else { 0o600 };
+        std::fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+        refused(&rig, why);
+    }
+    std::fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    let prepared = rig.prepare(false).unwrap();
+    let pid = prepared.process.pid;
+    (prepared.go)().unwrap();
+    rig.guest.write_all(b"login: ").unwrap();
+    read_until(&mut rig.text(), "login: ");
+    let picture = |password: Option<&[u8]>| {
+        let password = password.map(|text| Password::new(text).unwrap());
+        let mut stream = rfb::open(&rfb::Address::Port(rig.sockets.ports.vnc), LIMIT).unwrap();
+        rfb::capture_as(password.as_ref(), &mut stream, LIMIT)
+    };
+    assert!(picture(Some(b"s3cr3t-x")).unwrap().colours() > 1);
+    let without = picture(None).unwrap_err().to_string();
+    assert!(without.contains("types [2]"), "{without}");
+    for guess in 0..6 {
+        let why = if guess < 5 { "the password is wrong" } else { "too many wrong passwords" };
+        let wrong = picture(Some(b"s3cr3t-y")).unwrap_err().to_string();
+        assert!(wrong.contains(why), "{guess}: {wrong}");
+    }
+    for name in ["cmdline", "environ"] {
+        let seen = std::fs::read(format!("/proc/{pid}/{name}")).unwrap();
+        assert!(!seen.windows(6).any(|part| part == b"s3cr3t"), "{name}");
+    }
+    assert!(rig.host.stop_process(&prepared.process, LIMIT).unwrap());
 }
 
 #[test]

@@ -2,10 +2,10 @@
 //! (`vncsnapshot`), each with the encodings that it prefers.
 
 use std::fs::File;
-use std::io::{BufRead as _, BufReader, Read as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpStream};
 use std::path::Path;
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Output, Stdio};
 
 use xenopsd::rfb::{Address, LIMIT, Picture, capture, open};
 
@@ -22,8 +22,13 @@ struct Shown {
 impl Shown {
     /// One on which `until` is to be read.
     fn new(command: &str, until: &str) -> Self {
+        Self::with(&[], command, until)
+    }
+
+    fn with(options: &[&str], command: &str, until: &str) -> Self {
         let mut program = Command::new(env!("CARGO_BIN_EXE_vncterm"))
             .args(["-T", "-c", command])
+            .args(options)
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
@@ -53,9 +58,14 @@ impl Shown {
 
     /// Runs a viewer that writes a file.
     fn viewed(&self, program: &str, options: &[&str], file: &Path) {
+        let output = self.run(program, options, file);
+        assert!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    fn run(&self, program: &str, options: &[&str], file: &Path) -> Output {
         let limit = LIMIT.as_secs().to_string();
         let screen = format!("127.0.0.1:{}", self.vnc - VNC_BASE);
-        let output = Command::new("timeout")
+        Command::new("timeout")
             .arg(limit)
             .arg(program)
             .args(options)
@@ -63,8 +73,7 @@ impl Shown {
             .arg(file)
             .env_remove("DISPLAY")
             .output()
-            .unwrap();
-        assert!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr));
+            .unwrap()
     }
 }
 
@@ -73,6 +82,31 @@ impl Drop for Shown {
         let _ = self.program.kill();
         let _ = self.program.wait();
     }
+}
+
+/// TightVNC's viewer is let in with the password, which is what its own `vncpasswd` made of it, and without it is not.
+#[test]
+fn tight_vnc_knows_the_password() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name).to_string_lossy().into_owned();
+    std::fs::write(path("password"), "s3cret\n").unwrap();
+    let shown = Shown::with(&["--password-file", &path("password")], "printf login:; read rest", "login:");
+    // The file that viewers read: the password encrypted with a key that all of them have.
+    for (name, text) in [("right", "s3cret"), ("wrong", "s3cre7")] {
+        let mut vncpasswd = Command::new("vncpasswd")
+            .arg("-f")
+            .stdin(Stdio::piped())
+            .stdout(File::create(path(name)).unwrap())
+            .spawn()
+            .unwrap();
+        vncpasswd.stdin.take().unwrap().write_all(format!("{text}\n").as_bytes()).unwrap();
+        assert!(vncpasswd.wait().unwrap().success());
+    }
+    let file = directory.path().join("screen.jpg");
+    let refused = shown.run("vncsnapshot", &["-quiet", "-passwd", &path("wrong")], &file);
+    assert!(!refused.status.success() && !file.exists());
+    shown.viewed("vncsnapshot", &["-quiet", "-passwd", &path("right")], &file);
+    assert_eq!(std::fs::read(&file).unwrap()[..3], [0xff, 0xd8, 0xff], "a JPEG file");
 }
 
 /// No cursor; the first cell red, then text, then bars of colour beyond those that a packed palette has room for.

@@ -5,10 +5,10 @@
 //!     pty, listening sockets, screen ── descriptors ──►  0 the guest   1, 2 the daemon   3 VNC   4 text
 //!     ◄──────────────────────────────────────── "ready"  everything is loaded and open
 //!     its root is taken away; the journal is written
-//!     a byte ───────────────────────────────────────► │  only now the guest's first byte is read
+//!     a line ───────────────────────────────────────► │  only now the guest's first byte is read
 //! ```
 //!
-//! Closed without the byte, because this daemon was killed or the journal refused, the socket ends it.
+//! The line is the password that viewers must know, if there is one. Closed without it, because this daemon was killed or the journal refused, the socket ends it.
 
 use std::fs::{self, File, Permissions};
 use std::io::{self, Read, Write};
@@ -18,6 +18,8 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+use vncterm::rfb::auth::Password;
 
 use ffi::jail::{self, Child, Entry, Jail, Limits};
 
@@ -70,13 +72,13 @@ pub enum TerminalError {
         /// What the kernel said.
         source: io::Error,
     },
-    /// The file of the console's log.
-    #[error("{}: {source}; console-log-directory names where consoles' logs are", path.display())]
-    Log {
+    /// The file of the password: without it, nobody is let in rather than everybody.
+    #[error("{}: {why}; vncterm-password-file names the file of text consoles' password", path.display())]
+    Password {
         /// The file.
         path: PathBuf,
-        /// What the kernel said.
-        source: io::Error,
+        /// What is wrong with it.
+        why: String,
     },
     /// The jail.
     #[error(transparent)]
@@ -116,6 +118,8 @@ pub struct TerminalServers {
     pub uid_base: u32,
     /// What it keeps of the output.
     pub log: ConsoleLog,
+    /// File of the password that viewers must know.
+    pub password: Option<PathBuf>,
     vnc: Ports,
     text: Ports,
 }
@@ -123,7 +127,7 @@ pub struct TerminalServers {
 impl TerminalServers {
     /// `uid_base` must leave room for every domain ([`jail::check_uid_base`]).
     pub fn new(program: PathBuf, uid_base: u32, log: ConsoleLog) -> Self {
-        Self { program, uid_base, log, vnc: Ports::vnc(), text: Ports::text() }
+        Self { program, uid_base, log, password: None, vnc: Ports::vnc(), text: Ports::text() }
     }
 
     /// Listens for viewers and for readers of the text.
@@ -153,7 +157,8 @@ impl TerminalServers {
         let uid = jail::uid_of(self.uid_base, wanted.domid)?;
         let screen = |source| TerminalError::Screen { path: wanted.screen.to_owned(), source };
         let restored = prepare_file(wanted.screen, wanted.restore, uid).map_err(screen)?;
-        let log = self.prepare_log(wanted.vm, uid)?;
+        let log = self.prepare_log(wanted.vm, uid);
+        let password = self.password.as_deref().map(read_password).transpose()?;
         let not_ready = |why: &dyn std::fmt::Display| TerminalError::NotReady {
             program: self.program.clone(),
             why: why.to_string(),
@@ -186,7 +191,7 @@ impl TerminalServers {
         if restored {
             arguments.extend(["--loadstate", SCREEN]);
         }
-        let mut held = Held { child: Some(jail.spawn(&self.program, &arguments)?), socket: ours };
+        let mut held = Held { child: Some(jail.spawn(&self.program, &arguments)?), socket: ours, password };
         held.wait_until_ready().map_err(|why| not_ready(&why))?;
         let child = held.child.as_ref().ok_or_else(|| not_ready(&"it is gone"))?;
         child.empty_root()?;
@@ -203,13 +208,17 @@ impl TerminalServers {
 }
 
 impl TerminalServers {
-    /// The file of a VM's log, which goes on where it ended, if one is kept.
-    fn prepare_log(&self, vm: &str, uid: u32) -> Result<Option<PathBuf>, TerminalError> {
-        let Some(directory) = &self.log.directory else { return Ok(None) };
-        let path = directory.join(format!("{vm}.log"));
+    /// The file of a VM's log, which goes on where it ended, if one is kept. A guest is not kept from running because what
+    /// it prints cannot be written to a disk: then it is kept in memory only, and the daemon's log says so.
+    fn prepare_log(&self, vm: &str, uid: u32) -> Option<PathBuf> {
+        let path = self.log.directory.as_ref()?.join(format!("{vm}.log"));
         match prepare_file(&path, true, uid) {
-            Ok(_) => Ok(Some(path)),
-            Err(source) => Err(TerminalError::Log { path, source }),
+            Ok(_) => Some(path),
+            Err(error) => {
+                let file = path.display();
+                tracing::warn!(vm, %file, %error, "the console's log is not kept on disk (console-log-directory)");
+                None
+            }
         }
     }
 }
@@ -218,6 +227,7 @@ impl TerminalServers {
 struct Held {
     child: Option<Child>,
     socket: UnixStream,
+    password: Option<Password>,
 }
 
 impl Held {
@@ -241,7 +251,9 @@ impl Held {
     }
 
     fn go(mut self) -> io::Result<()> {
-        self.socket.write_all(b"\n")?;
+        let password = self.password.take();
+        let word = [password.as_ref().map_or(&b""[..], Password::text), b"\n"].concat();
+        self.socket.write_all(&word)?;
         self.socket.shutdown(Shutdown::Both)?;
         // It is on its own now, and found again by its number.
         self.child = None;
@@ -257,6 +269,22 @@ impl Drop for Held {
             let _ = child.wait();
         }
     }
+}
+
+/// The password in a file that nobody but its owner may read.
+fn read_password(path: &Path) -> Result<Password, TerminalError> {
+    let wrong = |why: String| TerminalError::Password { path: path.to_owned(), why };
+    let file = File::open(path).map_err(|error| wrong(error.to_string()))?;
+    let mode = file.metadata().map_err(|error| wrong(error.to_string()))?.permissions().mode();
+    if mode & 0o077 != 0 {
+        return Err(wrong(format!(
+            "others than its owner may use it (mode {:03o}): chmod 600",
+            mode & 0o777
+        )));
+    }
+    let mut text = Vec::new();
+    file.take(Password::MOST_READ).read_to_end(&mut text).map_err(|error| wrong(error.to_string()))?;
+    Password::new(&text).map_err(|error| wrong(error.to_string()))
 }
 
 /// A file of a VM's terminal server, owned by the jail's user and with its contents if they are to be `kept`; whether there

@@ -165,3 +165,56 @@ impl Client {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::term::Size;
+    use mio::net::UnixStream;
+
+    /// Long enough for the socket's buffer to be full after it.
+    const MUCH: usize = 8 << 20;
+
+    fn stalls(kind: Kind) -> (Client, UnixStream, Instant) {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let start = Instant::now();
+        let mut client = Client::new(Stream::Unix(ours), kind, start);
+        client.serve(&Terminal::new(Size::DEFAULT, 4), start);
+        (client, theirs, start)
+    }
+
+    #[test]
+    fn who_does_not_read_is_dropped_in_time() {
+        let terminal = Terminal::new(Size::DEFAULT, 4);
+        let soon = STALLED.saturating_sub(Duration::from_millis(1));
+        // A text client that takes nothing, and a viewer that never says its version.
+        for kind in [Kind::Text(vec![b'x'; MUCH]), Kind::Viewer(Box::new(Viewer::new(None)))] {
+            let (mut client, _theirs, start) = stalls(kind);
+            client.serve(&terminal, start + soon);
+            assert!(!client.dropped);
+            client.serve(&terminal, start + STALLED);
+            assert!(client.dropped);
+        }
+    }
+
+    #[test]
+    fn who_reads_slowly_is_not() {
+        let terminal = Terminal::new(Size::DEFAULT, 4);
+        let (mut client, mut theirs, start) = stalls(Kind::Text(vec![b'x'; MUCH]));
+        for turn in 1..5 {
+            let taken = theirs.read(&mut vec![0; 1 << 20]).unwrap();
+            assert!(taken > 0);
+            client.serve(&terminal, start + STALLED / 2 * turn);
+            assert!(!client.dropped, "in turn {turn}");
+        }
+    }
+
+    #[test]
+    fn a_text_client_is_owed_no_more_than_a_bound() {
+        let (mut client, _theirs, _) = stalls(Kind::Text(Vec::new()));
+        client.printed(&vec![b'x'; MAX_TEXT], false);
+        assert!(!client.dropped);
+        client.printed(b"x", false);
+        assert!(client.dropped);
+    }
+}
