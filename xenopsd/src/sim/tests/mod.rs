@@ -9,6 +9,7 @@ mod disks;
 mod faults;
 mod guests;
 mod hooks;
+mod hostile;
 mod hotplug;
 mod installing;
 mod kinds;
