@@ -5,13 +5,14 @@
 //! ```
 
 use crate::{
-    config::{Entry, Located, Menu, bls, grub2, legacy, syslinux},
-    disk::Volume,
+    bytes::{le16, le32},
+    config::{Entry, Located, Menu, bls, grub2, grubenv, legacy, syslinux},
+    disk::{Disk, Volume},
     error::{Error, Result, printable},
     kernel, limits,
     volumes::Volumes,
 };
-use std::io::Write;
+use std::{io::Write, rc::Rc};
 
 /// What a caller may ask for; all empty means: what the guest's own boot loader would take.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -26,6 +27,8 @@ pub struct Request {
     pub entry: Option<String>,
     /// The file system starts at this byte of the disk; partition tables are not looked at.
     pub offset: Option<u64>,
+    /// The disk is no disk but a configuration's text, to see what it would boot.
+    pub config: bool,
     /// Largest kernel file in bytes.
     pub kernel_limit: u64,
     /// Largest size of all ramdisks together in bytes.
@@ -89,6 +92,9 @@ impl Found {
     /// # Errors
     /// [`Error::NoFileSystem`], [`Error::NoBootConfig`], and what is wrong with the configuration.
     pub fn on(disk: &Volume, request: &Request) -> Result<Self> {
+        if request.config {
+            return Self::in_text(disk);
+        }
         let part = match request.offset {
             Some(offset) => {
                 let len = disk.size().saturating_sub(offset);
@@ -118,6 +124,29 @@ impl Found {
         }
         looked_at.extend(std::mem::take(&mut volumes.notes));
         Err(Error::NoBootConfig(looked_at))
+    }
+
+    /// Reads a configuration without its disk. Its name says nothing: it is of the first kind in which it has an entry.
+    fn in_text(file: &Volume) -> Result<Self> {
+        if file.size() > limits::CONFIG_BYTES {
+            return Err(Error::too_large("the configuration", limits::CONFIG_BYTES));
+        }
+        let bytes = file.read(0, usize::try_from(file.size()).unwrap_or(0))?;
+        let (text, mut volumes) = (String::from_utf8_lossy(&bytes).into_owned(), Volumes::none());
+        let menus = [
+            grub2::parse(&mut volumes, 0, "the file", &text),
+            syslinux::parse(&mut volumes, 0, "", &text),
+            legacy::parse(&volumes, 0, &text, None),
+        ];
+        let (read, failed): (Vec<_>, Vec<_>) = menus.into_iter().partition(Result::is_ok);
+        let found = read.into_iter().flatten().find(|menu| menu.entries().iter().any(|e| e.kernel.is_some()));
+        match (found, failed.into_iter().next()) {
+            (Some(menu), _) => Ok(Self { volumes, menu }),
+            (None, Some(Err(error))) => Err(error),
+            (None, _) => {
+                Err(Error::NoBootConfig(vec!["the file, as GRUB 2, SYSLINUX and GRUB legacy".to_owned()]))
+            }
+        }
     }
 
     /// A volume's name for people.
@@ -179,7 +208,8 @@ impl Found {
         };
         for file in std::iter::once(kernel).chain(&entry.ramdisks) {
             clean("a path", &file.path)?;
-            if !self.volumes.is_file(file.volume, &file.path)? {
+            // Without its disk there is nothing to be missing on.
+            if !self.volumes.is_none() && !self.volumes.is_file(file.volume, &file.path)? {
                 return Err(Error::FileMissing {
                     entry: printable(&entry.title),
                     path: printable(&file.path),
@@ -255,6 +285,53 @@ impl Found {
             None => kernel::check(&image).and_then(|()| write(&image)),
         }
     }
+}
+
+/// Whatever a configuration says, what is taken of it is one line each, within the limits; for fuzzing.
+pub fn fuzz_config(text: &str) {
+    for (name, value) in grubenv::parse(text) {
+        assert!(name.len() + value.len() < text.len());
+    }
+    if let Ok(disk) = Disk::of_bytes(text.as_bytes()) {
+        boots(&disk, &Request { config: true, ..Request::new() });
+    }
+}
+
+/// Whatever is on a disk, what is booted of it is within the limits, if anything is; for fuzzing. The disk is sparse: for each part there is
+/// where it is (32 bits, little-endian, modulo [`FUZZED_DISK`]), how long (16 bits) and the bytes.
+pub fn fuzz_disk(mut bytes: &[u8]) -> bool {
+    let mut parts = Vec::new();
+    while let (Some(at), Some(length)) = (le32(bytes, 0), le16(bytes, 4)) {
+        let rest = &bytes[6..];
+        let length = usize::from(length).min(rest.len());
+        let (part, rest) = rest.split_at(length);
+        parts.push((u64::from(at) % FUZZED_DISK, part));
+        bytes = rest;
+    }
+    let Ok(disk) = Disk::of_parts(FUZZED_DISK, &parts) else { return false };
+    let _ = crate::fs::fuzz(&Volume::whole(&disk));
+    boots(&disk, &Request { kernel_limit: 1 << 20, ramdisk_limit: 1 << 20, ..Request::new() })
+}
+
+/// Size of a fuzzed disk in bytes: mkfs.xfs makes no file system on a smaller one.
+pub const FUZZED_DISK: u64 = 320 << 20;
+
+fn boots(disk: &Rc<Disk>, request: &Request) -> bool {
+    let Ok(mut found) = Found::on(&Volume::whole(disk), request) else { return false };
+    assert!(found.menu().entries().len() <= limits::ENTRIES);
+    let Ok(entry) = found.entry(request) else { return false };
+    let (mut kernel, mut ramdisk) = (Vec::new(), Vec::new());
+    let booted = if request.config {
+        found.check(&entry)
+    } else {
+        found.deliver(&entry, request, &mut kernel, &mut ramdisk)
+    };
+    let Ok(booted) = booted else { return false };
+    let most = |limit| usize::try_from(limit).unwrap_or(usize::MAX);
+    assert!(kernel.len() <= most(request.kernel_limit) && ramdisk.len() <= most(request.ramdisk_limit));
+    let mut lines = booted.ramdisks.iter().chain([&booted.kernel, &booted.args, &booted.title]);
+    assert!(lines.all(|line| clean("a line", line).is_ok()));
+    true
 }
 
 /// Refuses what could be taken for syntax by whoever reads it.

@@ -9,6 +9,7 @@ use crate::{
     error::{Error, Result},
     limits,
 };
+use nix::sys::memfd::{MFdFlags, memfd_create};
 use std::{
     cell::Cell,
     fs::File,
@@ -41,6 +42,23 @@ impl Disk {
         let size = file.seek(SeekFrom::End(0)).map_err(Error::io("size of the disk"))?;
         let total = file_bytes.saturating_add(limits::METADATA_BYTES);
         Ok(Rc::new(Self { file, size, budget: Cell::new(total), total }))
+    }
+
+    /// A disk in memory with these bytes; for fuzzing.
+    pub(crate) fn of_bytes(bytes: &[u8]) -> Result<Rc<Self>> {
+        Self::of_parts(u64::try_from(bytes.len()).unwrap_or(u64::MAX), &[(0, bytes)])
+    }
+
+    /// One of a size with bytes here and there, of which those beyond its end are left out; for fuzzing.
+    pub(crate) fn of_parts(size: u64, parts: &[(u64, &[u8])]) -> Result<Rc<Self>> {
+        let made = memfd_create("disk", MFdFlags::MFD_CLOEXEC)
+            .map_err(|e| Error::io("a disk in memory")(e.into()))?;
+        let file = File::from(made);
+        for (at, bytes) in parts {
+            file.write_all_at(bytes, *at).map_err(Error::io("a disk in memory"))?;
+        }
+        file.set_len(size).map_err(Error::io("a disk in memory"))?;
+        Self::new(file, limits::KERNEL_BYTES)
     }
 
     /// The size in bytes.

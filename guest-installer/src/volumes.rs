@@ -47,13 +47,19 @@ impl Volumes {
         Ok(volumes)
     }
 
+    /// A disk with nothing on it: for a configuration that is read without its disk. There is no file anywhere.
+    pub(crate) fn none() -> Self {
+        Self { list: Vec::new(), notes: Vec::new(), left: limits::ALL_CONFIG_BYTES }
+    }
+
+    /// Whether it is [`Volumes::none`].
+    pub(crate) fn is_none(&self) -> bool {
+        self.list.is_empty()
+    }
+
     /// The volumes' indices, in the order in which configurations are looked for.
     pub fn indices(&self) -> std::ops::Range<usize> {
         0..self.list.len()
-    }
-
-    fn get(&mut self, volume: usize) -> Result<&mut Opened> {
-        self.list.get_mut(volume).ok_or_else(|| Error::NotFound(format!("volume {volume}")))
     }
 
     /// A volume's name for people.
@@ -67,7 +73,8 @@ impl Volumes {
     /// When it is too large, all of them together are, or the file system is damaged.
     pub fn text(&mut self, volume: usize, path: &str) -> Result<Option<String>> {
         let limit = limits::CONFIG_BYTES.min(self.left);
-        let Some(bytes) = self.get(volume)?.fs.read(path.as_bytes(), limit)? else { return Ok(None) };
+        let Some(opened) = self.list.get_mut(volume) else { return Ok(None) };
+        let Some(bytes) = opened.fs.read(path.as_bytes(), limit)? else { return Ok(None) };
         self.left -= u64::try_from(bytes.len()).unwrap_or(self.left);
         Ok(Some(String::from_utf8_lossy(&bytes).into_owned()))
     }
@@ -77,7 +84,8 @@ impl Volumes {
     /// # Errors
     /// When the file system is damaged.
     pub fn list(&mut self, volume: usize, dir: &str) -> Result<Vec<String>> {
-        let names = self.get(volume)?.fs.list(dir.as_bytes())?;
+        let Some(opened) = self.list.get_mut(volume) else { return Ok(Vec::new()) };
+        let names = opened.fs.list(dir.as_bytes())?;
         Ok(names.into_iter().filter_map(|name| String::from_utf8(name).ok()).collect())
     }
 
@@ -86,7 +94,8 @@ impl Volumes {
     /// # Errors
     /// When the file system is damaged.
     pub fn kind(&mut self, volume: usize, path: &str) -> Result<Option<(Kind, u64)>> {
-        Ok(self.get(volume)?.fs.lookup(path.as_bytes())?.map(|(_, stat)| (stat.kind, stat.size)))
+        let Some(opened) = self.list.get_mut(volume) else { return Ok(None) };
+        Ok(opened.fs.lookup(path.as_bytes())?.map(|(_, stat)| (stat.kind, stat.size)))
     }
 
     /// Whether a path leads to a regular file.
@@ -102,7 +111,8 @@ impl Volumes {
     /// # Errors
     /// As [`Mounted::copy`].
     pub fn copy(&mut self, volume: usize, path: &str, limit: u64, sink: &mut Sink) -> Result<u64> {
-        self.get(volume)?.fs.copy(path.as_bytes(), limit, sink)
+        let opened = self.list.get_mut(volume).ok_or_else(|| Error::NotFound(format!("volume {volume}")))?;
+        opened.fs.copy(path.as_bytes(), limit, sink)
     }
 
     /// The partition of a number, counted from 1.

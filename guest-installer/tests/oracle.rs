@@ -255,3 +255,37 @@ fn debians_pygrub_and_ours() {
         "docs/boot.md is older than this test: BLESS=1"
     );
 }
+
+#[test]
+fn both_print_the_same_of_a_configuration_without_its_disk() {
+    if !Path::new(DEBIANS).exists() {
+        eprintln!("skipped: xen-utils-4.17 is not installed");
+        return;
+    }
+    let scratch = Scratch::new();
+    let (config, out) = (scratch.path("config"), scratch.path("out"));
+    fs::create_dir(&out).unwrap();
+    let printed = |program: &str, options: &[&str]| {
+        let directory = format!("--output-directory={}", out.display());
+        let output =
+            Command::new(program).args(["-q", "--isconfig", &directory]).args(options).arg(&config).output();
+        let output = output.unwrap();
+        assert!(output.status.success(), "{program}: {output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    for (text, options) in [
+        (ONE, &[][..]),
+        (ONE, &["--args=more"]),
+        (&ONE.replace(" initrd /boot/initrd-a\n", ""), &[]),
+        (&format!("set default=1\n{ONE}{}", ONE.replace("-a", "-b").replace("One", "Two")), &[]),
+        (&format!("{ONE}{}", ONE.replace("-a", "-b").replace("One", "Two")), &["--entry=Two"]),
+        (&format!("{ONE}{}", ONE.replace("-a", "-b").replace("One", "Two")), &["--entry=1"]),
+    ] {
+        fs::write(&config, text).unwrap();
+        assert_eq!(
+            printed(env!("CARGO_BIN_EXE_pygrub"), options),
+            printed(DEBIANS, options),
+            "{text} {options:?}"
+        );
+    }
+}

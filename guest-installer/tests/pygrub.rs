@@ -95,6 +95,44 @@ fn listing_and_looking_leave_no_files() {
 }
 
 #[test]
+fn a_configuration_without_its_disk_is_read() {
+    let scratch = Scratch::new();
+    let out = scratch.path("out");
+    fs::create_dir_all(&out).unwrap();
+    let config = |name: &str, text: &str| {
+        let path = scratch.path(name);
+        fs::write(&path, text).unwrap();
+        path
+    };
+    let grub =
+        config("any-name", &format!("load_env\nsearch --set=root --fs-uuid 0123\nsource /more.cfg\n{GRUB}"));
+    assert_eq!(
+        printed(&pygrub(&out, &grub, &["-q", "--isconfig", "--args=x"])),
+        "  kernel: /boot/vmlinuz-b\n  initrd: /boot/initrd-b\n  args: root=b it=s \"so\" x\n"
+    );
+    let first = printed(&pygrub(&out, &grub, &["--isconfig", "--entry=First"]));
+    assert_eq!(first, "  kernel: /boot/vmlinuz-a\n  args: root=a\n");
+    assert!(printed(&pygrub(&out, &grub, &["--isconfig", "-l"])).starts_with("title: First\n"));
+    let legacy = config(
+        "menu.lst",
+        "default 1\ntitle a\nkernel /a\ntitle b\nroot (hd0,0)\nkernel /b c d\ninitrd /r\n",
+    );
+    let second = "  kernel: /b\n  initrd: /r\n  args: c d\n";
+    assert_eq!(printed(&pygrub(&out, &legacy, &["-q", "--isconfig"])), second);
+    let syslinux =
+        config("extlinux.conf", "DEFAULT b\nLABEL a\nLINUX /a\nLABEL b\nLINUX /b\nINITRD /r\nAPPEND c d\n");
+    assert_eq!(printed(&pygrub(&out, &syslinux, &["-q", "--isconfig"])), second);
+    for nothing in ["", "# nothing\n", "\0\u{1}", "if"] {
+        let output = pygrub(&out, &config("nothing", nothing), &["-q", "--isconfig"]);
+        assert_eq!(output.status.code(), Some(1), "{nothing:?} {output:?}");
+        assert!(String::from_utf8_lossy(&output.stderr).starts_with("RuntimeError: "));
+    }
+    let large = scratch.empty("large", (1 << 20) + 1);
+    assert_eq!(pygrub(&out, &large, &["-q", "--isconfig"]).status.code(), Some(1));
+    assert_eq!(left(&out), Vec::<PathBuf>::new());
+}
+
+#[test]
 fn a_failure_exits_with_1_says_why_and_leaves_no_files() {
     let scratch = Scratch::new();
     let (image, out) = disk(&scratch, GRUB);

@@ -149,11 +149,8 @@ impl Fixups {
             let mut text = String::new();
             let file = File::open(&path).map_err(|error| missing(&path, &error))?;
             file.take(TABLE_BYTES).read_to_string(&mut text).map_err(|error| missing(&path, &error))?;
-            for (line, number) in text.lines().zip(1..) {
-                let entry =
-                    entry(line).map_err(|why| missing(&path, &format_args!("line {number}: {why}")))?;
-                known.extend(entry.map(|(checksum, overlay)| (checksum, directory.join(overlay))));
-            }
+            let entries = table(&text).map_err(|why| missing(&path, &why))?;
+            known.extend(entries.into_iter().map(|(checksum, overlay)| (checksum, directory.join(overlay))));
         }
         Ok(Self { known })
     }
@@ -184,6 +181,35 @@ impl Fixups {
         ramdisk.write_all(&[0; 4][..usize::try_from(padding).unwrap_or(0)]).map_err(internal)?;
         std::io::copy(&mut added, &mut ramdisk).map_err(internal)?;
         Ok(())
+    }
+}
+
+/// The lines of a table.
+fn table(text: &str) -> std::result::Result<Vec<(Checksum, String)>, String> {
+    let mut known = Vec::new();
+    for (line, number) in text.lines().zip(1..) {
+        known.extend(entry(line).map_err(|why| format!("line {number}: {why}"))?);
+    }
+    Ok(known)
+}
+
+/// A table is refused with a line that exists, or names files beside it by checksums that are some; for fuzzing.
+pub fn fuzz(text: &str) {
+    match table(text) {
+        Ok(known) => {
+            for (checksum, overlay) in known {
+                assert!(!overlay.contains('/') && !overlay.starts_with('.') && !overlay.is_empty());
+                let (name, digits) = match &checksum {
+                    Checksum::Md5(digits) => ("md5", digits),
+                    Checksum::Sha256(digits) => ("sha256", digits),
+                };
+                assert_eq!(Checksum::parse(&format!("{name}:{digits}")), Ok(checksum.clone()));
+            }
+        }
+        Err(why) => {
+            let number = why.strip_prefix("line ").and_then(|rest| rest.split(':').next()?.parse().ok());
+            assert!(number.is_some_and(|n: usize| (1..=text.lines().count()).contains(&n)), "{why}");
+        }
     }
 }
 

@@ -205,6 +205,18 @@ impl Install {
     }
 }
 
+/// Whatever the keys of a record are (a line `key=value` each), an installation is refused, or its plan stays within its
+/// repository, its arguments in one line; and so are a boot loader's arguments. For fuzzing.
+pub fn fuzz(text: &str) {
+    let get = |key: &str| text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+    if let Ok(install) = Install::read(get) {
+        super::plan::fuzz(&install);
+    }
+    if let Ok(request) = crate::pygrub::request(text) {
+        assert!(!request.config && request.kernel_limit == limits::KERNEL_BYTES);
+    }
+}
+
 fn wrong(key: &'static str, why: impl Into<String>) -> Error {
     Error::Key { key, why: why.into() }
 }

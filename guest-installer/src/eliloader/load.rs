@@ -10,7 +10,10 @@ use crate::{
     fetch::{self, Address},
     worker::{Answer, Wanted},
 };
-use std::{fs::File, path::Path};
+use std::{
+    fs::File,
+    path::{Path, PathBuf},
+};
 
 /// Which of the two files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,11 +73,7 @@ pub fn load(install: &Install, own: &Request, fixups: &Fixups, tools: &mut dyn T
     let mut boot_loader_args = None;
     let (booted, ramdisk) = match &plan.work {
         Work::Server(base, pairs) => server(install, base, pairs, tools)?,
-        Work::Local(kernel, ramdisk) => {
-            tools.local(Which::Kernel, kernel)?;
-            tools.local(Which::Ramdisk, ramdisk)?;
-            (kernel.display().to_string(), ramdisk.display().to_string())
-        }
+        Work::Local(pairs) => local(pairs, tools)?,
         Work::Cdrom(pairs) => names(&cdrom(install, pairs, own, tools)?),
         Work::CdromDefault => names(&booted(tools.disk(Wanted::Deliver, own)?)?),
         Work::Disk | Work::DiskNotOracle | Work::DiskOr(_) => {
@@ -110,6 +109,24 @@ fn finish(install: &Install, plan: &Plan, fixups: &Fixups, there: bool, tools: &
         });
     }
     fixups.map_or(Ok(()), |fixups| fixups.apply(ramdisk, &checksums, limit))
+}
+
+/// The first pair of dom0's files whose kernel is there; the error is about the first.
+fn local(pairs: &[(PathBuf, PathBuf)], tools: &mut dyn Tools) -> Result<(String, String)> {
+    let mut missing = None;
+    for (kernel, ramdisk) in pairs {
+        match tools.local(Which::Kernel, kernel) {
+            Ok(()) => {}
+            Err(error @ Error::SupportMissing(_)) => {
+                missing = missing.or(Some(error));
+                continue;
+            }
+            Err(error) => return Err(error),
+        }
+        tools.local(Which::Ramdisk, ramdisk)?;
+        return Ok((kernel.display().to_string(), ramdisk.display().to_string()));
+    }
+    Err(missing.unwrap_or_else(|| Error::Internal("no file of dom0 is named".to_owned())))
 }
 
 fn server(

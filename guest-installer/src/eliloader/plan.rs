@@ -23,8 +23,8 @@ pub(super) enum Work {
     Cdrom(Vec<Pair>),
     /// What the CD's own boot loader takes, but for its arguments.
     CdromDefault,
-    /// Files of dom0.
-    Local(PathBuf, PathBuf),
+    /// Files of dom0: a kernel and a ramdisk, the first of these that are there.
+    Local(Vec<(PathBuf, PathBuf)>),
     /// What the guest's disk boots.
     Disk,
     /// The same, but the first entry that is no Oracle kernel for hardware if there are such.
@@ -59,13 +59,21 @@ pub(super) fn plan(install: &Install) -> Result<Plan> {
 }
 
 fn first_round(install: &Install) -> Result<Work> {
-    let local = |release: &str| {
-        let file = |name: &str| PathBuf::from(SUPPORT).join(format!("{release}-{name}"));
-        Ok(Work::Local(file("vmlinuz"), file("install-initrd.img")))
+    // XenServer 3 had a ramdisk rhel41-install-initrd.img, its successors rhel4.4-install-initrd.img.
+    let local = |releases: &[&str]| {
+        let file = |release: &str, name: &str| PathBuf::from(SUPPORT).join(format!("{release}-{name}"));
+        let pair = |release: &&str| (file(release, "vmlinuz"), file(release, "install-initrd.img"));
+        match install.repository {
+            // There is nothing on Red Hat's CDs that a PV guest could boot or see them with.
+            Some(Repository::Cdrom) => Err(Error::UnsupportedMethod(
+                "cdrom; RHEL 4.1 and 4.4 are installed from a server".to_owned(),
+            )),
+            _ => Ok(Work::Local(releases.iter().map(pair).collect())),
+        }
     };
     match install.distro {
-        Distro::Rhel41 => return local("rhel4.1"),
-        Distro::Rhel44 => return local("rhel4.4"),
+        Distro::Rhel41 => return local(&["rhel4.1", "rhel41"]),
+        Distro::Rhel44 => return local(&["rhel4.4", "rhel44"]),
         _ => {}
     }
     let repository = install.repository.as_ref().ok_or_else(|| Error::Key {
@@ -98,9 +106,18 @@ fn common(install: &Install) -> Result<Option<Vec<Pair>>> {
         Distro::RhLike => Some(vec![
             pair("images/xen/", "vmlinuz", "initrd.img"),
             pair("isolinux/", "vmlinuz", "initrd.img"),
+            // Trees without a CD of their own: those for servers, and all of the newest.
+            pair("images/pxeboot/", "vmlinuz", "initrd.img"),
         ]),
-        Distro::SlesLike if is_64(install) => Some(vec![pair("boot/x86_64/", "vmlinuz-xen", "initrd-xen")]),
-        Distro::SlesLike => Some(vec![pair("boot/i386/", "vmlinuz-xenpae", "initrd-xenpae")]),
+        // From SLES 12 SP2 on there is one kernel for all.
+        Distro::SlesLike if is_64(install) => Some(vec![
+            pair("boot/x86_64/", "vmlinuz-xen", "initrd-xen"),
+            pair("boot/x86_64/loader/", "linux", "initrd"),
+        ]),
+        Distro::SlesLike => Some(vec![
+            pair("boot/i386/", "vmlinuz-xenpae", "initrd-xenpae"),
+            pair("boot/i386/loader/", "linux", "initrd"),
+        ]),
         Distro::Pygrub => {
             let kernel = install.kernel.clone().ok_or_else(|| Error::Key {
                 key: "install-kernel",
@@ -143,10 +160,14 @@ fn on_server(install: &Install, address: &Address) -> Result<Vec<Pair>> {
     let mut pairs = vec![pair(&format!("{images}xen/"), "vmlinuz", "initrd.gz")];
     // Releases without a kernel of its own for Xen: the usual one starts as PVH.
     let usual = match install.distro {
-        Distro::UbuntuLike => format!("{images}ubuntu-installer/{arch}/"),
-        _ => format!("{images}debian-installer/{arch}/"),
+        Distro::UbuntuLike => vec![
+            format!("{images}ubuntu-installer/{arch}/"),
+            // Where 20.04, the last one with this installer, has it.
+            format!("{dists}main/installer-{arch}/current/legacy-images/netboot/ubuntu-installer/{arch}/"),
+        ],
+        _ => vec![format!("{images}debian-installer/{arch}/")],
     };
-    pairs.push(pair(&usual, "linux", "initrd.gz"));
+    pairs.extend(usual.iter().map(|directory| pair(directory, "linux", "initrd.gz")));
     Ok(pairs)
 }
 
@@ -162,7 +183,7 @@ fn sles_installed(install: &Install, directory: &str) -> Pair {
 /// What an installer is told: where its repository is, and how its user sees it.
 fn args(install: &Install) -> String {
     let at = match &install.repository {
-        Some(Repository::Network(address)) => Some(with_slash(address)),
+        Some(Repository::Network(address)) => Some(address),
         _ => None,
     };
     let mut words = match install.distro {
@@ -170,8 +191,10 @@ fn args(install: &Install) -> String {
         _ => Vec::new(),
     };
     match (install.distro, at) {
-        (Distro::RhLike | Distro::Rhel41 | Distro::Rhel44, Some(at)) => words.push(format!("method={at}")),
-        (Distro::SlesLike, Some(at)) => words.push(format!("install={at}")),
+        (Distro::RhLike | Distro::Rhel41 | Distro::Rhel44, Some(at)) => {
+            words.push(format!("method={}", for_anaconda(at)));
+        }
+        (Distro::SlesLike, Some(at)) => words.push(format!("install={}", with_slash(at.whole()))),
         // Its installer sees the CD as a disk.
         (Distro::SlesLike, None) => words.push("install=hd".to_owned()),
         _ => {}
@@ -184,13 +207,38 @@ fn args(install: &Install) -> String {
     words.join(" ")
 }
 
-/// An address as the installer takes it: a guest has no other way to its user's password.
-fn with_slash(address: &Address) -> String {
-    let whole = address.whole();
-    // anaconda and linuxrc want NFS with a colon before the path.
-    let whole = match address.scheme {
+/// An address as anaconda takes it, with a colon before the path of NFS. (SUSE's linuxrc takes `nfs://`.) A guest has no
+/// other way to its user's password than this.
+fn for_anaconda(address: &Address) -> String {
+    with_slash(match address.scheme {
         Scheme::Nfs => format!("nfs:{}:{}", address.host, address.path),
-        _ => whole,
-    };
-    if whole.ends_with('/') { whole } else { whole + "/" }
+        _ => address.whole(),
+    })
+}
+
+fn with_slash(address: String) -> String {
+    if address.ends_with('/') { address } else { address + "/" }
+}
+
+/// What must hold of any plan; see [`super::keys::fuzz`].
+pub(super) fn fuzz(install: &Install) {
+    let Ok(plan) = plan(install) else { return };
+    assert!(!plan.args.contains(char::is_control));
+    let inside = |path: &str| !path.split('/').any(|name| name == "..");
+    match &plan.work {
+        Work::Server(_, pairs) | Work::Cdrom(pairs) | Work::DiskOr(pairs) => {
+            assert!(!pairs.is_empty());
+            for pair in pairs {
+                assert!(inside(&pair.kernel) && pair.ramdisk.as_deref().is_none_or(inside));
+            }
+        }
+        Work::Local(pairs) => {
+            assert!(
+                pairs
+                    .iter()
+                    .all(|(kernel, ramdisk)| kernel.starts_with(SUPPORT) && ramdisk.starts_with(SUPPORT))
+            );
+        }
+        Work::CdromDefault | Work::Disk | Work::DiskNotOracle => {}
+    }
 }

@@ -55,7 +55,8 @@ impl Tools for Script {
 
     fn local(&mut self, _: Which, path: &Path) -> Result<()> {
         self.asked.push(path.display().to_string());
-        Ok(())
+        let there = self.has.is_empty() || self.has.iter().any(|has| path.ends_with(has));
+        if there { Ok(()) } else { Err(Error::SupportMissing(path.display().to_string())) }
     }
 
     fn disk(&mut self, wanted: Wanted, request: &Request) -> crate::Result<Answer> {
@@ -143,6 +144,12 @@ fn red_hat_has_two_places_and_two_rounds() {
     let (kept, said) = after(&loaded.changes, &[("install-distro", "rhlike")]);
     assert_eq!((&*kept, said.len()), ("install-distro=rhlike install-round=2", 0));
 
+    let newest = Script::new(&["pxeboot/vmlinuz", "initrd.img"]).load(&keys[..1]).unwrap();
+    assert_eq!(newest.kernel, "http://h/os/images/pxeboot/vmlinuz");
+    let nfs = [("install-repository", "nfs://h/os")];
+    let nfs = Script::new(&["xen/vmlinuz", "initrd.img"]).load(&nfs).unwrap();
+    assert_eq!(nfs.args, "method=nfs:h:/os/");
+
     let second = [("install-round", "2"), ("install-distro", "rhlike")];
     let mut tools = Script::new(&[]);
     let loaded = tools.load(&second).unwrap();
@@ -172,6 +179,16 @@ fn old_red_hat_is_installed_from_dom0s_files() {
     let at = "/opt/xensource/packages/files/guest-installer/rhel4.4-";
     assert_eq!(tools.asked, [format!("{at}vmlinuz"), format!("{at}install-initrd.img")]);
     assert_eq!(loaded.args, "text updates ramdisk_size=32000 nofb serial vnc");
+    // As XenServer 3 named them.
+    let mut tools = Script::new(&["rhel41-vmlinuz", "rhel41-install-initrd.img"]);
+    let loaded = tools.load(&[("install-distro", "rhel41")]).unwrap();
+    assert!(loaded.ramdisk.ends_with("/rhel41-install-initrd.img"), "{}", loaded.ramdisk);
+    assert_eq!(tools.asked.len(), 3);
+    let none = Script::new(&["x"]).load(&[("install-distro", "rhel41")]).unwrap_err().to_string();
+    assert!(none.starts_with("SUPPORT_PACKAGE_MISSING: ") && none.ends_with("/rhel4.1-vmlinuz"), "{none}");
+    let cd = [("install-distro", "rhel44"), ("install-repository", "cdrom")];
+    let cd = Script::new(&[]).load(&cd).unwrap_err().to_string();
+    assert!(cd.starts_with("UNSUPPORTED_INSTALL_METHOD: cdrom"), "{cd}");
     let second = [("install-distro", "rhel44"), ("install-round", "2"), ("install-updates-disk", "xvdc")];
     let loaded = Script::new(&[]).load(&second).unwrap();
     assert_eq!(after(&loaded.changes, &[]).1, ["boot loader pygrub", "without xvdc"]);
@@ -198,6 +215,9 @@ fn suse_without_a_configuration_is_booted_as_by_dom_u_loader() {
     assert_eq!(said, ["boot loader pygrub", "args --kernel /boot/vmlinuz-xen --ramdisk /boot/initrd-xen"]);
     let mut nothing = Script { boots: false, ..Script::new(&[]) };
     assert!(matches!(nothing.load(&second), Err(Error::Disk(crate::Error::NoBootConfig(_)))));
+    let nfs = [("install-repository", "nfs:h:/os"), keys[1], keys[2]];
+    let nfs = Script::new(&["loader/linux", "loader/initrd"]).load(&nfs).unwrap();
+    assert_eq!((&*nfs.kernel, &*nfs.args), ("nfs://h/os/boot/x86_64/loader/linux", "install=nfs://h/os/"));
     let pae = Script::new(&["vmlinuz-xenpae", "initrd-xenpae"]).load(&[REPOSITORY, keys[1]]).unwrap();
     assert_eq!(pae.kernel, "http://h/os/boot/i386/vmlinuz-xenpae");
 }
@@ -232,6 +252,12 @@ fn debian_has_one_round_and_a_release() {
         ])
         .unwrap();
     assert!(loaded.kernel.ends_with("netboot/ubuntu-installer/amd64/linux"), "{}", loaded.kernel);
+    let focal =
+        [keys("http://h/")[0], ("install-distro", "ubuntulike"), keys("")[2], ("debian-release", "focal")];
+    let loaded = Script::new(&["legacy-images/netboot/ubuntu-installer/amd64/linux", "initrd.gz"])
+        .load(&focal)
+        .unwrap();
+    assert!(loaded.ramdisk.ends_with("legacy-images/netboot/ubuntu-installer/amd64/initrd.gz"));
     let nfs = tools.load(&keys("nfs:h:/debian")).unwrap_err();
     assert!(nfs.to_string().starts_with("UNSUPPORTED_INSTALL_METHOD: nfs"), "{nfs}");
     let none = Script::new(&[]).load(&keys("http://h/debian")).unwrap_err().to_string();
@@ -253,7 +279,10 @@ fn cds_are_booted_from_once() {
     let loaded = Script::new(&["/boot/i386/vmlinuz-xenpae"]).load(&sles).unwrap();
     assert_eq!(loaded.args, "install=hd");
     let none = Script::new(&[]).load(&sles).unwrap_err().to_string();
-    assert_eq!(none, "INVALID_SOURCE: cdrom: it has none of boot/i386/vmlinuz-xenpae");
+    assert_eq!(
+        none,
+        "INVALID_SOURCE: cdrom: it has none of boot/i386/vmlinuz-xenpae, boot/i386/loader/linux"
+    );
 }
 
 #[test]

@@ -117,6 +117,24 @@ impl ToWorker {
     }
 }
 
+/// Whatever a worker says that was taken over, what is understood of it means the same when it is said again, names a host
+/// that can be looked up, and is one printable line; for fuzzing.
+pub fn fuzz(bytes: &[u8]) {
+    match FromWorker::decode(bytes) {
+        Some(FromWorker::Connect(target)) => {
+            assert!(is_host(&target.host) && target.port > 0);
+            let said = FromWorker::Connect(target);
+            assert_eq!(FromWorker::decode(&said.encode()), Some(said));
+        }
+        Some(FromWorker::Done(Err(error))) => assert!(!error.to_string().contains(char::is_control)),
+        Some(said) => assert_eq!(FromWorker::decode(&said.encode()), Some(said)),
+        None => {}
+    }
+    if let Some(said @ ToWorker::Job { .. }) = ToWorker::decode(bytes) {
+        assert_eq!(ToWorker::decode(&said.encode()), Some(said));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -23,7 +23,7 @@ pub mod broker;
 pub mod download;
 pub mod ftp;
 pub mod http;
-mod message;
+pub mod message;
 pub mod nfs;
 pub mod url;
 pub mod worker;

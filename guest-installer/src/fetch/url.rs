@@ -223,6 +223,38 @@ fn decode(text: &str) -> Result<String, String> {
     String::from_utf8(out).map_err(|_| format!("{text:?} is no UTF-8"))
 }
 
+/// An address, a proxy's or a server's redirect from one (on the second line) is refused, or is printed as what is read as
+/// the same, in one line and without its password; for fuzzing.
+pub fn fuzz(text: &str) {
+    let (text, location) = text.split_once('\n').unwrap_or((text, ""));
+    let check = |address: &Address| {
+        assert!(is_host(&address.host) && address.port > 0 && address.path.starts_with('/'));
+        let whole = address.whole();
+        assert!(whole.bytes().all(|b| b.is_ascii_graphic()));
+        // What a longer spelling of it makes too long is refused, too.
+        if whole.len() <= ADDRESS_BYTES {
+            assert_eq!(Address::parse(&whole).as_ref().map(Address::whole), Ok(whole));
+        }
+        let below = address.join("images/vmlinuz");
+        assert_eq!((below.scheme, &below.host, below.port), (address.scheme, &address.host, address.port));
+        if let Ok(path) = address.decoded_path() {
+            assert!(!path.contains(|c: char| c.is_ascii_control()));
+        }
+    };
+    if let Ok(address) = Address::parse(text) {
+        check(&address);
+        if let Ok(to) = address.redirected(location) {
+            check(&to);
+            assert!(to.scheme == address.scheme || to.scheme == Scheme::Https);
+            let same = (&to.host, to.port) == (&address.host, address.port);
+            assert!(same || address.user.is_none() || to.user != address.user || location.contains('@'));
+        }
+    }
+    if let Ok(proxy) = super::http::Proxy::parse(text) {
+        check(proxy.address());
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

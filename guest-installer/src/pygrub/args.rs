@@ -30,6 +30,7 @@ Finds what a guest would boot from its disk, copies its kernel and ramdisk, and 
       --output-format=FORMAT  sxp (default), simple or simple0
       --output-directory=DIR  where the copies go (default /var/run/xen/pygrub)
       --runas=UID             read the disk as this user (default 99000 for root); needs -q or --entry
+      --isconfig              IMAGE is a boot configuration and no disk: print what it would boot
       --debug                 accepted
 
 Environment: PYGRUB_MAX_FILE_SIZE_MB, largest kernel and ramdisk in MiB (default 32 and 128).
@@ -93,6 +94,14 @@ fn parse_with(
     let mut parser = Parser::from_args(arguments);
     while let Some(arg) = parser.next()? {
         let request = &mut args.request;
+        let arg = match arg {
+            Arg::Long(name) => Arg::Long(whole(name)?),
+            Arg::Short(letter) => Arg::Short(letter),
+            Arg::Value(image) => {
+                images.push(image);
+                continue;
+            }
+        };
         match arg {
             Arg::Short('q') | Arg::Long("quiet") => interactive = false,
             Arg::Short('i') | Arg::Long("interactive") => interactive = true,
@@ -121,17 +130,48 @@ fn parse_with(
                 }
             }
             Arg::Long("runas") => args.run_as = Some(parser.value()?.parse()?),
-            Arg::Long("isconfig") => return Err("--isconfig is not supported: give the disk".into()),
-            Arg::Value(image) => images.push(image),
+            Arg::Long("isconfig") => request.config = true,
             other => return Err(other.unexpected()),
         }
     }
     if interactive && args.run_as.is_some() {
         return Err("in order to use --runas, you must also set --entry or -q".into());
     }
+    // A configuration has no files to deliver.
+    if args.request.config && args.wanted == Wanted::Deliver {
+        args.wanted = Wanted::Check;
+    }
     // As in the original, those after the first mean nothing.
     args.image = images.into_iter().next().ok_or("no disk is given")?.into();
     Ok(Parsed::Run(Box::new(args)))
+}
+
+/// A long option by its name or the beginning of one only, as getopt(3) has it.
+fn whole(name: &str) -> Result<&'static str, lexopt::Error> {
+    const ALL: [&str; 16] = [
+        "quiet",
+        "interactive",
+        "list-entries",
+        "not-really",
+        "help",
+        "output",
+        "output-format",
+        "output-directory",
+        "offset",
+        "runas",
+        "entry",
+        "kernel",
+        "ramdisk",
+        "args",
+        "isconfig",
+        "debug",
+    ];
+    let mut begun = ALL.iter().filter(|option| option.starts_with(name));
+    match (ALL.iter().find(|option| **option == name), begun.next(), begun.next()) {
+        (Some(option), _, _) | (None, Some(option), None) => Ok(option),
+        (None, Some(_), Some(_)) => Err(format!("--{name} may be several options").into()),
+        (None, None, _) => Err(format!("there is no option --{name}").into()),
+    }
 }
 
 fn mib(text: &str) -> Result<u64, lexopt::Error> {
@@ -178,6 +218,13 @@ mod tests {
         assert_eq!((args.request.entry.as_deref(), args.request.offset), (Some("2"), Some(1 << 20)));
         assert_eq!((args.output, args.format), (None, Format::Simple));
         assert_eq!(parsed("--help"), Ok(Parsed::Help));
+        // As getopt(3) has it.
+        let args = run("--quie --ent 2 --output-f simple0 --not disk");
+        assert_eq!(
+            (args.wanted, args.format, args.request.entry.as_deref()),
+            (Wanted::Check, Format::Simple0, Some("2"))
+        );
+        assert!(run("--isconfig grub.cfg").request.config && !run("disk").request.config);
     }
 
     #[test]
@@ -189,8 +236,9 @@ mod tests {
             ("--offset=-1 disk", "invalid"),
             ("--output-format=xml disk", "xml"),
             ("--output-directory=/nonexistent disk", "/nonexistent is not an existing directory"),
-            ("--isconfig disk", "isconfig"),
             ("--nonsense disk", "nonsense"),
+            ("--o - disk", "several"),
+            ("--quiet=x disk", "quiet"),
         ] {
             let error = parsed(line).unwrap_err();
             assert!(error.contains(why), "{line}: {error}");
@@ -202,7 +250,7 @@ mod tests {
         let request = super::request("-q  --entry=2 --args=quiet --output-format=simple").unwrap();
         assert_eq!((request.entry.as_deref(), request.args.as_deref()), (Some("2"), Some("quiet")));
         assert_eq!(super::request("").unwrap(), Request::new());
-        for bad in ["-l", "-n", "--help", "--nonsense", "--offset=x"] {
+        for bad in ["-l", "-n", "--isconfig", "--help", "--nonsense", "--offset=x"] {
             assert!(super::request(bad).is_err(), "{bad}");
         }
     }

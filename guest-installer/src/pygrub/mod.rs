@@ -5,7 +5,7 @@
 //!   arguments ─► worker (reads the disk, jailed) ─► boot_kernel.XXXXXX, boot_ramdisk.XXXXXX ─► sxp, simple, simple0
 //! ```
 //! Where it differs: there is no menu to choose from, the entry that the guest's own boot loader would take by itself is
-//! taken; a failure leaves no files; `--isconfig` is refused.
+//! taken; a failure leaves no files.
 
 mod args;
 mod output;
@@ -67,6 +67,11 @@ fn go(args: &Args) -> Result<()> {
                 }
                 Answer::Booted(_) => Err(Error::Worker("it answered another question".to_owned())),
             }
+        }
+        Wanted::Check if args.request.config => {
+            let (kernel, ramdisk) = (nowhere()?, nowhere()?);
+            let booted = booted(ask(args, &Files { disk: &disk, kernel: &kernel, ramdisk: &ramdisk })?)?;
+            say(&mut output(args)?, &output::of_config(&booted))
         }
         Wanted::Check => {
             let (kernel, ramdisk) = (nowhere()?, nowhere()?);

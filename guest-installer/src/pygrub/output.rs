@@ -1,6 +1,9 @@
 //! The three forms in which the result is printed.
 
-use crate::error::{Error, Result};
+use crate::{
+    boot::Booted,
+    error::{Error, Result},
+};
 use std::fmt::Write as _;
 
 /// A form.
@@ -46,6 +49,12 @@ pub(super) fn format(format: Format, kernel: &str, ramdisk: Option<&str>, args: 
         Format::Simple => separated(fields, '\n', b'\n'),
         Format::Simple0 => separated(fields, '\0', 0),
     }
+}
+
+/// What a configuration without its disk would boot, as the original prints it.
+pub(super) fn of_config(booted: &Booted) -> String {
+    let initrd = booted.ramdisks.first().map_or_else(String::new, |path| format!("  initrd: {path}\n"));
+    format!("  kernel: {}\n{initrd}  args: {}\n", booted.kernel, booted.args)
 }
 
 fn separated<'a>(

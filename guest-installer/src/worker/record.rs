@@ -102,6 +102,7 @@ pub fn encode_job(job: &Job) -> Result<Vec<u8>> {
         put_option(&mut out, text.as_deref());
     }
     put_option(&mut out, request.offset.map(|n| n.to_string()).as_deref());
+    put(&mut out, if request.config { "1" } else { "0" });
     put(&mut out, &request.kernel_limit.to_string());
     put(&mut out, &request.ramdisk_limit.to_string());
     put_option(&mut out, request.unpack.map(|n| n.to_string()).as_deref());
@@ -130,6 +131,7 @@ pub fn decode_job(bytes: &[u8]) -> Result<Job> {
             reader.option(into)?;
         }
         reader.number_option(&mut request.offset)?;
+        request.config = reader.number::<u8>()? != 0;
         request.kernel_limit = reader.number()?;
         request.ramdisk_limit = reader.number()?;
         reader.number_option(&mut request.unpack)?;
@@ -270,6 +272,7 @@ mod tests {
             kernel: Some("/k".to_owned()),
             args: Some(String::new()),
             offset: Some(1 << 40),
+            config: true,
             unpack: Some(7),
             ..Request::new()
         };

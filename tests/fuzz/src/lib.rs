@@ -39,7 +39,7 @@ use xenstore::wire::{Decoder, Kind};
 pub type Target = fn(&[u8]);
 
 /// Every function by the name of its fuzz target.
-pub const TARGETS: [(&str, Target); 21] = [
+pub const TARGETS: [(&str, Target); 27] = [
     ("http", http),
     ("json", json),
     ("xml", xml),
@@ -52,6 +52,12 @@ pub const TARGETS: [(&str, Target); 21] = [
     ("kernel", kernel),
     ("boot_worker", boot_worker),
     ("grub", grub),
+    ("boot_config", boot_config),
+    ("guest_disk", guest_disk),
+    ("address", address),
+    ("fetch_worker", fetch_worker),
+    ("fixups", fixups),
+    ("install", install),
     ("rfb", rfb),
     ("terminal", terminal),
     ("saved_screen", saved_screen),
@@ -234,6 +240,36 @@ pub fn boot_worker(bytes: &[u8]) {
 /// A boot configuration ends, within its limits.
 pub fn grub(bytes: &[u8]) {
     let _ = guest_installer::config::grub2::fuzz(&String::from_utf8_lossy(bytes));
+}
+
+/// What a configuration of any boot loader, read without its disk, would start is within its limits.
+pub fn boot_config(bytes: &[u8]) {
+    guest_installer::boot::fuzz_config(&String::from_utf8_lossy(bytes));
+}
+
+/// Whatever is on a guest's disk, in partition tables, volumes, file systems and configurations, ends within its limits.
+pub fn guest_disk(bytes: &[u8]) {
+    let _ = guest_installer::boot::fuzz_disk(bytes);
+}
+
+/// Addresses of repositories and where servers lead from them.
+pub fn address(bytes: &[u8]) {
+    guest_installer::fetch::url::fuzz(&String::from_utf8_lossy(bytes));
+}
+
+/// What a download's worker that was taken over says to the daemon.
+pub fn fetch_worker(bytes: &[u8]) {
+    guest_installer::fetch::message::fuzz(bytes);
+}
+
+/// Tables of ramdisks that are added to.
+pub fn fixups(bytes: &[u8]) {
+    guest_installer::eliloader::fixup::fuzz(&String::from_utf8_lossy(bytes));
+}
+
+/// A record's keys of an installation, and a boot loader's arguments.
+pub fn install(bytes: &[u8]) {
+    guest_installer::eliloader::keys::fuzz(&String::from_utf8_lossy(bytes));
 }
 
 /// A VNC server's word ends in an error or in a picture of which every pixel was sent.

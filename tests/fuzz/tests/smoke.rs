@@ -178,6 +178,53 @@ const GRUB: &str = "set default=\"${saved_entry}\"\nif [ x$a = xy ]; then\n load
     function f { echo $1 }\nf x\nsearch --no-floppy --fs-uuid --set=root 0123\nsubmenu 'S' --id s {\n\
     menuentry \"E\" {\n linux /vmlinuz root=/dev/xvda1\n initrd /a /b\n}\n}\nfor i in a b; do source $i; done\n";
 
+const LEGACY: &str = "default saved\ntimeout 3\ntitle One\nroot (hd0,0)\nkernel (hd0,0)/boot/vmlinuz ro one\ninitrd /boot/initrd\n\
+    title Xen\nkernel /xen.gz\nmodule /vmlinuz root=/dev/xvda\nmodule /initrd\n";
+
+const SYSLINUX: &str = "DEFAULT menu.c32\nPROMPT 0\nLABEL a\n MENU DEFAULT\n LINUX vmlinuz\n INITRD a,b\n APPEND root=1 initrd=c\n\
+    LABEL x\n KERNEL mboot.c32\n APPEND xen.gz --- vmlinuz ro --- initrd\nMENU INCLUDE more.cfg\n";
+
+/// An address, and on the second line where its server leads.
+const ADDRESSES: [&str; 6] = [
+    "http://u:p%40w@deb.example:8080/debian/?x#frag\n../x?y=http://z",
+    "https://[::1]:8443/os\nhttps://other/x",
+    "ftp://h/a%20b\n//other",
+    "nfs:server:/srv/x\n/x",
+    "nfs://server/srv/x\nhttp://u@h/",
+    "http://proxy:3128\n?z",
+];
+
+const FETCH_WORKER: [&str; 11] = [
+    "ready",
+    "connect ::1 80 1",
+    "connect deb.example 443 0",
+    "progress 5 10",
+    "progress 5 -",
+    "done",
+    "missing",
+    "large 7",
+    "broken the server ended",
+    "cancelled",
+    "job 5 http://h/ http://p:1/",
+];
+
+const FIXUPS: [&str; 2] = [
+    "# a comment\n\n900150983cd24fb0d6963f7d28e17f72 cpio overlay.cpio some Linux\n",
+    "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad\tcpio el5.0.cpio.gz CentOS # 5.0\nx ext2 y z",
+];
+
+const INSTALLS: [&str; 4] = [
+    "install-repository=http://h/os\ninstall-distro=rhlike\ninstall-vnc=1\ninstall-vncpasswd=x\ninstall-args=ks=y",
+    "install-repository=cdrom\ninstall-distro=sleslike\ninstall-arch=x86_64\ninstall-round=2",
+    "install-repository=nfs:h:/x\ninstall-distro=pygrub\ninstall-kernel=a/b\ninstall-ramdisk=c\n\
+     install-kernel-checksum=md5:900150983cd24fb0d6963f7d28e17f72\ninstall-methods=cdrom,nfs",
+    "-q --entry=2 --args=quiet --offset=512 --kernel /vmlinuz --ramdisk /initrd",
+];
+
+fn texts(all: &[&str]) -> Vec<Vec<u8>> {
+    all.iter().map(|text| text.as_bytes().to_vec()).collect()
+}
+
 /// What servers of HTTP answer.
 const HTTP_ANSWERS: [&str; 3] = [
     "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 5\r\nETag: \"x\"\r\n\r\nhello",
@@ -237,6 +284,14 @@ fn seeds(target: &str) -> Vec<Vec<u8>> {
         "saved_screen" => terminal().iter().map(|printed| saved_screen(printed)).collect(),
         "viewer" => viewer(),
         "grub" => vec![GRUB.as_bytes().to_vec()],
+        "boot_config" => {
+            texts(&[GRUB, LEGACY, SYSLINUX, "# GRUB Environment Block\nsaved_entry=a>b\\\\c\n####"])
+        }
+        "guest_disk" => directory("tests/fuzz/seeds/guest_disk"),
+        "address" => texts(&ADDRESSES),
+        "fetch_worker" => texts(&FETCH_WORKER),
+        "fixups" => texts(&FIXUPS),
+        "install" => texts(&INSTALLS),
         "http_answer" => HTTP_ANSWERS.map(|text| text.as_bytes().to_vec()).to_vec(),
         "ftp" => FTP.map(|text| text.as_bytes().to_vec()).to_vec(),
         "nfs" => vec![nfs()],
@@ -244,7 +299,9 @@ fn seeds(target: &str) -> Vec<Vec<u8>> {
         "qmp" => QMP.map(|text| text.as_bytes().to_vec()).to_vec(),
         other => panic!("{other} has no seeds"),
     };
-    let mut fine: Vec<_> = all.into_iter().filter(|seed| seed.len() <= MAX_SEED).collect();
+    // The smallest disks of some file systems are longer.
+    let longest = if target == "guest_disk" { MAX_INPUT } else { MAX_SEED };
+    let mut fine: Vec<_> = all.into_iter().filter(|seed| seed.len() <= longest).collect();
     // Evenly from all of them.
     let step = fine.len().div_ceil(MAX_SEEDS).max(1);
     fine = fine.into_iter().step_by(step).collect();
@@ -271,6 +328,20 @@ fn no_target_fails_on_its_seeds_or_on_changes_to_them() {
             });
         }
     });
+}
+
+/// Changes to a disk that is none would find nothing.
+#[test]
+fn the_disks_that_are_changed_boot() {
+    let mut boot = 0;
+    for entry in fs::read_dir(at("tests/fuzz/seeds/guest_disk")).expect("a directory") {
+        let path = entry.expect("is listed").path();
+        let boots = guest_installer::boot::fuzz_disk(&fs::read(&path).expect("is read"));
+        // Of this there is only the beginning, with the volume group's description.
+        assert_eq!(boots, !path.ends_with("lvm"), "{}", path.display());
+        boot += usize::from(boots);
+    }
+    assert_eq!(boot, 7);
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::{Core, Wish};
-use crate::api::{Action, BuilderInfo, Disk, Error, Metadata, PowerState, Vm};
+use crate::api::{Action, BuilderInfo, Disk, DynamicId, Error, Metadata, PowerState, Vm};
 use crate::device;
 use crate::domain::{VmExecutor, metadata, observe};
 use crate::edge::{DomainInfo, ShutdownReason};
@@ -373,6 +373,18 @@ impl Request<'_> {
         Ok(())
     }
 
+    /// A start that an earlier daemon was killed in is no round of an installation.
+    fn undo_round(&self) -> Result<(), Error> {
+        if self.core.records.undo_round(self.vm)? {
+            tracing::warn!(
+                vm = self.vm,
+                "the start of a round of its installation came to nothing; its record is as before"
+            );
+            self.core.updates.add(DynamicId::Vm(self.vm.to_owned()));
+        }
+        Ok(())
+    }
+
     /// A domain stopped by itself, or vanished.
     fn check(&self) -> Result<(), Error> {
         if !self.core.records.has_vm(self.vm) {
@@ -381,6 +393,7 @@ impl Request<'_> {
         }
         let vm = self.core.records.vm(self.vm)?;
         let Some(domain) = &self.domain else {
+            self.undo_round()?;
             // Destroyed by somebody else: its devices are not, and nobody else knows of them.
             let known = self.core.runtimes.with(self.vm, |r| r.domid.is_some());
             let orphaned = known
@@ -390,9 +403,11 @@ impl Request<'_> {
         };
         if self.core.pending(domain.domid)? {
             tracing::warn!(vm = self.vm, domid = %domain.domid, "a domain was left half built or half destroyed; removing it");
+            self.undo_round()?;
             return self.run(&plan::destroy());
         }
         if !self.core.runtimes.with(self.vm, |r| std::mem::replace(&mut r.looked_at, true)) {
+            self.core.records.end_round(self.vm)?;
             self.finish_devices()?;
             self.core.adopt_device_model(&vm, domain.domid)?;
             if observe::is_built(domain) {

@@ -6,7 +6,7 @@ use crate::api::{BootLoader, Disk, Error, IndirectBoot, Vbd, Vm};
 use crate::device::vbd;
 use crate::edge::{Installing, KernelLimits, KernelSearch, KernelSearchError};
 use guest_installer::boot::Request;
-use guest_installer::eliloader::{Changes, Install, Record};
+use guest_installer::eliloader::{Install, Record};
 use guest_installer::pygrub;
 use std::path::PathBuf;
 use std::sync::PoisonError;
@@ -89,7 +89,7 @@ impl VmExecutor<'_> {
         let parts = [&*found.args, &*boot.legacy_args, &*boot.extra_args];
         let cmdline = parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" ");
         self.keep_files(BootFiles::found(found.kernel, found.ramdisk, cmdline));
-        self.round.lock().unwrap_or_else(PoisonError::into_inner).changes = found.changes;
+        *self.changes.lock().unwrap_or_else(PoisonError::into_inner) = found.changes;
         Ok(())
     }
 
@@ -107,31 +107,21 @@ impl VmExecutor<'_> {
         vbd::path(self.core, vbd)?.ok_or(Error::NoBootableDevice)
     }
 
-    /// Stores what the round of an installation changes: one record, written in one step.
+    /// Stores what the round of an installation changes: one record, written in one step. A daemon that is killed before the
+    /// domain is complete is followed by one that takes it back.
     pub(super) fn keep_round(&self) -> Result<(), Error> {
-        let mut round = self.round.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(changes) = round.changes.take() else { return Ok(()) };
+        let changes = self.changes.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(changes) = changes else { return Ok(()) };
         let before = self.core.records.vm(self.vm())?;
         let mut vm = before.clone();
         changes.apply(&mut Installed { vm: &mut vm, vbds: &self.records.vbds });
-        round.before = Some(before);
-        self.core.records.put_vm(&vm)
+        self.core.records.begin_round(before, vm)
     }
 
     /// Takes that back.
     pub(super) fn forget_round(&self) -> Result<(), Error> {
-        let before = self.round.lock().unwrap_or_else(PoisonError::into_inner).before.take();
-        before.map_or(Ok(()), |vm| self.core.records.put_vm(&vm))
+        self.core.records.undo_round(self.vm()).map(drop)
     }
-}
-
-/// A round of an installation, as far as it has come.
-#[derive(Debug, Default)]
-pub(super) struct Round {
-    /// What it changes, once its kernel is there.
-    changes: Option<Changes>,
-    /// The record as it was, once it is changed.
-    before: Option<Vm>,
 }
 
 /// Key of a VM's `platformdata` that names a disk whose time is over: removing it is its owner's business.

@@ -32,8 +32,8 @@ use crate::ops::plan::{Atom, Records};
 use crate::ops::queue::Slot;
 use crate::ops::runner::Executor;
 use crate::ops::task::TaskHandle;
-use bootloader::Round;
 use create::BootFiles;
+use guest_installer::eliloader::Changes;
 
 /// Carries out the atoms of one operation on one VM.
 pub struct VmExecutor<'a> {
@@ -44,7 +44,7 @@ pub struct VmExecutor<'a> {
     /// Opened by the check, or found on the guest's disk, and read by the build: what was checked is what is booted.
     files: Mutex<Option<BootFiles>>,
     /// What a round of an installation changes, once it has its kernel.
-    round: Mutex<Round>,
+    changes: Mutex<Option<Changes>>,
     /// A suspend image, open while it is written or read.
     image: Mutex<Option<SuspendFile>>,
     /// The guest was asked to suspend, and may still do it.
@@ -60,7 +60,7 @@ impl<'a> VmExecutor<'a> {
             task,
             slot,
             files: Mutex::default(),
-            round: Mutex::default(),
+            changes: Mutex::default(),
             image: Mutex::default(),
             late: AtomicBool::new(false),
         }
@@ -135,7 +135,8 @@ impl Executor for VmExecutor<'_> {
             Atom::Apply(change) => self.apply(change),
             Atom::Settle => {
                 let marker = Self::pending_marker(self.domid()?)?;
-                Ok(self.core.edges.store()?.rm(&marker)?)
+                self.core.edges.store()?.rm(&marker)?;
+                self.core.records.end_round(self.vm())
             }
             Atom::StartDeviceModel => self.start_device_model(),
             Atom::StopDeviceModel => self.stop_device_model(),

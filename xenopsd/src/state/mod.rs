@@ -7,6 +7,7 @@
 //! | `VM/<uuid>/vbd.<device>`, `vif.<index>`, `vgpu.<index>`, `vusb.<device>` | its devices |
 //! | `PCI/<uuid>/pci.<address>` | its PCI devices |
 //! | `extra/<uuid>` | what the daemon remembers of it ([`VmExtra`]) |
+//! | `round/<uuid>` | its record before and after a round of its installation, while that is started |
 //! | `interface/<vifD.N, tapD.N>` | which VIF a network device of dom0 belongs to |
 //! | `journal/<n>` | a resource of the host that is about to be taken, or is taken ([`journal`]) |
 //!
@@ -18,6 +19,7 @@ mod extra;
 mod files;
 pub mod journal;
 mod record;
+mod round;
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
@@ -169,6 +171,7 @@ impl Records {
         self.vms.fetch_sub(1, Ordering::Relaxed);
         self.files.remove(EXTRA, id, Lasting::Host)?;
         self.files.remove(SCREENS, id, Lasting::Host)?;
+        self.files.remove(round::ROUNDS, id, Lasting::Host)?;
         let mut trees: Vec<_> = CLASSES.iter().map(|class| class.tree).collect();
         trees.sort_unstable();
         trees.dedup();

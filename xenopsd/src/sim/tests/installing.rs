@@ -3,6 +3,8 @@
 use super::*;
 use crate::api::{Boot, BuilderInfo, Disk, IndirectBoot};
 use crate::sim::When;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use xenstore::Operations as _;
 
 const KEYS: [(&str, &str); 4] = [
@@ -123,4 +125,68 @@ fn a_start_that_fails_is_no_round() {
         }
     }
     assert!(failed > 25, "only {failed} failures");
+}
+
+/// The files in which the record and its round are.
+fn files(rig: &Rig, vm: &str) -> [std::path::PathBuf; 2] {
+    ["VM", "round"].map(|kind| {
+        let path = rig.directory.path().join("db").join(kind).join(vm);
+        if kind == "VM" { path.join("config") } else { path }
+    })
+}
+
+/// Unlike its calls, the files that a killed daemon writes while it undoes what it can are written. So they are put back as
+/// they were when it was killed.
+#[test]
+fn a_daemon_killed_at_any_boundary_of_a_rounds_start_has_done_the_round_or_not_begun_it() {
+    let mut rig = Rig::new(&quick());
+    let vm = rig.add(1, &[], blank);
+    let stored = record(&rig, &vm);
+    rig.start(&vm).unwrap();
+    let after = record(&rig, &vm);
+    rig.run(&vm, Operation::Shutdown(None)).unwrap();
+    let (mut done, mut not_begun, mut kept) = (0, 0, 0);
+    for kill_at in 0.. {
+        rig.core.records.put_vm(&stored).unwrap();
+        let seen = Arc::new(AtomicUsize::new(0));
+        let at_kill = Arc::new(Mutex::new(None));
+        let (count, copy, faults, of) =
+            (seen.clone(), at_kill.clone(), rig.machine.faults.clone(), vm.clone());
+        let paths = files(&rig, &vm);
+        rig.core.traces.observe(Some(Arc::new(move |whose: &str, _: &_, _| {
+            if whose == of && count.fetch_add(1, Ordering::SeqCst) == kill_at {
+                *copy.lock().unwrap() = Some(paths.clone().map(|path| std::fs::read(path).ok()));
+                faults.arm(Fault::From { nth: 0 });
+            }
+        })));
+        let outcome = rig.run(&vm, Operation::Start);
+        rig.core.traces.observe(None);
+        let Some(contents) = at_kill.lock().unwrap().take() else {
+            assert!(outcome.is_ok(), "no boundary is left: {outcome:?}");
+            break;
+        };
+        kept += usize::from(contents[1].is_some());
+        let paths = files(&rig, &vm);
+        rig = rig.restart_with(|| {
+            for (path, content) in paths.iter().zip(&contents) {
+                match content {
+                    Some(bytes) => std::fs::write(path, bytes).unwrap(),
+                    None => std::fs::remove_file(path).unwrap_or_default(),
+                }
+            }
+        });
+        // Behind the look that the new daemon takes by itself.
+        rig.run(&vm, Operation::Delay(Duration::ZERO)).unwrap();
+        let what = format!("killed at {kill_at}: {outcome:?}");
+        if rig.state(&vm) == PowerState::Halted {
+            assert_eq!(record(&rig, &vm), stored, "{what}");
+            not_begun += 1;
+        } else {
+            assert_eq!(record(&rig, &vm), after, "{what}");
+            done += 1;
+        }
+        assert!(!files(&rig, &vm)[1].exists(), "{what}");
+        rig.run(&vm, Operation::Shutdown(None)).unwrap();
+    }
+    assert!(done > 0 && not_begun > 10 && kept > 0, "{done} {not_begun} {kept}");
 }

@@ -116,6 +116,11 @@ impl Rig {
     /// The daemon is gone, without a chance to tidy, and another is started. Its threads are ended by letting all its
     /// calls fail; nothing that it does takes effect any more.
     fn restart(self) -> Self {
+        self.restart_with(|| ())
+    }
+
+    /// The same, with something done while there is no daemon.
+    fn restart_with(self, meanwhile: impl FnOnce()) -> Self {
         let Self { core, machine, directory } = self;
         let patience = core.patience;
         machine.faults.arm(Fault::From { nth: 0 });
@@ -126,6 +131,7 @@ impl Rig {
         // What dies is dead by the time of the restart; one whose devices nobody closes stays.
         machine.wait(ZOMBIE, |hardware| !hardware.infos().iter().any(|d| d.dying));
         machine.faults.disarm();
+        meanwhile();
         let core = daemon(&machine, directory.path(), patience);
         Self { core, machine, directory }
     }
