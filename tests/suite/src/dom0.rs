@@ -23,6 +23,25 @@ pub const LIMIT: Duration = Duration::from_secs(120);
 /// How long one request for updates waits, in seconds.
 const UPDATES_WAIT: Int = 10;
 
+/// Where the server of [`Dom0::serve_http`] is, for everybody in dom0.
+pub const HTTP: &str = "http://127.0.0.1:8000";
+
+/// What it prints.
+const HTTP_LOG: &str = "/root/http.log";
+
+/// Its program: the parent ends once it listens.
+const SERVE: &str = r#"
+import http.server, os
+server = http.server.HTTPServer(("127.0.0.1", 8000), http.server.SimpleHTTPRequestHandler)
+if os.fork():
+    os._exit(0)
+os.setsid()
+log = os.open("/root/http.log", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+null = os.open("/dev/null", os.O_RDWR)
+os.dup2(null, 0); os.dup2(log, 1); os.dup2(log, 2)
+server.serve_forever()
+"#;
+
 /// How much of the daemon's log a failed test shows.
 const LOG_LINES: u32 = 60;
 
@@ -251,6 +270,20 @@ impl Dom0 {
         let tty = format!("/local/domain/{}/serial/0/tty", self.domid(guest));
         let log = quote(&serial_log(guest));
         self.sh(&format!(": >{log}; printf %s {} >$(xenstore-read {tty})", quote(letters)));
+    }
+
+    /// Serves a directory of dom0 over HTTP, on port 8000 of the loopback interface; it is listening when this returns. What
+    /// was asked for is in [`HTTP_LOG`].
+    #[track_caller]
+    pub fn serve_http(&self, directory: &str) {
+        self.sh(&format!("cd {} && python3 - <<'PYTHON'\n{SERVE}PYTHON", quote(directory)));
+    }
+
+    /// What the server of [`Dom0::serve_http`] was asked for, a path and the answer's status each.
+    #[track_caller]
+    pub fn asked_of_http(&self) -> String {
+        let lines = format!("sed -n 's/.*\"GET \\([^ ]*\\) [^\"]*\" \\([0-9]*\\).*/\\1 \\2/p' {HTTP_LOG}");
+        self.sh(&lines).trim().to_owned()
     }
 
     /// Forgets what the guest has printed so far, so that the same text can be waited for again.

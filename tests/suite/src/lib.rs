@@ -20,7 +20,7 @@ mod screen;
 mod snapshot;
 mod wire;
 
-pub use dom0::{Dom0, LIMIT};
+pub use dom0::{Dom0, HTTP, LIMIT};
 pub use guest::Guest;
 pub use process_view::{Descriptor, ProcessView};
 pub use screen::Screen;

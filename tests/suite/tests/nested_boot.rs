@@ -138,9 +138,8 @@ fn xl_boots_with_our_pygrub_what_the_daemon_boots_as_pvh() {
     dom0.hard_shutdown(&guest).expect("goes down");
 }
 
-/// A repository of the test guest as its own installer, and a server for it in dom0, which listens when this returns. The
-/// installer has the drivers for the disk with it, as a second archive.
-const SERVE: &str = r#"
+/// A repository of the test guest as its own installer, which has the drivers for the disk with it, as a second archive.
+const MAKE_REPOSITORY: &str = r"
 set -e
 os=/root/www/os/isolinux
 mkdir -p $os
@@ -148,19 +147,7 @@ cp /guests/vmlinuz $os/vmlinuz
 cp /guests/initramfs $os/initrd.img
 truncate -s %4 $os/initrd.img
 cat /root/tree/boot/more.img >>$os/initrd.img
-cd /root/www
-python3 - <<'PYTHON'
-import http.server, os
-server = http.server.HTTPServer(("127.0.0.1", 8000), http.server.SimpleHTTPRequestHandler)
-if os.fork():
-    os._exit(0)
-os.setsid()
-log = os.open("/root/www.log", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
-null = os.open("/dev/null", os.O_RDWR)
-os.dup2(null, 0); os.dup2(log, 1); os.dup2(log, 2)
-server.serve_forever()
-PYTHON
-"#;
+";
 
 const REPOSITORY: &str = "http://127.0.0.1:8000/os/";
 
@@ -183,7 +170,8 @@ fn a_guest_is_installed_from_a_server_and_reboots_into_what_it_has_installed() {
     let dom0 = dom0();
     dom0.sh("mv /root/tree/boot/grub/grub.cfg /root/tree/boot/grub/grub.new");
     fat_disk(&dom0);
-    dom0.sh(SERVE);
+    dom0.sh(MAKE_REPOSITORY);
+    dom0.serve_http("/root/www");
     let before = dom0.snapshot();
     let guest =
         Guest::new("installed").memory(160).disk("xvda", "/root/debian.img", VbdMode::ReadWrite).with(blank);
@@ -210,9 +198,9 @@ fn a_guest_is_installed_from_a_server_and_reboots_into_what_it_has_installed() {
     assert_eq!((&*loader(&second), key(&second, "install-round")), ("pygrub", None));
 
     // Each file was asked for once, in the first round; no worker is left.
-    let asked = dom0.sh("sed -n 's/.*\"GET \\([^ ]*\\) [^\"]*\" \\([0-9]*\\).*/\\1 \\2/p' /root/www.log");
+    let asked = dom0.asked_of_http();
     let expected = "/os/images/xen/vmlinuz 404\n/os/isolinux/vmlinuz 200\n/os/isolinux/initrd.img 200";
-    assert_eq!(asked.trim(), expected);
+    assert_eq!(asked, expected);
     assert_eq!(dom0.run("pgrep -x 'fetch-worker|boot-worker'").text(), "");
     dom0.hard_shutdown(&guest).expect("goes down");
     dom0.remove(&guest).expect("is forgotten");

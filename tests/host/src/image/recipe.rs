@@ -50,6 +50,8 @@ pub(super) const PACKAGES: &[&str] = &[
     "kmod",
     "nftables",
     "openvswitch-switch",
+    // An installation repository.
+    "nfs-kernel-server",
     // Access, and finding out what is going on.
     "busybox-static",
     "dropbear-bin",
@@ -90,6 +92,7 @@ pub(super) const DOM0_MODULES: &[&str] = &[
     "nft_meta_bridge",
     "nls_ascii",
     "nls_cp437",
+    "nfsd",
     "null_blk",
     "openvswitch",
     "overlay",

@@ -1,0 +1,141 @@
+//! Installers that the boot loader `eliloader` gets from real servers in dom0: Debian's own, up to its first screen; and one
+//! from the kernel's NFS server.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use suite::{Dom0, Guest, HTTP};
+use xen_host::Options;
+use xenopsd::api::{Boot, BuilderInfo, Disk, Error, IndirectBoot, VbdMode, Vm};
+
+/// Where the package `debian-installer-12-netboot-amd64` has the installer for text consoles.
+const INSTALLER: &str = "/usr/lib/debian-installer/images/12/amd64/text/debian-installer/amd64";
+
+/// Longest start of Debian's installer: on an emulated processor its ramdisk alone is unpacked in a minute.
+const LIMIT: Duration = Duration::from_secs(400);
+
+/// Of the installer's first screen: unlike its title, in one piece.
+const SCREEN: &str = "Choose the language to be used";
+
+/// Memory in MiB with which the installer does not first ask about low memory.
+const MEMORY: i64 = 1200;
+
+/// A VM that is installed from a repository onto a blank disk.
+fn from(repository: &str, keys: &[(&str, &str)]) -> impl FnOnce(&mut Vm) {
+    let keys = keys.iter().copied().chain([("install-repository", repository)]);
+    let keys: Vec<_> = keys.map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
+    move |vm| {
+        let BuilderInfo::Pv(pv) = &mut vm.ty else { unreachable!("it is made so") };
+        pv.boot = Boot::Indirect(IndirectBoot {
+            bootloader: "eliloader".to_owned(),
+            extra_args: "console=hvc0".to_owned(),
+            devices: vec![Disk::Local("/root/blank.img".to_owned())],
+            ..IndirectBoot::default()
+        });
+        for (key, value) in keys {
+            vm.platformdata.insert(key, value);
+        }
+    }
+}
+
+fn key(vm: &Vm, key: &str) -> Option<String> {
+    vm.platformdata.get(key).cloned()
+}
+
+/// A daemon with patience, as processors are emulated, and a disk with nothing on it.
+fn dom0() -> Dom0 {
+    let dom0 = Dom0::without_daemon(Options::default());
+    dom0.start_daemon("--boot-loader-timeout 300");
+    dom0.sh("truncate -s 64M /root/blank.img");
+    dom0
+}
+
+/// Debian's installer where a mirror has it.
+fn mirror(dom0: &Dom0) {
+    let directory =
+        "/root/www/debian/dists/bookworm/main/installer-amd64/current/images/netboot/debian-installer/amd64";
+    dom0.sh(&format!("mkdir -p {directory}"));
+    for name in ["linux", "initrd.gz"] {
+        let file: PathBuf = Path::new(INSTALLER).join(name);
+        assert!(file.is_file(), "{}: install debian-installer-12-netboot-amd64", file.display());
+        dom0.host.put(&file, &format!("{directory}/{name}")).expect("is copied");
+    }
+    dom0.serve_http("/root/www");
+}
+
+#[test]
+fn debians_installer_comes_from_a_mirror_and_shows_its_first_screen() {
+    let dom0 = dom0();
+    mirror(&dom0);
+    let before = dom0.snapshot();
+    let keys = [("install-distro", "debianlike"), ("install-arch", "amd64"), ("debian-release", "bookworm")];
+    let repository = format!("{HTTP}/debian");
+    let guest = Guest::new("debian").memory(MEMORY).disk("xvda", "/root/blank.img", VbdMode::ReadWrite);
+    let guest = guest.with(from(&repository, &keys));
+    dom0.add(&guest);
+    dom0.run_guest(&guest);
+    let seen = dom0.host.wait_for_guest(guest.name(), SCREEN, LIMIT);
+    seen.unwrap_or_else(|error| panic!("{error}"));
+    let record = dom0.record(&guest);
+    let loader = &record.indirect_boot().expect("its disk").bootloader;
+    assert_eq!((&**loader, key(&record, "install-distro")), ("pygrub", None), "it has one round");
+    dom0.hard_shutdown(&guest).expect("goes down");
+    dom0.remove(&guest).expect("is forgotten");
+    let netboot = "/debian/dists/bookworm/main/installer-amd64/current/images/netboot";
+    let each = format!(
+        "{netboot}/xen/vmlinuz 404\n{netboot}/debian-installer/amd64/linux 200\n\
+         {netboot}/debian-installer/amd64/initrd.gz 200"
+    );
+    assert_eq!(dom0.asked_of_http(), each);
+    assert_eq!(dom0.run("pgrep -x 'fetch-worker|boot-worker'").text(), "");
+    before.must_be_left(&dom0);
+}
+
+/// The kernel's NFS server with its port mapper and mountd, as exports(5) has it: for this machine, from ports of root's. The
+/// packages' scripts, which make the port mapper's user, were not run. The repository is the test guest as an installer.
+const SERVE_NFS: &str = r"
+set -e
+echo '_rpc:x:101:65534::/run/rpcbind:/usr/sbin/nologin' >>/etc/passwd
+mkdir -p /srv/nfs /run/rpcbind /var/lib/nfs/v4recovery
+touch /var/lib/nfs/etab /var/lib/nfs/rmtab
+mount -t tmpfs tmpfs /srv/nfs
+mkdir -p /srv/nfs/os/isolinux
+cp /guests/vmlinuz /srv/nfs/os/isolinux/vmlinuz
+cp /guests/initramfs /srv/nfs/os/isolinux/initrd.img
+modprobe nfsd
+mount -t nfsd nfsd /proc/fs/nfsd
+rpcbind -w
+echo '/srv/nfs 127.0.0.1(ro,fsid=1,no_subtree_check)' >/etc/exports
+exportfs -a
+rpc.nfsd 2
+rpc.mountd
+rpcinfo -t 127.0.0.1 nfs 3
+";
+
+#[test]
+fn an_installer_comes_from_the_kernels_nfs_server() {
+    let dom0 = dom0();
+    dom0.sh(SERVE_NFS);
+    let before = dom0.snapshot();
+    let refused = Guest::new("refused").disk("xvda", "/root/blank.img", VbdMode::ReadWrite);
+    let refused = refused.with(from("nfs:127.0.0.1:/root/os", &[]));
+    dom0.add(&refused);
+    match dom0.start_paused(&refused) {
+        Err(Error::BootloaderError { message, .. }) => {
+            assert!(message.starts_with("INVALID_SOURCE: nfs://127.0.0.1/root/os/"), "{message}");
+        }
+        other => panic!("{other:?}"),
+    }
+    dom0.remove(&refused).expect("is forgotten");
+
+    let guest = Guest::new("nfs").disk("xvda", "/root/blank.img", VbdMode::ReadWrite);
+    let guest = guest.with(from("nfs:127.0.0.1:/srv/nfs/os", &[]));
+    dom0.boot(&guest);
+    let said = dom0.type_into(&guest, "cat /proc/cmdline");
+    assert_eq!(said, "method=nfs:127.0.0.1:/srv/nfs/os/ console=hvc0");
+    assert_eq!(key(&dom0.record(&guest), "install-round").as_deref(), Some("2"));
+    assert_eq!(dom0.run("grep -E ' (nfs|nfs4) ' /proc/mounts").text(), "", "nothing is mounted");
+    dom0.hard_shutdown(&guest).expect("goes down");
+    dom0.remove(&guest).expect("is forgotten");
+    before.must_be_left(&dom0);
+}
