@@ -31,7 +31,9 @@ fn write(store: &mut Client, node: &str, value: &str) {
 const DEEDS: [(&str, Deed); 7] = [
     ("closes by itself", |store, _| write(store, "state", "6")),
     ("jumps states", |store, _| {
-        ["3", "1", "8", "5", "2", "4", "0", "3"].iter().for_each(|s| write(store, "state", s))
+        for state in ["3", "1", "8", "5", "2", "4", "0", "3"] {
+            write(store, "state", state);
+        }
     }),
     ("says nonsense", |store, _| write(store, "state", "\u{fffd}44")),
     ("points elsewhere", |store, other| {
