@@ -1,5 +1,7 @@
-//! The same screen seen by viewers of different authors: `xenops screenshot`'s, gtk-vnc (`gvnccapture`) and TightVNC
-//! (`vncsnapshot`), each with the encodings that it prefers.
+//! The same screen seen by viewers of different authors: `xenops screenshot`'s, gtk-vnc (`gvnccapture`), TightVNC
+//! (`vncsnapshot`), vncdotool and asyncvnc, each with the encodings that it prefers. The last two also type.
+
+mod python;
 
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
@@ -109,6 +111,77 @@ fn tight_vnc_knows_the_password() {
     assert_eq!(std::fs::read(&file).unwrap()[..3], [0xff, 0xd8, 0xff], "a JPEG file");
 }
 
+const PASSWORD: &str = "s3cret";
+
+/// Asks for a name and greets whoever it is, without a cursor.
+const LOGIN: &str =
+    "printf '\\033[?25l\\033[2J\\033[Hlogin: '; read name; printf \"Welcome, $name.\"; read rest";
+
+/// What it looks like when [`NAME`] was typed.
+const ANSWERED: &str = "printf '\\033[?25l\\033[2J\\033[Hlogin: Alice_7\\r\\nWelcome, Alice_7.'; read rest";
+
+/// With what needs a shift key on most keyboards.
+const NAME: &str = "Alice_7";
+
+/// The pixels of a file that a viewer wrote, three bytes each.
+fn pixels(file: &Path) -> Vec<u8> {
+    let mut reader = png::Decoder::new(BufReader::new(File::open(file).unwrap())).read_info().unwrap();
+    let mut pixels = vec![0; reader.output_buffer_size().unwrap()];
+    let info = reader.next_frame(&mut pixels).unwrap();
+    assert_eq!((info.width, info.height), (640, 384));
+    match info.color_type {
+        png::ColorType::Rgb => pixels,
+        png::ColorType::Rgba => pixels.chunks_exact(4).flat_map(|rgba| rgba[..3].to_vec()).collect(),
+        other => panic!("{}: {other:?}", file.display()),
+    }
+}
+
+/// A viewer types a name on a screen with a password and sees the answer.
+///
+/// `viewer` makes its command of the port and the files `answer.png`, which is what to wait for, `before.png` and
+/// `after.png`, which it is to write.
+fn logs_in(viewer: impl Fn(u16, [&Path; 3]) -> Command) {
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name);
+    std::fs::write(path("password"), PASSWORD).unwrap();
+    let [answer, before, after] = ["answer.png", "before.png", "after.png"].map(path);
+    let answered = Shown::new(ANSWERED, "Welcome, Alice_7.").picture();
+    std::fs::write(&answer, answered.to_png().unwrap()).unwrap();
+    let shown = Shown::with(&["--password-file", path("password").to_str().unwrap()], LOGIN, "login: ");
+    let asked = Shown::new("printf '\\033[?25l\\033[2J\\033[Hlogin: '; read rest", "login: ").picture();
+
+    let viewer = viewer(shown.vnc, [&answer, &before, &after]);
+    let mut limited = Command::new("timeout");
+    python::succeed(
+        limited.arg(LIMIT.as_secs().to_string()).arg(viewer.get_program()).args(viewer.get_args()),
+    );
+    assert!(pixels(&before) == asked.rgb(), "before the name is typed");
+    assert!(pixels(&after) == answered.rgb(), "after the name was typed");
+}
+
+#[test]
+fn vncdotool_logs_in() {
+    let vncdo = python::program("vncdo");
+    logs_in(|port, [answer, before, after]| {
+        let mut command = Command::new(&vncdo);
+        command.args(["-s", &format!("127.0.0.1::{port}"), "-p", PASSWORD]);
+        command.arg("capture").arg(before).args(["type", NAME, "key", "enter"]);
+        command.arg("expect").arg(answer).args(["0", "capture"]).arg(after);
+        command
+    });
+}
+
+#[test]
+fn asyncvnc_logs_in() {
+    let python = python::program("python");
+    logs_in(|port, [answer, before, after]| {
+        let mut command = Command::new(&python);
+        command.arg(python::source("login.py")).args([&port.to_string(), PASSWORD, NAME]);
+        command.args([answer, before, after]);
+        command
+    });
+}
+
 /// No cursor; the first cell red, then text, then bars of colour beyond those that a packed palette has room for.
 const COLOURFUL: &str = "printf '\\033[?25l\\033[2J\\033[H\\033[41m \\033[0mhello \\033[1;32mbright\\033[0m\\r\\n'; \
     for i in $(seq 16 255); do printf \"\\033[48;5;${i}m\\033[38;5;$((271 - i))m$((i % 10))\"; done; \
@@ -141,11 +214,7 @@ fn gtk_vnc_sees_the_same_pixels() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("screen.png");
     shown.viewed("gvnccapture", &["-q"], &file);
-    let mut reader = png::Decoder::new(BufReader::new(File::open(&file).unwrap())).read_info().unwrap();
-    let mut pixels = vec![0; reader.output_buffer_size().unwrap()];
-    let info = reader.next_frame(&mut pixels).unwrap();
-    assert_eq!((info.width, info.height, info.color_type), (640, 384, png::ColorType::Rgba));
-    let seen: Vec<u8> = pixels.chunks_exact(4).flat_map(|rgba| rgba[..3].to_vec()).collect();
+    let seen = pixels(&file);
     let picture = shown.picture();
     assert!(picture.colours() > 100, "{} colours", picture.colours());
     let different = seen.iter().zip(picture.rgb()).filter(|(one, other)| one != other).count();
