@@ -12,6 +12,7 @@ use guest_installer::{fetch, limits};
 
 use crate::core::Patience;
 use crate::edge::linux::device_model;
+use crate::edge::linux::ovsdb;
 use crate::edge::linux::terminal::{ConsoleLog, TerminalServers};
 use crate::edge::{BootLoader, FirmwarePaths, StoreAddress};
 use crate::service::MAX_WORKERS;
@@ -107,6 +108,13 @@ pub struct Config {
     /// User number of domain 0's device model, were there one; those of others follow it
     #[arg(long, default_value_t = 0x2000_0000, value_parser = uid_base)]
     pub device_model_uid_base: u32,
+    /// Script that puts network interfaces into their bridges, called as xl calls it, such as /etc/xen/scripts/vif-bridge;
+    /// `other_config:hotplug-script` of an interface overrides it. Without one the daemon does that, faster
+    #[arg(long, value_name = "PATH", value_parser = script)]
+    pub vif_script: Option<PathBuf>,
+    /// Socket of Open vSwitch's database server, for interfaces in its bridges
+    #[arg(long, value_name = "PATH", default_value = ovsdb::DEFAULT_SOCKET)]
+    pub openvswitch_socket: PathBuf,
     /// Run helper processes without a protection that this kernel lacks: mount, network, ipc, pid, cgroup or seccomp; may
     /// be repeated
     #[arg(long, value_name = "PROTECTION", value_parser = protection)]
@@ -186,6 +194,11 @@ fn key_and_word(text: &str) -> Result<(String, String), String> {
         return Err(format!("guests have no `{key}`; they have {}", SCRIPT_KEYS.join(", ")));
     }
     Ok((key.to_owned(), word.to_owned()))
+}
+
+fn script(text: &str) -> Result<PathBuf, String> {
+    let path = PathBuf::from(text);
+    if path.is_absolute() { Ok(path) } else { Err("must be an absolute path".to_owned()) }
 }
 
 fn uid_base(text: &str) -> Result<u32, String> {

@@ -70,6 +70,8 @@ pub fn run(config: &Config) -> Result<(), DaemonError> {
             ends: Ends::default(),
             device_models: config.device_models(),
             storage: config.storage_program.clone(),
+            open_vswitch: config.openvswitch_socket.clone(),
+            vif_script: config.vif_script.clone(),
         };
         real(config.xenstore, host)
     };

@@ -250,6 +250,20 @@ fn answer(core: &Arc<Core>, call: &Call) -> Result<Value, Error> {
             m,
             devices::change(core, &m.id, &m.debug_info, VifWish::LockingMode(m.locking_mode.clone())),
         ),
+        Call::VifSetIpv4Configuration(m) => {
+            let wish = VifWish::Ipv4(m.ipv4_configuration.clone());
+            returns(m, devices::change(core, &m.id, &m.debug_info, wish))
+        }
+        Call::VifSetIpv6Configuration(m) => {
+            let wish = VifWish::Ipv6(m.ipv6_configuration.clone());
+            returns(m, devices::change(core, &m.id, &m.debug_info, wish))
+        }
+        Call::VifSetTrunks(m) => {
+            returns(m, devices::change(core, &m.id, &m.debug_info, VifWish::Trunks(m.trunks.clone())))
+        }
+        Call::VifSetPvsProxy(m) => {
+            returns(m, devices::set_pvs_proxy(core, &m.id, &m.debug_info, m.proxy.as_ref()))
+        }
         Call::VbdAdd(m) => returns(m, devices::add(core, &m.vbd)),
         Call::VbdRemove(m) => returns(m, devices::remove::<Vbd>(core, &m.id)),
         Call::VbdStat(m) => returns(m, devices::stat(core, &m.id)),

@@ -4,7 +4,8 @@ use std::fmt;
 
 use super::operation::Request;
 use crate::api::{
-    BuilderInfo, DeviceId, Dict, Disk, Error, Int, LockingMode, Network, PowerState, Vbd, VbdType, Vif, Vm,
+    BuilderInfo, DeviceId, Dict, Disk, Error, Int, Ipv4Configuration, Ipv6Configuration, LockingMode,
+    Network, PowerState, Vbd, VbdType, Vif, Vm,
 };
 use crate::device;
 use crate::domain::memory;
@@ -39,6 +40,14 @@ pub enum VifWish {
     Carrier(bool),
     /// What it may send.
     LockingMode(LockingMode),
+    /// The IPv4 configuration that the guest's agent is asked for.
+    Ipv4(Ipv4Configuration),
+    /// The IPv6 configuration likewise.
+    Ipv6(Ipv6Configuration),
+    /// VLANs that it carries.
+    Trunks(Vec<i64>),
+    /// No proxy for provisioning servers.
+    NoProxy,
 }
 
 impl VifWish {
@@ -47,6 +56,10 @@ impl VifWish {
             Self::Network(network) => vif.backend = network.clone(),
             Self::Carrier(carrier) => vif.carrier = *carrier,
             Self::LockingMode(mode) => vif.locking_mode = mode.clone(),
+            Self::Ipv4(configuration) => vif.ipv4_configuration = configuration.clone(),
+            Self::Ipv6(configuration) => vif.ipv6_configuration = configuration.clone(),
+            Self::NoProxy => vif.pvs_proxy = None,
+            Self::Trunks(trunks) => vif.trunks.clone_from(trunks),
         }
     }
 }
@@ -57,6 +70,10 @@ impl fmt::Display for VifWish {
             Self::Network(_) => "network",
             Self::Carrier(_) => "carrier",
             Self::LockingMode(_) => "locking mode",
+            Self::Ipv4(_) => "IPv4 configuration",
+            Self::Ipv6(_) => "IPv6 configuration",
+            Self::Trunks(_) => "trunks",
+            Self::NoProxy => "proxy",
         })
     }
 }

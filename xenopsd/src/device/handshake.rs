@@ -74,6 +74,9 @@ pub fn unplug(plug: &Plug<'_>, address: DeviceAddress, id: &str, how: Unplugging
         return unplug(plug, address, id, Unplugging::Forced);
     }
     closed.map_err(|gone| gone.into_error(plug, address, id, how))?;
+    if address.kind == DeviceKind::Vif {
+        vif::end(plug.core, plug.domid, address, plug.waiting)?;
+    }
     plug.core.edges.store()?.commit(&address.remove())?;
     // Only now: a loop device must not be freed while its backend could still be asked to write.
     plug.core.runtimes.with(plug.vm, |r| r.kept.retain(|(kept, _)| *kept != address));

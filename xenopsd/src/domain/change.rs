@@ -147,7 +147,7 @@ impl VmExecutor<'_> {
         if !device::is_plugged(self.core, self.vm(), &named)? {
             return Ok(());
         }
-        vif::apply(self.core, domid, interface)
+        vif::apply(self.core, domid, interface, self.core.waiting(Some(self.task), self.slot))
     }
 
     /// As much as there is room for, and waits until the guest has it.

@@ -104,8 +104,11 @@ impl VmExecutor<'_> {
     }
 
     fn remove_trees(&self, domid: DomId) -> Result<(), Error> {
+        let devices = devices_of(&mut *self.core.edges.store()?, store_domid(domid))?;
+        for interface in devices.iter().filter(|device| device.kind == DeviceKind::Vif) {
+            vif::end(self.core, domid, *interface, self.core.waiting(None, self.slot))?;
+        }
         let mut store = self.core.edges.store()?;
-        let devices = devices_of(&mut *store, store_domid(domid))?;
         let mut batch = Batch::new();
         for device in &devices {
             batch.append(device.remove());

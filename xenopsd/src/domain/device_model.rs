@@ -190,7 +190,8 @@ impl VmExecutor<'_> {
         let vif = self.records.vifs.iter().find(wanted);
         let vif = vif.ok_or_else(|| Error::does_not_exist("VIF", card.position.to_string()))?;
         let name = format!("tap{domid}.{}", card.position);
-        Ok(self.core.edges.host().make_tap(&name, &vif::settings(vif)?)?)
+        let mut note = noting(self.core, self.vm());
+        Ok(self.core.edges.host().make_tap(&name, &vif::settings(vif)?, &mut note)?)
     }
 
     fn not_started(&self, error: &dyn std::fmt::Display) -> Error {

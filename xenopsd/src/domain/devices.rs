@@ -112,12 +112,16 @@ impl<'a> VmExecutor<'a> {
         for vif in &self.records.vifs {
             let named = Device::Vif(vif.id.device.clone());
             let plugged = device::is_plugged(self.core, self.vm(), &named);
-            let applied = plugged
-                .and_then(|plugged| if plugged { device::vif::apply(self.core, domid, vif) } else { Ok(()) });
+            let applied =
+                plugged.and_then(|plugged| if plugged { self.apply_to(domid, vif) } else { Ok(()) });
             if let Err(error) = applied {
                 tracing::warn!(vif = %vif.id, %error, "an interface of a running VM is not as its record says");
             }
         }
+    }
+
+    fn apply_to(&self, domid: DomId, vif: &crate::api::Vif) -> Result<(), Error> {
+        device::vif::apply(self.core, domid, vif, self.core.waiting(None, self.slot))
     }
 
     fn incomplete(&self, domid: DomId) -> Result<Vec<DeviceAddress>, Error> {

@@ -30,6 +30,7 @@ impl VmExecutor<'_> {
                 script: &script,
                 arguments: &arguments,
                 input: None,
+                environment: &[],
                 limit: SCRIPT_LIMIT,
                 cancelled: self.task.cancel_event(),
             };

@@ -17,14 +17,15 @@ use super::linux::boot::BootLoader;
 use super::linux::ends::{Ends, Tell};
 use super::linux::loopdev::{self, AttachOptions};
 use super::linux::mac::MacAddr;
-use super::linux::netlink::{IfName, Netlink};
+use super::linux::netlink::{IfName, LinkChange, Netlink};
+use super::linux::nftables::Place;
 use super::linux::suspend_file::{SuspendFile, SuspendFileError};
 use super::linux::terminal::{TerminalError, TerminalServers};
 use super::linux::{backend_threads, device_model, nftables, process, release, script, serial, storage, vif};
 use super::xen::XenHypervisor;
 use super::{
-    Access, Attached, AttachedDisk, DeviceModel, DiskId, DiskWanted, DomId, Edges, FileId, Firmware,
-    FirmwarePaths, Followed, FoundKernel, Host, HostError, ImageFile, IoPriority, KernelSearch,
+    Access, Attached, AttachedDisk, BridgeKind, DeviceModel, DiskId, DiskWanted, DomId, Edges, FileId,
+    Firmware, FirmwarePaths, Followed, FoundKernel, Host, HostError, ImageFile, IoPriority, KernelSearch,
     KernelSearchError, NewDeviceModel, Note, Prepared, Reserve, ScreenListener, ScreenPlace, ScriptEnd,
     ScriptError, ScriptRun, StorageCall, StorageError, Terminal, TerminalSockets, TerminalWanted,
     VifSettings,
@@ -93,6 +94,10 @@ pub struct LinuxHost {
     pub device_models: device_model::Settings,
     /// The storage layer's program.
     pub storage: Option<PathBuf>,
+    /// Where Open vSwitch's database server listens.
+    pub open_vswitch: PathBuf,
+    /// The script that sets up interfaces which name none of their own.
+    pub vif_script: Option<PathBuf>,
 }
 
 impl Host for LinuxHost {
@@ -192,39 +197,60 @@ impl Host for LinuxHost {
         Ok(SuspendFile::discard(path)?)
     }
 
-    fn check_bridge(&self, bridge: &str) -> Result<(), HostError> {
+    fn check_bridge(&self, bridge: &str) -> Result<BridgeKind, HostError> {
         let name = interface_name(bridge)?;
         let link =
             Netlink::open().and_then(|mut netlink| netlink.link_by_name(&name)).map_err(unusable_network)?;
-        match link {
-            None => Err(HostError::Missing {
-                class: "network",
-                id: bridge.to_owned(),
-                text: format!(
-                    "bridge {bridge} does not exist; make it with `ip link add {bridge} type bridge`"
-                ),
-            }),
-            Some(link) if !link.is_bridge() => {
-                Err(unusable_network(format!("{bridge} is a network interface but not a bridge")))
-            }
-            Some(_) => Ok(()),
-        }
+        let link = link.ok_or_else(|| HostError::Missing {
+            class: "network",
+            id: bridge.to_owned(),
+            text: format!("bridge {bridge} does not exist; make it with `ip link add {bridge} type bridge`"),
+        })?;
+        link.bridge_kind()
+            .ok_or_else(|| unusable_network(format!("{bridge} is a network interface but not a bridge")))
     }
 
-    fn connect_vif(&self, interface: &str, settings: &VifSettings) -> Result<(), HostError> {
+    fn connect_vif(
+        &self,
+        interface: &str,
+        settings: &VifSettings,
+        note: &mut Note<'_>,
+    ) -> Result<(), HostError> {
         let interface = interface_name(interface)?;
-        let bridge = interface_name(&settings.bridge)?;
         let mut netlink = Netlink::open().map_err(unusable_network)?;
         // That it did not appear is found, and said, by the next step.
-        netlink.await_link(&interface, INTERFACE_LIMIT).map_err(unusable_network)?;
-        // Before anything of the guest's can get through.
+        let link = netlink.await_link(&interface, INTERFACE_LIMIT).map_err(unusable_network)?;
+        // Before anything of the guest's can get through. A script's bridge is looked at by the script alone.
         if let Some(locked) = &settings.locked {
-            nftables::lock(&interface, locked).map_err(unusable_network)?;
+            let kind = if settings.scripted { None } else { Some(self.check_bridge(&settings.bridge)?) };
+            let place = if kind == Some(BridgeKind::Linux) { Place::Bridge } else { Place::Device };
+            nftables::lock(&interface, locked, place).map_err(unusable_network)?;
         }
         vif::set_offloads(&interface, &settings.offloads).map_err(unusable_network)?;
-        let wanted =
-            vif::Wanted { bridge: &bridge, mtu: settings.mtu, mac: MacAddr::BACKEND, up: settings.carrier };
-        vif::connect_vif(&mut netlink, &interface, &wanted).map(drop).map_err(unusable_network)
+        if settings.scripted {
+            let missing = || unusable_network(format!("{interface} does not exist"));
+            let change = LinkChange { up: Some(settings.carrier), ..LinkChange::default() };
+            return netlink.change(&link.ok_or_else(missing)?, &change).map_err(unusable_network);
+        }
+        let bridge = interface_name(&settings.bridge)?;
+        let switch = vif::Switch {
+            socket: &self.open_vswitch,
+            vlan: settings.vlan,
+            trunks: &settings.trunks,
+            external_ids: &settings.external_ids,
+        };
+        let (mtu, up) = (settings.mtu, settings.carrier);
+        let wanted = vif::Wanted { bridge: &bridge, mtu, mac: MacAddr::BACKEND, up, switch };
+        vif::connect_vif(&mut netlink, &interface, &wanted, note).map(drop).map_err(unusable_network)?;
+        vif::set_promiscuous(&interface, settings.promiscuous).map_err(unusable_network)
+    }
+
+    fn vif_script(&self) -> Option<PathBuf> {
+        self.vif_script.clone()
+    }
+
+    fn check_script(&self, path: &Path) -> Result<(), HostError> {
+        script::check(path)
     }
 
     fn hook_scripts(&self, hook: &str) -> Result<Vec<PathBuf>, HostError> {
@@ -278,13 +304,18 @@ impl Host for LinuxHost {
         process::stop(process, patience).map_err(|e| unusable_process(process, &e))
     }
 
-    fn make_tap(&self, interface: &str, settings: &VifSettings) -> Result<OwnedFd, HostError> {
+    fn make_tap(
+        &self,
+        interface: &str,
+        settings: &VifSettings,
+        note: &mut Note<'_>,
+    ) -> Result<OwnedFd, HostError> {
         let control = File::options().read(true).write(true).custom_flags(libc::O_NONBLOCK).open(TUN);
         let control =
             control.map_err(|e| unusable_network(format!("{TUN}: {e} (is the module tun loaded?)")))?;
         tap::make(control.as_fd(), interface)
             .map_err(|e| unusable_network(format!("tap {interface} cannot be made: {e}")))?;
-        self.connect_vif(interface, settings)?;
+        self.connect_vif(interface, settings, note)?;
         Ok(control.into())
     }
 
@@ -332,7 +363,10 @@ impl Host for LinuxHost {
     }
 
     fn release(&self, resource: &Resource) -> Result<bool, HostError> {
-        release::release(resource)
+        match resource {
+            Resource::SwitchPort(name) => release::remove_port(&self.open_vswitch, name),
+            other => release::release(other),
+        }
     }
 }
 

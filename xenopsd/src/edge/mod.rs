@@ -18,6 +18,7 @@ mod image;
 mod kernel_search;
 pub mod linux;
 mod machine;
+mod network;
 mod pool;
 mod screen;
 pub mod storage;
@@ -58,6 +59,7 @@ pub use linux::mac::MacAddr;
 pub use linux::nftables::Locked;
 pub use linux::suspend_file::SuspendFile;
 pub use machine::{LinuxHost, StoreAddress, real};
+pub use network::{BridgeKind, VifSettings};
 pub use pool::{Edges, Lent};
 pub use screen::{ScreenAddress, ScreenListener, ScreenPlace};
 pub use storage::{Attached, Datapath, StorageCall, StorageError, Vdi, Verb};
@@ -281,22 +283,6 @@ pub struct AttachedDisk {
     pub keep: Option<OwnedFd>,
 }
 
-/// What a network interface's host side is given.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct VifSettings {
-    /// The bridge it joins.
-    pub bridge: String,
-    /// In bytes; none leaves the bridge's.
-    pub mtu: Option<u32>,
-    /// Whether the link is up.
-    pub carrier: bool,
-    /// What the guest may send; none for anything. Rules that there are already are left by none: they are released
-    /// as a [`Resource`].
-    pub locked: Option<Locked>,
-    /// Offloads that are not to be as they happen to be.
-    pub offloads: Vec<(Offload, bool)>,
-}
-
 /// Why Linux refused: what, on which object, and what to do is in the text.
 #[derive(Debug, thiserror::Error)]
 pub enum HostError {
@@ -329,6 +315,8 @@ pub struct ScriptRun<'a> {
     pub arguments: &'a [String],
     /// What it reads; one that is to read something has limits, and an environment of its own.
     pub input: Option<&'a [u8]>,
+    /// Beside the daemon's own environment.
+    pub environment: &'a [(String, String)],
     /// How long it may take.
     pub limit: Duration,
     /// Disconnected when it is no longer wanted.
@@ -482,17 +470,32 @@ pub trait Host: Send + Sync {
     /// [`HostError`].
     fn discard_image(&self, path: &Path) -> Result<(), HostError>;
 
-    /// Checks that a bridge exists and is one.
+    /// Checks that a bridge exists and is one, and of which kind.
     ///
     /// # Errors
     /// [`HostError`].
-    fn check_bridge(&self, bridge: &str) -> Result<(), HostError>;
+    fn check_bridge(&self, bridge: &str) -> Result<BridgeKind, HostError>;
 
-    /// Brings a backend interface, new or in use, in line with its settings.
+    /// Brings a backend interface, new or in use, in line with its settings, writing down with `note` what does not go with
+    /// it.
     ///
     /// # Errors
     /// [`HostError`].
-    fn connect_vif(&self, interface: &str, settings: &VifSettings) -> Result<(), HostError>;
+    fn connect_vif(
+        &self,
+        interface: &str,
+        settings: &VifSettings,
+        note: &mut Note<'_>,
+    ) -> Result<(), HostError>;
+
+    /// The script that sets up interfaces which name none of their own; none when we do that.
+    fn vif_script(&self) -> Option<PathBuf>;
+
+    /// Checks that a script is there and can be run.
+    ///
+    /// # Errors
+    /// [`HostError`].
+    fn check_script(&self, script: &Path) -> Result<(), HostError>;
 
     /// The administrator's scripts for an event, in the order in which they run.
     ///
@@ -549,12 +552,17 @@ pub trait Host: Send + Sync {
     /// [`HostError::Unusable`].
     fn stop_process(&self, process: &ProcessId, patience: Duration) -> Result<bool, HostError>;
 
-    /// Makes a network device whose packets go to and come from whoever has the descriptor, and puts it into its bridge. It
-    /// ends with the last descriptor.
+    /// Makes a network device whose packets go to and come from whoever has the descriptor, and puts it into its bridge,
+    /// noting as [`Host::connect_vif`] does. It ends with the last descriptor.
     ///
     /// # Errors
     /// [`HostError`].
-    fn make_tap(&self, interface: &str, settings: &VifSettings) -> Result<OwnedFd, HostError>;
+    fn make_tap(
+        &self,
+        interface: &str,
+        settings: &VifSettings,
+        note: &mut Note<'_>,
+    ) -> Result<OwnedFd, HostError>;
 
     /// Makes a pseudo-terminal, raw.
     ///

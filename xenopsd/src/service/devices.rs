@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::api::{DeviceId, Disk, Error, Vbd, Vif};
+use crate::api::{DeviceId, Disk, Error, PvsProxy, Vbd, Vif};
 use crate::core::{Core, Operation, VifWish, Wish};
 use crate::device::Observed;
 use crate::ops::plan::{Device, Unplugging};
@@ -78,6 +78,22 @@ pub(super) fn insert(core: &Arc<Core>, id: &DeviceId, dbg: &str, disk: &Disk) ->
 
 pub(super) fn eject(core: &Arc<Core>, id: &DeviceId, dbg: &str) -> Result<String, Error> {
     core.submit(&id.vm, dbg, Operation::Change(Wish::Eject(id.device.clone())))
+}
+
+/// There is no proxy to be set up: taking one away has nothing to do but to clear the record.
+pub(super) fn set_pvs_proxy(
+    core: &Arc<Core>,
+    id: &DeviceId,
+    dbg: &str,
+    proxy: Option<&PvsProxy>,
+) -> Result<String, Error> {
+    core.records.device::<Vif>(id)?;
+    if proxy.is_some() {
+        return Err(Error::Unimplemented(format!(
+            "VIF {id}: a proxy for provisioning servers; the VM reaches them by itself without one"
+        )));
+    }
+    change(core, id, dbg, VifWish::NoProxy)
 }
 
 pub(super) fn change(core: &Arc<Core>, id: &DeviceId, dbg: &str, wish: VifWish) -> Result<String, Error> {

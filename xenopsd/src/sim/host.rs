@@ -22,8 +22,8 @@ use crate::edge::linux::storage as real_storage;
 use crate::edge::linux::terminal::ROLE;
 use crate::edge::linux::{loopdev, script, serial};
 use crate::edge::{
-    Access, Attached, AttachedDisk, DeviceModel, DiskId, DiskWanted, DomId, FileId, Firmware, Followed,
-    FoundKernel, Host, HostError, Image, ImageFile, IoPriority, KernelSearch, KernelSearchError,
+    Access, Attached, AttachedDisk, BridgeKind, DeviceModel, DiskId, DiskWanted, DomId, FileId, Firmware,
+    Followed, FoundKernel, Host, HostError, Image, ImageFile, IoPriority, KernelSearch, KernelSearchError,
     NewDeviceModel, Note, Prepared, Reserve, ScreenListener, ScreenPlace, ScriptEnd, ScriptError, ScriptRun,
     StorageCall, StorageError, SuspendFile, Tell, Terminal, TerminalSockets, TerminalWanted, VifSettings,
 };
@@ -86,10 +86,12 @@ impl SimHost {
         })
     }
 
-    fn bridge(&self, site: &str, bridge: &str) -> Result<(), HostError> {
+    /// Those whose names begin with `ovs` are Open vSwitch's.
+    fn bridge(&self, site: &str, bridge: &str) -> Result<BridgeKind, HostError> {
         self.shared.faults.check(site).map_err(|e| unusable("network", &e))?;
         if self.bridges.has(bridge) {
-            return Ok(());
+            let of_switch = bridge.starts_with("ovs");
+            return Ok(if of_switch { BridgeKind::OpenVswitch } else { BridgeKind::Linux });
         }
         let text = format!("bridge {bridge}: the simulator has no such bridge");
         Err(HostError::Missing { class: "network", id: bridge.to_owned(), text })
@@ -203,15 +205,33 @@ impl Host for SimHost {
         Ok(SuspendFile::discard(path)?)
     }
 
-    fn check_bridge(&self, bridge: &str) -> Result<(), HostError> {
+    fn check_bridge(&self, bridge: &str) -> Result<BridgeKind, HostError> {
         self.bridge("host.check_bridge", bridge)
     }
 
-    fn connect_vif(&self, interface: &str, settings: &VifSettings) -> Result<(), HostError> {
-        self.bridge("host.connect_vif", &settings.bridge)?;
+    fn connect_vif(
+        &self,
+        interface: &str,
+        settings: &VifSettings,
+        note: &mut Note<'_>,
+    ) -> Result<(), HostError> {
+        if settings.scripted {
+            self.shared.faults.check("host.connect_vif")?;
+        } else if self.bridge("host.connect_vif", &settings.bridge)? == BridgeKind::OpenVswitch {
+            note(Resource::SwitchPort(interface.to_owned()))?;
+        }
         let mut interfaces = self.shared.interfaces.lock().unwrap_or_else(PoisonError::into_inner);
         interfaces.insert(interface.to_owned(), settings.clone());
         Ok(())
+    }
+
+    fn vif_script(&self) -> Option<PathBuf> {
+        None
+    }
+
+    fn check_script(&self, path: &Path) -> Result<(), HostError> {
+        self.shared.faults.check("host.check_script")?;
+        script::check(path)
     }
 
     fn hook_scripts(&self, hook: &str) -> Result<Vec<PathBuf>, HostError> {
@@ -276,7 +296,12 @@ impl Host for SimHost {
         self.shared.processes.stop(process).map_err(|e| unusable("process", &e))
     }
 
-    fn make_tap(&self, _interface: &str, settings: &VifSettings) -> Result<OwnedFd, HostError> {
+    fn make_tap(
+        &self,
+        _interface: &str,
+        settings: &VifSettings,
+        _note: &mut Note<'_>,
+    ) -> Result<OwnedFd, HostError> {
         self.bridge("host.make_tap", &settings.bridge)?;
         Ok(File::open("/dev/null").map_err(|e| unusable("network", &format!("/dev/null: {e}")))?.into())
     }

@@ -58,6 +58,8 @@ impl Rig {
             ends: Ends::default(),
             device_models: xenopsd::edge::linux::device_model::Settings::default(),
             storage: None,
+            open_vswitch: "/nonexistent".into(),
+            vif_script: None,
         };
         let guest = nix::pty::posix_openpt(OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC).unwrap();
         nix::pty::grantpt(&guest).unwrap();

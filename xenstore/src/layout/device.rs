@@ -6,6 +6,7 @@
 //!   /libxl/D/device/K/N            private   the toolstack's copy; what is removed is found here and nowhere else
 //! ```
 
+use super::guest_addresses::GuestAddresses;
 use super::table::{Layout, Side, copy_backend, write_side};
 use super::xenbus::XenbusState;
 use super::{Pairs, domain_path, libxl_path};
@@ -138,7 +139,9 @@ impl DeviceAddress {
     pub fn remove(&self) -> Batch {
         let mut batch = Batch::new();
         let error = self.backend_error();
-        let gone = [Some(self.frontend()), Some(self.private()), Some(self.backend()), error.parent()];
+        // What its agent was asked for and said of it, in the guest's tree.
+        let asked = (self.kind == DeviceKind::Vif).then(|| GuestAddresses::directory(self.domid, self.id));
+        let gone = [Some(self.frontend()), Some(self.private()), Some(self.backend()), error.parent(), asked];
         for path in gone.into_iter().flatten() {
             batch.rm(path.clone());
             // The home directory is the parent of the first console; it is not this device's to prune.
@@ -258,6 +261,7 @@ pub(super) fn create<T: Layout>(layout: &T, address: DeviceAddress, private: &Pa
     }
     write_side(layout, Side::Frontend, &mut batch);
     write_side(layout, Side::Backend, &mut batch);
+    write_side(layout, Side::Private, &mut batch);
     batch
 }
 

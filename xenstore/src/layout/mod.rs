@@ -1,6 +1,6 @@
 //! What a domain and its devices find in the store, as tables.
 //!
-//! Each layout (a [`Domain`], its [`Built`] part, a [`Vbd`], [`Vif`], [`Console`], its [`TerminalServer`], a [`DeviceModel`]) is one table of nodes:
+//! Each layout (a [`Domain`], its [`Built`] part, a [`Vbd`], [`Vif`], [`GuestAddresses`], [`Console`], its [`TerminalServer`], a [`DeviceModel`]) is one table of nodes:
 //! where it is, who owns it, what is in it, who reads it. The [`Batch`] that writes the tree is made from the table, and so is
 //! its documentation ([`document`]): the two cannot drift apart.
 //!
@@ -11,6 +11,7 @@ mod console;
 mod device;
 mod device_model;
 mod domain;
+mod guest_addresses;
 mod table;
 mod vbd;
 mod vif;
@@ -23,6 +24,7 @@ pub use domain::{
     Built, Domain, DomainKind, Memory, domain_path, libxl_path, remove_domain, rename_domain, set_memory,
     set_memory_range, set_online_vcpus, vm_path,
 };
+pub use guest_addresses::{Asked, GuestAddresses};
 pub use table::{Content, Layout, Node, Rule, Side, Writer, document};
 pub use vbd::{BlockBackend, BlockDevice, Media, Vbd};
 pub use vif::{Mac, Rate, Vif};
@@ -58,6 +60,7 @@ pub fn document_all() -> String {
         document::<DeviceModel>(),
         document::<Vbd>(),
         document::<Vif>(),
+        document::<GuestAddresses>(),
     ];
     format!("# Xenstore layout\n\n{}\n{}", table::LEGEND, parts.join("\n"))
 }

@@ -85,6 +85,9 @@ pub struct Vif {
     pub extra_private: Pairs,
 }
 
+/// Which script sets up the host's side, below the private root. Kept apart from `script`, which is always there.
+const HOTPLUG_SCRIPT: &str = "hotplug-script";
+
 impl Vif {
     /// Its address.
     pub const fn address(&self) -> DeviceAddress {
@@ -99,6 +102,19 @@ impl Vif {
     /// All nodes of the new interface. Leftovers with the same address are removed.
     pub fn create(&self) -> Batch {
         device::create(self, self.address(), &self.extra_private)
+    }
+
+    /// The node that names the script which set up the host's side: it is the one to be told of the end.
+    pub fn script_node(address: DeviceAddress) -> Path {
+        address.private().at(HOTPLUG_SCRIPT)
+    }
+
+    /// Forgets what a script said of the interface, before it is called again.
+    pub fn forget_hotplug(address: DeviceAddress) -> Batch {
+        let mut batch = Batch::new();
+        batch.write(address.backend().at("hotplug-status"), "");
+        batch.rm(address.backend().at("hotplug-error"));
+        batch
     }
 
     /// Tells the backend that its interface is in place: what a hotplug script would write.
@@ -208,6 +224,13 @@ impl Layout for Vif {
             "paths",
             Writer::Toolstack,
             "what to remove, never read elsewhere",
+        ),
+        Node::value(
+            Private,
+            HOTPLUG_SCRIPT,
+            "path",
+            |v| v.script.as_deref().and_then(text),
+            "toolstack: the script that is to be told of the end; none when it set up the interface itself",
         ),
     ];
 

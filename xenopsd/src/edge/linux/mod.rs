@@ -4,7 +4,7 @@
 //!  disk path ─► blockdev::open_disk ─┬─ Disk::Block ───────────────────────► major:minor ─► blkback
 //!                                    └─ Disk::File ──► loopdev::attach ────► major:minor ─► blkback
 //!  command line ► device_model::start ─► ffi::jail ─► QEMU
-//!  vifD.N ────► nftables (what it may send) ─► vif::connect_vif ─► netlink (address, MTU, bridge, up) ─► netback
+//!  vifD.N ────► nftables (what it may send) ─► vif::connect_vif ─► netlink (address, MTU, bridge, up), or ovsdb (port) ─► netback
 //! ```
 //!
 //! Everything here names kernel objects by numbers that cannot be taken over while they are held (descriptors,
@@ -19,6 +19,7 @@ pub mod loopdev;
 pub mod mac;
 pub mod netlink;
 pub mod nftables;
+pub mod ovsdb;
 pub mod ports;
 pub mod process;
 pub mod pty;

@@ -13,6 +13,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use super::loopdev::{self, Detached, LoopError};
 use super::netlink::{IfName, Netlink};
 use super::nftables;
+use super::ovsdb::{self, OvsError};
 use super::process;
 use crate::edge::{HostError, KILL_LIMIT};
 use crate::state::journal::{LoopId, Resource};
@@ -39,6 +40,7 @@ pub fn release(resource: &Resource) -> Result<bool, HostError> {
         Resource::Process(meant) => process::kill(meant).map_err(|e| refused(&e)),
         Resource::NetworkDevice(name) => remove_tap(name).map_err(|e| refused(&e)),
         Resource::Rules(name) => remove_rules(name).map_err(|e| refused(&e)),
+        Resource::SwitchPort(_) => Err(refused(&"which Open vSwitch has it is not known here")),
         Resource::Socket(path) => remove_socket(Path::new(path)).map_err(|e| refused(&e)),
         Resource::ControlGroup(name) => end_group(name).map_err(|e| refused(&e)),
         Resource::Directory(path) => remove_directory(Path::new(path)).map_err(|e| refused(&e)),
@@ -62,6 +64,22 @@ fn remove_tap(name: &str) -> Result<bool, Box<dyn std::error::Error>> {
         Some(link) if link.kind.as_deref() == Some(TAP_KIND) => Ok(netlink.remove(&link).map(|()| true)?),
         Some(_) => Err("it is not a tap".into()),
         None => Ok(false),
+    }
+}
+
+/// Removes the port of an interface from an Open vSwitch; whether there was one. A switch that is not installed has none.
+///
+/// # Errors
+/// [`HostError`].
+pub fn remove_port(socket: &Path, interface: &str) -> Result<bool, HostError> {
+    let refused = |why: &dyn std::fmt::Display| HostError::Unusable {
+        class: "leftover",
+        text: format!("port {interface} of an Open vSwitch cannot be removed: {why}"),
+    };
+    let name: IfName = interface.parse().map_err(|e| refused(&e))?;
+    match ovsdb::remove_port(socket, &name) {
+        Err(OvsError::Socket { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(false),
+        other => other.map_err(|e| refused(&e)),
     }
 }
 

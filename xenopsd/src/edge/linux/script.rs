@@ -24,7 +24,7 @@ use nix::sys::signal::{Signal, killpg};
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::Pid;
 
-use crate::edge::{ScriptEnd, ScriptError, ScriptRun};
+use crate::edge::{HostError, ScriptEnd, ScriptError, ScriptRun};
 
 /// Most of a script's output that is kept, in bytes: it travels in an error to the client.
 const MAX_OUTPUT: u64 = 16 * 1024;
@@ -70,6 +70,22 @@ pub fn list(directory: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(scripts)
 }
 
+/// Checks that a script is there and can be run.
+///
+/// # Errors
+/// [`HostError`].
+pub fn check(path: &Path) -> Result<(), HostError> {
+    let id = path.display().to_string();
+    match fs::metadata(path) {
+        Ok(found) if found.is_file() && found.permissions().mode() & 0o111 != 0 => Ok(()),
+        Ok(_) => {
+            let text = format!("script {id} is not an executable file");
+            Err(HostError::Unusable { class: "script", text })
+        }
+        Err(error) => Err(HostError::Missing { class: "script", text: format!("script {id}: {error}"), id }),
+    }
+}
+
 /// Runs a script to its end, in `/`.
 ///
 /// # Errors
@@ -81,6 +97,7 @@ pub fn run(run: &ScriptRun<'_>) -> Result<ScriptEnd, ScriptError> {
     if run.input.is_some() {
         command.env_clear().env("PATH", PATH).env("LC_ALL", "C").stdin(Stdio::piped()).stderr(Stdio::piped());
     }
+    command.envs(run.environment.iter().map(|(name, value)| (name, value)));
     let mut child = command.spawn().map_err(unusable)?;
     let (input, output, complaints) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
     let pid =
@@ -199,7 +216,14 @@ mod tests {
         let script = script(directory.path(), "script", text);
         let arguments: Vec<_> = arguments.iter().map(|a| (*a).to_owned()).collect();
         let (_keep, cancelled) = bounded::<Infallible>(0);
-        run(&ScriptRun { script: &script, arguments: &arguments, input: None, limit, cancelled: &cancelled })
+        run(&ScriptRun {
+            script: &script,
+            arguments: &arguments,
+            input: None,
+            environment: &[],
+            limit,
+            cancelled: &cancelled,
+        })
     }
 
     fn run_with_input(text: &str, input: &[u8]) -> ScriptEnd {
@@ -207,8 +231,15 @@ mod tests {
         let script = script(directory.path(), "script", text);
         let (_keep, cancelled) = bounded::<Infallible>(0);
         let input = Some(input);
-        run(&ScriptRun { script: &script, arguments: &[], input, limit: LONG, cancelled: &cancelled })
-            .unwrap()
+        run(&ScriptRun {
+            script: &script,
+            arguments: &[],
+            input,
+            environment: &[],
+            limit: LONG,
+            cancelled: &cancelled,
+        })
+        .unwrap()
     }
 
     #[test]
@@ -259,6 +290,7 @@ mod tests {
             script: &script,
             arguments: &[],
             input: None,
+            environment: &[],
             limit: LONG,
             cancelled: &cancelled,
         });
@@ -269,7 +301,14 @@ mod tests {
     fn one_that_cannot_be_run_says_why() {
         let (_keep, cancelled) = bounded::<Infallible>(0);
         let script = Path::new("/nonexistent/script");
-        let run = run(&ScriptRun { script, arguments: &[], input: None, limit: LONG, cancelled: &cancelled });
+        let run = run(&ScriptRun {
+            script,
+            arguments: &[],
+            input: None,
+            environment: &[],
+            limit: LONG,
+            cancelled: &cancelled,
+        });
         assert!(matches!(run, Err(ScriptError::Unusable(_))), "{run:?}");
     }
 

@@ -71,6 +71,7 @@ pub fn call(program: Option<&Path>, call: &StorageCall<'_>) -> Result<Option<Att
         script: program,
         arguments: &[verb.to_string()],
         input: Some(&input),
+        environment: &[],
         limit: call.limit,
         cancelled: call.cancelled,
     };

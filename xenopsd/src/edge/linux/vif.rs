@@ -11,8 +11,10 @@
 //! This is the sequence of Xen's `vif-bridge` hotplug script, without the script. The address must be changed while
 //! the interface is down; it joins the bridge before it comes up so that no packet of the guest is handled by dom0.
 
-use std::io;
+use std::fs;
+use std::io::{self, Write};
 use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
 
 use ffi::linux::ethtool;
 use nix::errno::Errno;
@@ -20,7 +22,9 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 
 use super::mac::MacAddr;
 use super::netlink::{IfName, Link, LinkChange, Master, Netlink, NetlinkError};
-use crate::edge::Offload;
+use super::ovsdb::{self, OvsError};
+use crate::edge::{HostError, Note, Offload};
+use crate::state::journal::Resource;
 
 /// How an interface ended up connected.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,7 +59,7 @@ pub enum VifError {
         bridge: IfName,
     },
     /// Something else has the bridge's name.
-    #[error("cannot connect {interface}: {bridge} is not a Linux bridge but {}; name a bridge in the VM's configuration", described(kind.as_deref()))]
+    #[error("cannot connect {interface}: {bridge} is no bridge but {}; name a bridge in the VM's configuration", described(kind.as_deref()))]
     NotABridge {
         /// The interface to connect.
         interface: IfName,
@@ -68,7 +72,7 @@ pub enum VifError {
     #[error("interface {interface} cannot have an MTU of {mtu}{}: change the MTU in the VM's configuration", range(*limits))]
     MtuRefused {
         /// The interface.
-        interface: IfName,
+        interface: String,
         /// The MTU asked for.
         mtu: u32,
         /// What the driver accepts, when the kernel says so.
@@ -76,6 +80,12 @@ pub enum VifError {
         /// The kernel's answer.
         source: NetlinkError,
     },
+    /// Open vSwitch did not do its part.
+    #[error(transparent)]
+    Ovs(#[from] OvsError),
+    /// It cannot be written down that there will be a port.
+    #[error("{0}")]
+    Note(HostError),
     /// Any other refusal.
     #[error(transparent)]
     Netlink(#[from] NetlinkError),
@@ -104,6 +114,21 @@ pub struct Wanted<'a> {
     pub mac: MacAddr,
     /// Whether it is up: nothing comes through one that is not.
     pub up: bool,
+    /// What only an Open vSwitch can do.
+    pub switch: Switch<'a>,
+}
+
+/// An Open vSwitch, and the port that the interface is to be in it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Switch<'a> {
+    /// Where its database server listens.
+    pub socket: &'a Path,
+    /// [`ovsdb::Port::vlan`].
+    pub vlan: Option<u16>,
+    /// [`ovsdb::Port::trunks`].
+    pub trunks: &'a [u16],
+    /// [`ovsdb::Port::external_ids`].
+    pub external_ids: &'a [(String, String)],
 }
 
 /// Plugs `interface` into its bridge, or out of another one into that. Connecting an interface that is already connected
@@ -116,6 +141,7 @@ pub fn connect_vif(
     netlink: &mut Netlink,
     interface: &IfName,
     wanted: &Wanted<'_>,
+    note: &mut Note<'_>,
 ) -> Result<Connection, VifError> {
     let bridge = wanted.bridge;
     let vif = netlink
@@ -124,7 +150,7 @@ pub fn connect_vif(
     let bridge_link = netlink
         .link_by_name(bridge)?
         .ok_or_else(|| VifError::BridgeMissing { interface: interface.clone(), bridge: bridge.clone() })?;
-    if !bridge_link.is_bridge() {
+    if bridge_link.bridge_kind().is_none() {
         return Err(VifError::NotABridge {
             interface: interface.clone(),
             bridge: bridge.clone(),
@@ -132,11 +158,15 @@ pub fn connect_vif(
         });
     }
     let mtu = wanted.mtu.unwrap_or(bridge_link.mtu);
-    match plug(netlink, interface, &vif, &bridge_link, mtu, wanted) {
+    match plug(netlink, &vif, mtu, wanted)
+        .and_then(|()| join(netlink, interface, &vif, &bridge_link, wanted, note))
+    {
         Ok(()) => Ok(Connection { ifindex: vif.index, bridge_index: bridge_link.index, mtu }),
         Err(error) => {
-            // The first refusal is the one to report; an interface that is gone needs no undo.
+            // The first refusal is the one to report; an interface that is gone needs no undo, and Open vSwitch keeps none
+            // that it refused.
             let _ = disconnect_vif(netlink, &vif);
+            let _ = netlink.change(&vif, &LinkChange { up: Some(false), ..LinkChange::default() });
             Err(error)
         }
     }
@@ -163,6 +193,28 @@ pub fn set_offloads(interface: &IfName, offloads: &[(Offload, bool)]) -> io::Res
     Ok(())
 }
 
+/// Where a kernel with XenServer's bridge takes whether a port is sent everything; others have no such thing.
+fn promiscuity(interface: &IfName) -> PathBuf {
+    PathBuf::from(format!("/sys/class/net/{interface}/brport/promisc"))
+}
+
+/// Has a port of a bridge sent what the bridge carries for others, or not.
+///
+/// # Errors
+/// The kernel's; one that cannot is only told of in the log.
+pub fn set_promiscuous(interface: &IfName, on: bool) -> io::Result<()> {
+    match fs::File::options().write(true).open(promiscuity(interface)) {
+        Ok(mut file) => file.write_all(if on { b"1" } else { b"0" }),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            if on {
+                tracing::warn!(%interface, "this kernel's bridge has no promiscuous ports: the guest sees what is flooded only");
+            }
+            Ok(())
+        }
+        Err(error) => Err(error),
+    }
+}
+
 /// Takes an interface out of its bridge and brings it down. An interface that is gone is a success.
 ///
 /// # Errors
@@ -176,19 +228,10 @@ pub fn disconnect_vif(netlink: &mut Netlink, vif: &Link) -> Result<(), NetlinkEr
     }
 }
 
-fn plug(
-    netlink: &mut Netlink,
-    interface: &IfName,
-    vif: &Link,
-    bridge: &Link,
-    mtu: u32,
-    wanted: &Wanted<'_>,
-) -> Result<(), VifError> {
-    let mut up = vif.is_up();
+fn plug(netlink: &mut Netlink, vif: &Link, mtu: u32, wanted: &Wanted<'_>) -> Result<(), VifError> {
     let readdress = vif.mac != Some(wanted.mac);
-    if up && (readdress || !wanted.up) {
+    if vif.is_up() && (readdress || !wanted.up) {
         netlink.change(vif, &LinkChange { up: Some(false), ..LinkChange::default() })?;
-        up = false;
     }
     if readdress {
         netlink.change(vif, &LinkChange { address: Some(wanted.mac), ..LinkChange::default() })?;
@@ -197,17 +240,46 @@ fn plug(
         netlink.change(vif, &LinkChange { mtu: Some(mtu), ..LinkChange::default() }).map_err(|source| {
             match source {
                 NetlinkError::Refused { errno: Errno::EINVAL | Errno::ERANGE, .. } => {
-                    VifError::MtuRefused { interface: interface.clone(), mtu, limits: vif.mtu_range, source }
+                    VifError::MtuRefused { interface: vif.name.clone(), mtu, limits: vif.mtu_range, source }
                 }
                 other => VifError::Netlink(other),
             }
         })?;
     }
-    if vif.master != Some(bridge.index) {
-        let port = LinkChange { master: Some(Master::Index(bridge.index)), ..LinkChange::default() };
-        netlink.change(vif, &port)?;
+    Ok(())
+}
+
+/// Into its bridge, out of another, and up.
+fn join(
+    netlink: &mut Netlink,
+    interface: &IfName,
+    vif: &Link,
+    bridge: &Link,
+    wanted: &Wanted<'_>,
+    note: &mut Note<'_>,
+) -> Result<(), VifError> {
+    let master = vif.master.map(|index| netlink.link_by_index(index)).transpose()?.flatten();
+    let in_switch = master.as_ref().is_some_and(Link::is_open_vswitch);
+    if bridge.is_open_vswitch() {
+        if master.is_some() && !in_switch {
+            netlink.change(vif, &LinkChange { master: Some(Master::None), ..LinkChange::default() })?;
+        }
+        note(Resource::SwitchPort(vif.name.clone())).map_err(VifError::Note)?;
+        let Switch { socket, vlan, trunks, external_ids } = wanted.switch;
+        let port = ovsdb::Port { interface, bridge: wanted.bridge, vlan, trunks, external_ids };
+        ovsdb::add_port(socket, &port)?;
+    } else {
+        if in_switch {
+            ovsdb::remove_port(wanted.switch.socket, interface)?;
+        }
+        if vif.master != Some(bridge.index) {
+            let port = LinkChange { master: Some(Master::Index(bridge.index)), ..LinkChange::default() };
+            netlink.change(vif, &port)?;
+        }
     }
-    if wanted.up && !up {
+    // One that is up is left alone.
+    let is_up = netlink.link_by_index(vif.index)?.is_some_and(|now| now.is_up());
+    if wanted.up && !is_up {
         netlink.change(vif, &LinkChange { up: Some(true), ..LinkChange::default() })?;
     }
     Ok(())
@@ -222,9 +294,14 @@ mod tests {
         text.parse().unwrap()
     }
 
+    fn wanted(bridge: &IfName, mtu: Option<u32>, up: bool) -> Wanted<'_> {
+        let socket = Path::new("/nonexistent");
+        let switch = Switch { socket, vlan: None, trunks: &[], external_ids: &[] };
+        Wanted { bridge, mtu, mac: MacAddr::BACKEND, up, switch }
+    }
+
     fn connect(netlink: &mut Netlink, mtu: Option<u32>, bridge: &str) -> Result<Connection, VifError> {
-        let wanted = Wanted { bridge: &name(bridge), mtu, mac: MacAddr::BACKEND, up: true };
-        connect_vif(netlink, &name("vif1.0"), &wanted)
+        connect_vif(netlink, &name("vif1.0"), &wanted(&name(bridge), mtu, true), &mut |_| Ok(()))
     }
 
     #[test]
@@ -239,8 +316,8 @@ mod tests {
             assert_eq!((link.master, link.is_up()), (Some(second.index), true));
             for up in [false, true] {
                 let bridge = name("xenbr1");
-                let wanted = Wanted { bridge: &bridge, mtu: None, mac: MacAddr::BACKEND, up };
-                connect_vif(netlink, &name("vif1.0"), &wanted).unwrap();
+                let wanted = wanted(&bridge, None, up);
+                connect_vif(netlink, &name("vif1.0"), &wanted, &mut |_| Ok(())).unwrap();
                 let link = netlink.link_by_index(vif.index).unwrap().expect("there");
                 assert_eq!((link.master, link.is_up()), (Some(second.index), up));
             }

@@ -146,6 +146,11 @@ fn every_call_of_the_edges_can_fail() {
         carrier: true,
         locked: None,
         offloads: Vec::new(),
+        promiscuous: false,
+        vlan: None,
+        trunks: Vec::new(),
+        external_ids: Vec::new(),
+        scripted: false,
     };
     let host = edges.host();
     for failure in [
@@ -155,7 +160,9 @@ fn every_call_of_the_edges_can_fail() {
     ] {
         assert!(failure.expect_err("all fail").to_string().contains("injected"));
     }
-    for failure in [host.check_bridge("br0"), host.connect_vif("vif1.0", &settings)] {
+    for failure in
+        [host.check_bridge("br0").map(drop), host.connect_vif("vif1.0", &settings, &mut |_| Ok(()))]
+    {
         assert!(failure.expect_err("all fail").to_string().contains("injected"));
     }
     rig.machine.faults.disarm();

@@ -18,6 +18,7 @@ mod machine;
 mod many;
 mod metadata;
 mod model;
+mod networks;
 mod random;
 mod recovery;
 mod sharing;

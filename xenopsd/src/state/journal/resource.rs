@@ -105,6 +105,9 @@ variant! {
         NetworkDevice as "NetworkDevice" (String),
         /// Rules for what a network interface may send.
         Rules as "Rules" (String),
+        /// A port of an Open vSwitch, by the name of its interface: it stays in the switch's database when the interface is
+        /// gone.
+        SwitchPort as "SwitchPort" (String),
         /// A Unix socket in the file system.
         Socket as "Socket" (String),
         /// A control group, by its name below the daemon's, with every process in it.
@@ -119,7 +122,7 @@ impl Resource {
     /// keeps elsewhere; the others are not.
     pub(super) fn lasting(&self) -> Lasting {
         match self {
-            Self::Directory(_) | Self::Socket(_) | Self::Storage(_) => Lasting::Host,
+            Self::Directory(_) | Self::Socket(_) | Self::Storage(_) | Self::SwitchPort(_) => Lasting::Host,
             Self::Domain
             | Self::Loop(_)
             | Self::Process(_)
@@ -139,6 +142,7 @@ impl fmt::Display for Resource {
             Self::Process(process) => write!(f, "{} process {}", process.role, process.pid),
             Self::NetworkDevice(name) => write!(f, "network device {name}"),
             Self::Rules(name) => write!(f, "rules of interface {name}"),
+            Self::SwitchPort(name) => write!(f, "port {name} of an Open vSwitch"),
             Self::Socket(path) => write!(f, "socket {path}"),
             Self::ControlGroup(name) => write!(f, "control group {name}"),
             Self::Directory(path) => write!(f, "directory {path}"),

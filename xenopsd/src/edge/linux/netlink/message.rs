@@ -11,6 +11,7 @@
 //! All numbers are in the byte order of the machine (netlink(7), rtnetlink(7)).
 
 use super::super::mac::MacAddr;
+use crate::edge::BridgeKind;
 
 // <linux/netlink.h>
 pub(super) const NLMSG_ERROR: u16 = 2;
@@ -84,6 +85,20 @@ impl Link {
     /// Whether this is a Linux bridge.
     pub fn is_bridge(&self) -> bool {
         self.kind.as_deref() == Some("bridge")
+    }
+
+    /// Whether it belongs to Open vSwitch: one of its bridges, or what its ports have as their master.
+    pub fn is_open_vswitch(&self) -> bool {
+        self.kind.as_deref() == Some("openvswitch")
+    }
+
+    /// What kind of bridge it is, if it is one.
+    pub fn bridge_kind(&self) -> Option<BridgeKind> {
+        match self.kind.as_deref() {
+            Some("bridge") => Some(BridgeKind::Linux),
+            Some("openvswitch") => Some(BridgeKind::OpenVswitch),
+            _ => None,
+        }
     }
 
     /// Whether the interface is administratively up.

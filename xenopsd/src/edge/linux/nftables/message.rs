@@ -7,6 +7,7 @@
 //! Lengths, types and sequence numbers are in the byte order of the machine, numbers in attributes in that of the network
 //! (`<linux/netfilter/nf_tables.h>`).
 
+use super::Place;
 use super::rules::{Field, Rule, Test, Verdict};
 
 // <linux/netfilter/nfnetlink.h>
@@ -24,8 +25,10 @@ const ALIGNMENT: usize = 4;
 const HEADER: usize = 4;
 
 /// `NFPROTO_BRIDGE`.
-const FAMILY: u8 = 7;
-/// `NF_BR_PRE_ROUTING`: where frames that a port has received begin.
+const BRIDGE: u8 = 7;
+/// `NFPROTO_NETDEV`.
+const NETDEV: u8 = 5;
+/// `NF_BR_PRE_ROUTING`, where frames that a port has received begin; also `NF_NETDEV_INGRESS`.
 const HOOK: u32 = 0;
 /// Where nft's own `filter` chains of the bridge family are (`NF_BR_PRI_FILTER_BRIDGED`).
 const PRIORITY: i32 = -200;
@@ -131,6 +134,7 @@ impl Attributes {
 /// A batch under construction.
 #[derive(Debug)]
 pub(super) struct Batch {
+    family: u8,
     bytes: Vec<u8>,
     sequence: u32,
     /// Where the last message begins.
@@ -146,8 +150,8 @@ pub(super) struct Finished {
 }
 
 impl Batch {
-    fn new() -> Self {
-        let mut batch = Self { bytes: Vec::new(), sequence: 0, last: 0 };
+    fn new(family: u8) -> Self {
+        let mut batch = Self { family, bytes: Vec::new(), sequence: 0, last: 0 };
         batch.push(BATCH_BEGIN, 0, (0, SUBSYSTEM), &Attributes::default());
         batch
     }
@@ -167,7 +171,7 @@ impl Batch {
     }
 
     fn table(&mut self, kind: u16, options: u16, body: &Attributes) {
-        self.push(SUBSYSTEM << 8 | kind, options, (FAMILY, 0), body);
+        self.push(SUBSYSTEM << 8 | kind, options, (self.family, 0), body);
     }
 
     fn rule(&mut self, chain: &str, expressions: &Attributes) {
@@ -185,12 +189,36 @@ impl Batch {
     }
 }
 
-/// The rules of an interface, in place of any that it has.
-pub(super) fn set(interface: &str, rules: &[Rule]) -> Finished {
-    let mut batch = Batch::new();
+/// The rules of an interface, in place of any that it has there.
+pub(super) fn set(place: Place, interface: &str, rules: &[Rule]) -> Finished {
+    match place {
+        Place::Bridge => set_in_bridges(interface, rules),
+        Place::Device => set_at_device(interface, rules),
+    }
+}
+
+fn set_in_bridges(interface: &str, rules: &[Rule]) -> Finished {
+    let mut batch = Batch::new(BRIDGE);
     common(&mut batch);
     let chain = Attributes::default().text(1, TABLE).text(3, interface);
     batch.table(NEW_CHAIN, NLM_F_CREATE, &chain);
+    fill(&mut batch, interface, rules);
+    batch.table(NEW_ELEMENT, NLM_F_CREATE, &element(interface));
+    batch.finish()
+}
+
+/// Where frames come out of the device, before any switch sees them. The chain goes with the device.
+fn set_at_device(interface: &str, rules: &[Rule]) -> Finished {
+    let mut batch = Batch::new(NETDEV);
+    batch.table(NEW_TABLE, NLM_F_CREATE, &Attributes::default().text(1, TABLE));
+    let hook = Attributes::default().number(1, HOOK).signed(2, PRIORITY).text(3, interface);
+    let chain = Attributes::default().text(1, TABLE).text(3, interface).nested(4, &hook);
+    batch.table(NEW_CHAIN, NLM_F_CREATE, &chain.signed(5, ACCEPT).text(7, "filter"));
+    fill(&mut batch, interface, rules);
+    batch.finish()
+}
+
+fn fill(batch: &mut Batch, interface: &str, rules: &[Rule]) {
     batch.table(DELETE_RULE, 0, &Attributes::default().text(1, TABLE).text(2, interface));
     for rule in rules {
         let tests = rule.tests.iter().fold(Attributes::default(), Attributes::test);
@@ -200,14 +228,17 @@ pub(super) fn set(interface: &str, rules: &[Rule]) -> Finished {
         };
         batch.rule(interface, &tests.verdict(code));
     }
-    batch.table(NEW_ELEMENT, NLM_F_CREATE, &element(interface));
-    batch.finish()
 }
 
-/// No rules for an interface.
-pub(super) fn remove(interface: &str) -> Finished {
-    let mut batch = Batch::new();
-    batch.table(DELETE_ELEMENT, 0, &element(interface));
+/// No rules for an interface there.
+pub(super) fn remove(place: Place, interface: &str) -> Finished {
+    let mut batch = match place {
+        Place::Bridge => Batch::new(BRIDGE),
+        Place::Device => Batch::new(NETDEV),
+    };
+    if place == Place::Bridge {
+        batch.table(DELETE_ELEMENT, 0, &element(interface));
+    }
     batch.table(DELETE_CHAIN, 0, &Attributes::default().text(1, TABLE).text(3, interface));
     batch.finish()
 }
@@ -261,7 +292,7 @@ mod tests {
 
     #[test]
     fn a_batch_is_framed_and_its_last_message_acknowledged() {
-        let finished = remove("vif1.0");
+        let finished = remove(Place::Bridge, "vif1.0");
         let kinds = [BATCH_BEGIN, SUBSYSTEM << 8 | DELETE_ELEMENT, SUBSYSTEM << 8 | DELETE_CHAIN, BATCH_END];
         let found = messages(&finished.bytes);
         assert_eq!(found.iter().map(|(kind, _)| *kind).collect::<Vec<_>>(), kinds);
@@ -304,7 +335,8 @@ mod tests {
             ipv4: (0..MAX_ADDRESSES).map(|n| [10, 0, 0, number(n)].into()).collect(),
             ipv6: (0..MAX_ADDRESSES).map(|n| [number(n); 16].into()).collect(),
         };
-        let length = set("vif32767.65535", &chain(&locked)).bytes.len();
-        assert!(length < 180_000, "{length}");
+        let length = [Place::Bridge, Place::Device]
+            .map(|place| set(place, "vif32767.65535", &chain(&locked)).bytes.len());
+        assert!(length.iter().all(|length| *length < 180_000), "{length:?}");
     }
 }

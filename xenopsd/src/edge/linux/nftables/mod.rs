@@ -1,4 +1,4 @@
-//! Locked interfaces: nf_tables rules, in the bridge family, that drop what a guest sends as somebody else.
+//! Locked interfaces: nf_tables rules, in the bridge family or at the device itself, that drop what a guest sends as somebody else.
 //!
 //! ```text
 //!   frame from a port ──► table xenopsd, chain guests ──► map: name of the port ──► chain of that port ──► accept, drop
@@ -65,16 +65,36 @@ pub enum NftError {
     },
 }
 
+/// Where the rules of an interface are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// Where frames enter a Linux bridge: the bridge family, all interfaces in one table.
+    Bridge,
+    /// Where frames come out of the interface, for switches that nf_tables does not look into: the netdev family.
+    Device,
+}
+
+impl Place {
+    const fn other(self) -> Self {
+        match self {
+            Self::Bridge => Self::Device,
+            Self::Device => Self::Bridge,
+        }
+    }
+}
+
 /// Lets an interface send only what `locked` says, whatever it could send before.
 ///
 /// # Errors
 /// [`NftError`]; the rules are then as before.
-pub fn lock(interface: &IfName, locked: &Locked) -> Result<(), NftError> {
+pub fn lock(interface: &IfName, locked: &Locked, place: Place) -> Result<(), NftError> {
     let found = locked.ipv4.len().max(locked.ipv6.len());
     if found > MAX_ADDRESSES {
         return Err(NftError::TooMany { interface: interface.clone(), found });
     }
-    exchange(interface, &message::set(interface.as_str(), &rules::chain(locked)))
+    exchange(interface, &message::set(place, interface.as_str(), &rules::chain(locked)))?;
+    // Those that it had when it was in a switch of the other kind would outlive these.
+    remove(interface, place.other()).map(drop)
 }
 
 /// Lets an interface send anything; whether there were rules. A kernel that cannot filter has none.
@@ -82,7 +102,13 @@ pub fn lock(interface: &IfName, locked: &Locked) -> Result<(), NftError> {
 /// # Errors
 /// [`NftError`].
 pub fn unlock(interface: &IfName) -> Result<bool, NftError> {
-    match exchange(interface, &message::remove(interface.as_str())) {
+    let bridge = remove(interface, Place::Bridge)?;
+    let device = remove(interface, Place::Device)?;
+    Ok(bridge || device)
+}
+
+fn remove(interface: &IfName, place: Place) -> Result<bool, NftError> {
+    match exchange(interface, &message::remove(place, interface.as_str())) {
         Ok(()) => Ok(true),
         Err(NftError::Refused {
             errno: Errno::ENOENT | Errno::EOPNOTSUPP | Errno::EPROTONOSUPPORT, ..
@@ -140,16 +166,16 @@ mod tests {
                 ipv4: vec![[10, 0, 0, last].into()],
                 ipv6: vec![[last; 16].into()],
             };
-            if let Err(error) = lock(&interface, &locked(1)) {
+            if let Err(error) = lock(&interface, &locked(1), Place::Bridge) {
                 // What could not be set must not be in the way of what is tidied up afterwards.
                 assert!(!unlock(&interface).unwrap());
                 // Not every kernel that tests run on has it; the nested host's has.
                 eprintln!("left out: {error}");
                 return;
             }
-            lock(&interface, &locked(2)).unwrap();
+            lock(&interface, &locked(2), Place::Bridge).unwrap();
             let other: IfName = "vif2.0".parse().unwrap();
-            lock(&other, &locked(3)).unwrap();
+            lock(&other, &locked(3), Place::Bridge).unwrap();
             assert!(unlock(&interface).unwrap());
             assert!(!unlock(&interface).unwrap());
             assert!(unlock(&other).unwrap());
@@ -160,7 +186,7 @@ mod tests {
     fn too_many_addresses_are_refused_before_anything_is_sent() {
         let ipv4 = vec![[10, 0, 0, 1].into(); MAX_ADDRESSES + 1];
         let locked = Locked { mac: MacAddr::BACKEND, ipv4, ipv6: Vec::new() };
-        let refused = lock(&"vif1.0".parse().unwrap(), &locked);
+        let refused = lock(&"vif1.0".parse().unwrap(), &locked, Place::Device);
         assert!(matches!(refused, Err(NftError::TooMany { found: 65, .. })), "{refused:?}");
     }
 }

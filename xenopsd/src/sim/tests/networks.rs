@@ -1,0 +1,185 @@
+//! Interfaces in other ways than the daemon's own: in an Open vSwitch, by hotplug script; and what their guests are asked.
+
+use std::os::unix::fs::PermissionsExt;
+
+use super::*;
+use crate::api::{DeviceId, Dict, Ipv4Configuration, Ipv6Configuration, Vif};
+use crate::core::{VifWish, Wish};
+use crate::ops::plan::{Device, Unplugging};
+use crate::state::journal::Resource;
+
+fn interface() -> Device {
+    Device::Vif("0".to_owned())
+}
+
+fn wish(wish: VifWish) -> Operation {
+    Operation::Change(Wish::Interface("0".to_owned(), wish))
+}
+
+fn to_bridge(name: &str) -> Operation {
+    wish(VifWish::Network(Network::Local(name.to_owned())))
+}
+
+fn change_record(rig: &Rig, vm: &str, change: impl FnOnce(&mut Vif)) {
+    let mut vif: Vif = rig.core.records.device(&DeviceId::new(vm, "0")).unwrap();
+    change(&mut vif);
+    rig.core.records.put(&vif).unwrap();
+}
+
+fn node(rig: &Rig, path: &str) -> Option<String> {
+    use xenstore::Operations;
+    let mut store = rig.machine.store.client(xenstore::DomId::DOM0);
+    let value = store.read(&xenstore::Path::new(path).unwrap()).unwrap();
+    value.map(|value| String::from_utf8(value).unwrap())
+}
+
+fn has_port(rig: &Rig, vm: &str) -> bool {
+    rig.core.journal.of(vm).iter().any(|(_, resource)| matches!(resource, Resource::SwitchPort(_)))
+}
+
+#[test]
+fn a_port_of_an_open_vswitch_is_in_the_journal_for_as_long_as_it_is_there() {
+    let mut rig = Rig::new(&quick());
+    let vm = rig.add(1, &[], |_| ());
+    change_record(&rig, &vm, |vif| {
+        (vif.backend, vif.trunks) = (Network::Local("ovs0".to_owned()), vec![7, 5]);
+    });
+    rig.start_connected(&vm);
+    assert!(has_port(&rig, &vm));
+    let settings = rig.machine.interface(&format!("vif{}.0", rig.domid(&vm).unwrap())).unwrap();
+    assert_eq!(settings.trunks, [5, 7]);
+    // A Linux bridge has no trunks.
+    let refused = rig.run(&vm, to_bridge("br0"));
+    assert!(matches!(refused, Err(Error::Unimplemented(_))), "{refused:?}");
+    rig.run(&vm, wish(VifWish::Trunks(Vec::new()))).unwrap();
+    for bridge in ["br0", "ovs1"] {
+        rig.run(&vm, to_bridge(bridge)).unwrap();
+    }
+    // The next daemon knows of it as well.
+    rig = rig.restart();
+    rig.run(&vm, Operation::Unplug(interface(), Unplugging::Clean)).unwrap();
+    assert!(!has_port(&rig, &vm));
+    rig.run(&vm, Operation::Plug(interface())).unwrap();
+    assert!(has_port(&rig, &vm));
+    rig.run(&vm, Operation::Shutdown(None)).unwrap();
+    assert_eq!(rig.core.journal.of(&vm).len(), 0);
+}
+
+#[test]
+fn the_agent_is_asked_for_addresses_and_not_troubled_otherwise() {
+    let rig = Rig::new(&quick());
+    let vm = rig.add(1, &[], |_| ());
+    rig.start_connected(&vm);
+    let domid = rig.domid(&vm).unwrap();
+    let asked = |name: &str| {
+        node(&rig, &format!("/local/domain/{domid}/xenserver/device/vif/0/static-ip-setting/{name}"))
+    };
+    rig.run(&vm, wish(VifWish::Ipv4(Ipv4Configuration::Unspecified))).unwrap();
+    assert_eq!(asked("enabled"), None);
+    let fixed = Ipv4Configuration::Static {
+        addresses: vec!["10.0.0.2/24".to_owned()],
+        gateway: Some("10.0.0.1".to_owned()),
+    };
+    rig.run(&vm, wish(VifWish::Ipv4(fixed))).unwrap();
+    rig.run(&vm, wish(VifWish::Ipv6(Ipv6Configuration::Autoconf))).unwrap();
+    let values = ["mac", "enabled", "address", "gateway", "enabled6", "error-code"]
+        .map(|n| asked(n).unwrap_or_default());
+    assert_eq!(values, ["00:16:3e:00:00:01", "1", "10.0.0.2/24", "10.0.0.1", "2", "0"]);
+    let bad = Ipv4Configuration::Static { addresses: vec!["10.0.0.2".to_owned()], gateway: None };
+    rig.run(&vm, wish(VifWish::Ipv4(bad))).unwrap_err();
+    assert_eq!(asked("enabled").as_deref(), Some("1"));
+    // Plugged again, it is asked again.
+    rig.run(&vm, Operation::Unplug(interface(), Unplugging::Clean)).unwrap();
+    assert_eq!(asked("enabled"), None);
+    rig.run(&vm, Operation::Plug(interface())).unwrap();
+    assert_eq!(asked("address").as_deref(), Some("10.0.0.2/24"));
+    rig.run(&vm, wish(VifWish::Ipv4(Ipv4Configuration::Unspecified))).unwrap();
+    assert_eq!((asked("enabled").as_deref(), asked("address")), (Some("0"), None));
+}
+
+/// A running VM whose interface is set up by a script that logs its calls and does `what` besides.
+fn scripted(rig: &Rig, what: &str) -> (String, PathBuf) {
+    let script = rig.directory.path().join("script");
+    let log = rig.directory.path().join("log");
+    let text = format!(
+        "#!/bin/sh\necho $1 $XENBUS_PATH $vif $type_if $XENBUS_TYPE $XENBUS_BASE_PATH >>{}\n{what}\n",
+        log.display()
+    );
+    std::fs::write(&script, text).unwrap();
+    std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let vm = rig.add(1, &[], |_| ());
+    let key = script.display().to_string();
+    change_record(rig, &vm, |vif| vif.other_config = Dict::from_iter([("hotplug-script", key)]));
+    (vm, log)
+}
+
+/// Says what a script would, once it has been called; each time.
+fn answer(rig: &Rig, log: &std::path::Path, calls: usize, (name, value): (&str, &str)) {
+    use xenstore::Operations;
+    rig.until("the script is called", || {
+        std::fs::read_to_string(log).unwrap_or_default().lines().count() >= calls
+    });
+    let call = std::fs::read_to_string(log).unwrap();
+    let path = call.lines().last().unwrap().split(' ').nth(1).unwrap().to_owned();
+    let mut store = rig.machine.store.client(xenstore::DomId::DOM0);
+    let node = xenstore::Path::new(&format!("/local/domain/0/{path}/{name}")).unwrap();
+    store.write(&node, value).unwrap();
+}
+
+#[test]
+fn a_script_is_waited_for_and_told_of_the_end() {
+    let rig = Rig::new(&quick());
+    let (vm, log) = scripted(&rig, "");
+    let connected = ("hotplug-status", "connected");
+    let (done, outcome) = bounded(1);
+    let run = |operation| {
+        let done = done.clone();
+        rig.core.submit_then(&vm, "test", operation, move |result| done.send(result).unwrap());
+    };
+    run(Operation::Start);
+    answer(&rig, &log, 1, connected);
+    outcome.recv_timeout(LIMIT).unwrap().unwrap();
+    rig.run(&vm, Operation::Unpause).unwrap();
+    // Out of one bridge, into the other.
+    run(to_bridge("br1"));
+    answer(&rig, &log, 3, connected);
+    outcome.recv_timeout(LIMIT).unwrap().unwrap();
+    rig.run(&vm, wish(VifWish::Carrier(false))).unwrap();
+    let domid = rig.domid(&vm).unwrap();
+    assert!(!rig.machine.interface(&format!("vif{domid}.0")).unwrap().carrier);
+    rig.run(&vm, Operation::Unplug(interface(), Unplugging::Clean)).unwrap();
+    let rest = format!("backend/vif/{domid}/0 vif{domid}.0 vif vif backend");
+    let calls = ["online", "offline", "online", "offline"].map(|what| format!("{what} {rest}"));
+    assert_eq!(std::fs::read_to_string(&log).unwrap().lines().collect::<Vec<_>>(), calls);
+}
+
+#[test]
+fn a_script_that_fails_or_says_nothing_is_named() {
+    let patience = Patience { hotplug: Duration::from_millis(500), ..long() };
+    for (what, says) in [
+        ("exit 3", "`online` ended with 3"),
+        ("exit 0", "not written \"connected\""),
+        ("sleep 60", "was killed"),
+    ] {
+        let rig = Rig::with_patience(&quick(), patience);
+        let (vm, log) = scripted(&rig, &format!("[ $1 = offline ] || {what}"));
+        let refused = rig.run(&vm, Operation::Start).unwrap_err().to_string();
+        assert!(refused.contains(says) && refused.contains("hotplug script"), "{what}: {refused}");
+        // It is told of the end all the same, and nothing is left.
+        assert!(std::fs::read_to_string(&log).unwrap().lines().last().unwrap().starts_with("offline "));
+        assert_eq!((rig.domid(&vm), rig.core.journal.of(&vm).len()), (None, 0));
+    }
+    let rig = Rig::new(&quick());
+    let (vm, log) = scripted(&rig, "");
+    let (done, outcome) = bounded(1);
+    rig.core.submit_then(&vm, "test", Operation::Start, move |result| done.send(result).unwrap());
+    answer(&rig, &log, 1, ("hotplug-error", "no such bridge\n"));
+    let refused = outcome.recv_timeout(LIMIT).unwrap().unwrap_err().to_string();
+    assert!(refused.contains("no such bridge"), "{refused}");
+    let missing = DeviceId::new(&*vm, "0");
+    change_record(&rig, &vm, |vif| {
+        vif.other_config = Dict::from_iter([("hotplug-script", "/no/script".to_owned())]);
+    });
+    let refused = rig.run(&vm, Operation::Start);
+    assert_eq!(refused, Err(Error::does_not_exist("script", "/no/script")), "{missing}");
+}
