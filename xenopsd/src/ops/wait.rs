@@ -67,7 +67,8 @@ impl Waiting<'_> {
                 select.ready_deadline(deadline).is_err()
             });
             if timed_out {
-                return Err(Ended::TimedOut);
+                // A change may be on its way to this thread.
+                return condition().map_err(Ended::Failed)?.ok_or(Ended::TimedOut);
             }
             changes.take();
             if let Some(task) = self.task {

@@ -35,9 +35,11 @@ impl Script<'_> {
     pub(super) fn online(&self) -> Result<(), Error> {
         self.core.edges.store()?.commit(&layout::Vif::forget_hotplug(self.address))?;
         self.call("online")?;
-        let status = self.address.backend().join("hotplug-status").map_err(xenstore::Error::from)?;
+        let node = |name: &str| self.address.backend().join(name).map_err(xenstore::Error::from);
+        // Xen's scripts write both when they fail; one of somebody else's may write no more than why.
+        let nodes = [node("hotplug-status")?, node("hotplug-error")?];
         let deadline = Instant::now() + self.core.patience.hotplug;
-        let waited = self.waiting.until(&[status], deadline, || {
+        let waited = self.waiting.until(&nodes, deadline, || {
             let status = self.address.status(&mut *self.core.edges.store()?)?;
             match (status.hotplug_status.as_deref(), status.hotplug_error) {
                 (_, Some(why)) => Err(self.failed(&printable(&why))),
