@@ -1,10 +1,40 @@
-//! Disks whose files are in trouble, on real Xen.
+//! Disks of a storage layer, disks that grow, and other media in emulated drives, on real Xen.
 
 use suite::{Dom0, Guest};
-use xenopsd::api::{DeviceId, Error, VbdMode, VbdPlug, VbdUnplug};
+use xen_host::Options;
+use xen_host::boot_sector::UP;
+use xenopsd::api::{
+    DeviceId, Disk, Error, PowerState, Qos, QosClass, QosScheduler, VbdEject, VbdInsert, VbdMode, VbdPlug,
+    VbdRefresh, VbdStat, VbdUnplug, VmResume, VmSuspend,
+};
+
+/// The storage program that comes with the daemon.
+const SAMPLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../xenopsd/examples/storage-files");
+
+/// Where it is in dom0, and its disks.
+const PROGRAM: &str = "/usr/local/sbin/storage-files";
+const DISKS: &str = "/srv/xenopsd/sr";
 
 fn dbg() -> String {
     "test".to_owned()
+}
+
+/// A dom0 whose daemon has the sample program, with these disks.
+fn with_storage(disks: &[&str]) -> Dom0 {
+    let dom0 = Dom0::without_daemon(Options::default());
+    dom0.host.put(SAMPLE.as_ref(), PROGRAM).unwrap_or_else(|error| panic!("{error}"));
+    dom0.sh(&format!(
+        "chmod 755 {PROGRAM}; mkdir -p {DISKS}; printf 'storage-program = {PROGRAM}\\n' >/etc/xenopsd.conf"
+    ));
+    for disk in disks {
+        dom0.sh(&format!("truncate -s 8M {DISKS}/{disk}.img"));
+    }
+    dom0.start_daemon("");
+    dom0
+}
+
+fn locks(dom0: &Dom0) -> String {
+    dom0.sh(&format!("cd {DISKS}; ls *.lock 2>/dev/null || true")).trim().to_owned()
 }
 
 fn plug(dom0: &Dom0, id: &DeviceId) -> Result<(), Error> {
@@ -21,6 +51,78 @@ fn has_sectors(dom0: &Dom0, guest: &Guest, sectors: u64) {
         "n=0; while [ \"$(cat /sys/block/xvdb/size 2>/dev/null)\" != {sectors} ] && [ $n -lt 100 ]; do sleep 0.1; n=$((n + 1)); done; cat /sys/block/xvdb/size"
     );
     assert_eq!(dom0.type_into(guest, &wait), sectors.to_string());
+}
+
+#[test]
+fn a_storage_programs_disks_are_plugged_written_grown_and_suspended_to() {
+    let dom0 = with_storage(&["hot", "image"]);
+    let mut guest = Guest::new("stored").disk("xvdb", "/nowhere", VbdMode::ReadWrite);
+    guest.vbds[0].backend = Some(Disk::Vdi("sr/hot".to_owned()));
+    guest.vbds[0].qos = Some(Qos::Ionice(QosScheduler::BestEffort(QosClass::Lowest)));
+    dom0.boot(&guest);
+    has_sectors(&dom0, &guest, 16384);
+    let priority = format!(
+        "for n in $(seq 100); do ionice -p $(pgrep -f '^.?{}.xvdb-0') | tee /tmp/priority; grep -q 'prio 7' /tmp/priority && exit 0; sleep 0.1; done; exit 1",
+        dom0.domid(&guest)
+    );
+    assert!(dom0.sh(&priority).contains("best-effort: prio 7"));
+    let disk = guest.vbds[0].id.clone();
+    assert_eq!(locks(&dom0), "hot.img.lock");
+    unplug(&dom0, &disk).expect("a disk nobody uses");
+    assert_eq!(locks(&dom0), "");
+    let before = dom0.snapshot();
+
+    plug(&dom0, &disk).expect("is plugged");
+    has_sectors(&dom0, &guest, 16384);
+    let made = dom0.type_into(&guest, "/bin/busybox mke2fs -F /dev/xvdb >/dev/null 2>&1 && echo made; sync");
+    assert_eq!(made, "made");
+    let sum = dom0.type_into(&guest, "md5sum </dev/xvdb");
+
+    // The daemon is killed; the next one knows what the disk is.
+    dom0.stop_daemon("KILL");
+    dom0.start_daemon("");
+    assert_eq!(locks(&dom0), "hot.img.lock");
+    assert!(dom0.call(&VbdStat { debug_info: dbg(), id: disk.clone() }).expect("is known").1.plugged);
+    unplug(&dom0, &disk).expect("goes");
+    assert_eq!(locks(&dom0), "");
+    let written = dom0
+        .sh(&format!("md5sum <{DISKS}/hot.img; e2fsck -fn {DISKS}/hot.img >/dev/null 2>&1 && echo sound"));
+    assert_eq!(written.lines().collect::<Vec<_>>(), [&*sum, "sound"]);
+
+    // It grows while the guest has it, and what is written beyond its former end is there.
+    plug(&dom0, &disk).expect("is plugged");
+    has_sectors(&dom0, &guest, 16384);
+    dom0.sh(&format!("truncate -s 16M {DISKS}/hot.img"));
+    dom0.task(&VbdRefresh { debug_info: dbg(), id: disk.clone() }).expect("is looked at");
+    has_sectors(&dom0, &guest, 32768);
+    dom0.type_into(&guest, "printf beyond | dd of=/dev/xvdb bs=512 seek=32000 conv=fsync 2>/dev/null");
+    unplug(&dom0, &disk).expect("goes");
+    assert_eq!(
+        dom0.sh(&format!("dd if={DISKS}/hot.img bs=512 skip=32000 count=1 2>/dev/null | head -c 6")),
+        "beyond"
+    );
+
+    // A refusal is the program's own, and leaves nothing.
+    dom0.sh(&format!("printf somebody >{DISKS}/hot.img.lock"));
+    let refused = plug(&dom0, &disk);
+    let Err(Error::StorageBackendError { code, params }) = refused else { panic!("{refused:?}") };
+    assert_eq!((&*code, &*params[1]), ("VDI_IN_USE", "somebody"));
+    dom0.sh(&format!("rm {DISKS}/hot.img.lock"));
+
+    plug(&dom0, &disk).expect("is plugged");
+    let image = Disk::Vdi("sr/image".to_owned());
+    let id = guest.id().to_owned();
+    dom0.task(&VmSuspend { debug_info: dbg(), id: id.clone(), suspend_vdi: image.clone() })
+        .expect("suspends");
+    assert_eq!((dom0.state(&guest).power_state, &*locks(&dom0)), (PowerState::Suspended, ""));
+    dom0.task(&VmResume { debug_info: dbg(), id, suspend_vdi: image }).expect("resumes");
+    dom0.unpause(&guest).expect("runs");
+    assert_eq!(locks(&dom0), "hot.img.lock");
+    has_sectors(&dom0, &guest, 32768);
+    unplug(&dom0, &disk).expect("goes");
+    drop(before);
+    dom0.shutdown(&guest, 60.0).expect("goes down");
+    assert_eq!(dom0.sh("losetup -ln").trim(), "");
 }
 
 /// What happens to a disk's file is its guest's trouble and nobody else's.
@@ -62,4 +164,58 @@ fn a_disk_whose_file_is_deleted_or_full_is_unplugged_like_any_other() {
     before.must_be_left(&dom0);
     plug(&dom0, &guest.vbds[0].id).expect("is plugged");
     dom0.shutdown(&guest, 60.0).expect("goes down");
+}
+
+/// What the firmware says of the drive: it reads the floppy on the CD from it each time. Of another medium than it has seen
+/// it says that there is an error: the drive reports the change, and nobody but a driver asks what it is.
+fn reads(dom0: &Dom0, guest: &Guest, text: &str) {
+    dom0.type_on_serial(guest, "d");
+    let said = dom0.serial_line(guest);
+    assert!(said.contains(text), "{said:?} and not {text:?}");
+}
+
+/// Which of the loop devices' files the device model has open.
+fn has_open(dom0: &Dom0, guest: &Guest) -> String {
+    let pid = format!("$(xenstore-read /local/domain/{}/image/device-model-pid)", dom0.domid(guest));
+    let open = "readlink /proc/PID/fd/* | grep '^/dev/loop' | sort -u | while read -r d; do losetup -nO BACK-FILE $d; done";
+    dom0.sh(&open.replace("PID", &pid)).trim().to_owned()
+}
+
+#[test]
+fn the_cd_of_a_running_hvm_guest_is_changed_in_its_device_model() {
+    let dom0 = Dom0::start();
+    for name in ["one", "two"] {
+        dom0.host
+            .put_floppy_cd(&format!("/root/{name}.iso"), &format!("medium {name}"))
+            .unwrap_or_else(|error| panic!("{error}"));
+    }
+    let guest =
+        Guest::hvm("changer").machine(|hvm| hvm.boot_order = "d".to_owned()).cd("hdc", "/root/one.iso");
+    dom0.add(&guest);
+    let before = dom0.snapshot();
+    dom0.start_paused(&guest).expect("starts");
+    dom0.listen_to_serial(&guest);
+    dom0.unpause(&guest).expect("runs");
+    dom0.serial_said(&guest, UP);
+    reads(&dom0, &guest, "medium one");
+    let id = guest.vbds[0].id.clone();
+    let insert = |name: &str| {
+        let disk = Disk::Local(format!("/root/{name}.iso"));
+        dom0.task(&VbdInsert { debug_info: dbg(), id: id.clone(), disk })
+    };
+    let eject = || dom0.task(&VbdEject { debug_info: dbg(), id: id.clone() });
+    assert_eq!(insert("two"), Err(Error::MediaPresent));
+    for name in ["two", "one", "two"] {
+        eject().expect("comes out");
+        assert_eq!(dom0.sh("losetup -ln").trim(), "", "nobody has it any more");
+        assert_eq!(has_open(&dom0, &guest), "");
+        assert_eq!(eject(), Err(Error::MediaNotPresent));
+        insert(name).expect("goes in");
+        assert_eq!(has_open(&dom0, &guest), format!("/root/{name}.iso"));
+        reads(&dom0, &guest, "disk error");
+    }
+    // Nothing can be written to it from the device model either.
+    assert_eq!(dom0.sh("losetup -lnO RO | sort -u").trim(), "1");
+    dom0.hard_shutdown(&guest).expect("goes down");
+    before.must_be_left(&dom0);
 }
