@@ -23,6 +23,7 @@ use vncterm::term::{Size, Terminal};
 use xenopsd::api::value::Value;
 use xenopsd::api::{Call, FromValue, ToValue, Vbd, Vif, Vm};
 use xenopsd::dm::qmp::{Qmp, QmpError, RunState};
+use xenopsd::edge::linux::ovsdb;
 use xenopsd::edge::storage::{self, StorageError, Verb};
 use xenopsd::rfb;
 use xenopsd::rpc::http::{self, Asked, Progress};
@@ -39,7 +40,7 @@ use xenstore::wire::{Decoder, Kind};
 pub type Target = fn(&[u8]);
 
 /// Every function by the name of its fuzz target.
-pub const TARGETS: [(&str, Target); 27] = [
+pub const TARGETS: [(&str, Target); 28] = [
     ("http", http),
     ("json", json),
     ("xml", xml),
@@ -67,6 +68,7 @@ pub const TARGETS: [(&str, Target); 27] = [
     ("nfs", nfs),
     ("qmp", qmp),
     ("storage_answer", storage_answer),
+    ("ovsdb", ovsdb),
 ];
 
 /// Most bytes of a target's input: more finds nothing that less does not, and takes longer.
@@ -377,6 +379,25 @@ pub fn storage_answer(bytes: &[u8]) {
         panic!("nobody cancelled")
     };
     assert!(params.iter().all(|param| param.len() < 8192) && params.len() <= 8 && code.len() < 8192);
+}
+
+/// Messages of a switch's database server are the same however the stream is cut, up to what is refused.
+pub fn ovsdb(bytes: &[u8]) {
+    let cut = |size: usize| {
+        let (mut framer, mut found) = (ovsdb::Framer::default(), Vec::new());
+        for piece in bytes.chunks(size) {
+            framer.feed(piece);
+            loop {
+                match framer.message() {
+                    Ok(Some(message)) => found.push(message),
+                    Ok(None) => break,
+                    Err(_) => return (found, false),
+                }
+            }
+        }
+        (found, true)
+    };
+    assert_eq!(cut(1), cut(bytes.len().max(1)));
 }
 
 /// Whatever a viewer sends, in whatever pieces, it wants the same done.

@@ -239,6 +239,12 @@ const FTP: [&str; 3] = [
     "227 Entering Passive Mode (10,0,0,1,25,46)\r\n550 none\r\n",
 ];
 
+/// What a switch's database server says: an answer, a question whether one is there, and an update.
+const OVSDB: [&str; 2] = [
+    r#"{"id":1,"error":null,"result":[{"rows":[{"_uuid":["uuid","a-b"],"ports":["set",[]]}]}]}{"id":2}"#,
+    r#"{"method":"echo","params":[],"id":"echo"} {"method":"update","params":[null,{"Open_vSwitch":{"u":{"new":{"cur_cfg":4}}}}],"id":null}"#,
+];
+
 /// Answers of a storage program.
 const STORAGE: [&str; 4] = [
     r#"{"implementations": [["BlockDevice", {"path": "/dev/x"}], ["File", {"path": "/y"}]]}"#,
@@ -295,6 +301,7 @@ fn seeds(target: &str) -> Vec<Vec<u8>> {
         "http_answer" => HTTP_ANSWERS.map(|text| text.as_bytes().to_vec()).to_vec(),
         "ftp" => FTP.map(|text| text.as_bytes().to_vec()).to_vec(),
         "nfs" => vec![nfs()],
+        "ovsdb" => OVSDB.map(|text| text.as_bytes().to_vec()).to_vec(),
         "storage_answer" => STORAGE.map(|text| text.as_bytes().to_vec()).to_vec(),
         "qmp" => QMP.map(|text| text.as_bytes().to_vec()).to_vec(),
         other => panic!("{other} has no seeds"),
