@@ -14,7 +14,7 @@ use crate::core::Patience;
 use crate::edge::linux::device_model;
 use crate::edge::linux::ovsdb;
 use crate::edge::linux::terminal::{ConsoleLog, TerminalServers};
-use crate::edge::{BootLoader, FirmwarePaths, StoreAddress};
+use crate::edge::{BootLoader, FirmwarePaths, StoreAddress, VifScripts};
 use crate::service::MAX_WORKERS;
 use crate::sim::SCRIPT_KEYS;
 
@@ -112,6 +112,9 @@ pub struct Config {
     /// `other_config:hotplug-script` of an interface overrides it. Without one the daemon does that, faster
     #[arg(long, value_name = "PATH", value_parser = script)]
     pub vif_script: Option<PathBuf>,
+    /// Where the scripts are that `other_config:hotplug-script` may name; whoever can write here is root
+    #[arg(long, value_name = "PATH", default_value = "/etc/xen/scripts", value_parser = script)]
+    pub vif_script_directory: PathBuf,
     /// Socket of Open vSwitch's database server, for interfaces in its bridges
     #[arg(long, value_name = "PATH", default_value = ovsdb::DEFAULT_SOCKET)]
     pub openvswitch_socket: PathBuf,
@@ -343,6 +346,11 @@ impl Config {
     /// What is kept of text consoles' output.
     pub fn console_log(&self) -> ConsoleLog {
         ConsoleLog { size: self.console_log_size, directory: self.console_log_directory.clone() }
+    }
+
+    /// What may set interfaces up instead of the daemon.
+    pub fn vif_scripts(&self) -> VifScripts {
+        VifScripts { default: self.vif_script.clone(), directory: self.vif_script_directory.clone() }
     }
 
     /// How device models run.

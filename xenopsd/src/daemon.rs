@@ -71,7 +71,7 @@ pub fn run(config: &Config) -> Result<(), DaemonError> {
             device_models: config.device_models(),
             storage: config.storage_program.clone(),
             open_vswitch: config.openvswitch_socket.clone(),
-            vif_script: config.vif_script.clone(),
+            vif_scripts: config.vif_scripts(),
         };
         real(config.xenstore, host)
     };

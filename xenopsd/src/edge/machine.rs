@@ -27,7 +27,7 @@ use super::{
     Access, Attached, AttachedDisk, BridgeKind, DeviceModel, DiskId, DiskWanted, DomId, Edges, FileId,
     Firmware, FirmwarePaths, Followed, FoundKernel, Host, HostError, ImageFile, IoPriority, KernelSearch,
     KernelSearchError, NewDeviceModel, Note, Prepared, Reserve, ScreenListener, ScreenPlace, ScriptEnd,
-    ScriptError, ScriptRun, StorageCall, StorageError, Terminal, TerminalSockets, TerminalWanted,
+    ScriptError, ScriptRun, StorageCall, StorageError, Terminal, TerminalSockets, TerminalWanted, VifScripts,
     VifSettings,
 };
 use crate::state::journal::{ProcessId, Resource};
@@ -96,8 +96,8 @@ pub struct LinuxHost {
     pub storage: Option<PathBuf>,
     /// Where Open vSwitch's database server listens.
     pub open_vswitch: PathBuf,
-    /// The script that sets up interfaces which name none of their own.
-    pub vif_script: Option<PathBuf>,
+    /// What may set interfaces up.
+    pub vif_scripts: VifScripts,
 }
 
 impl Host for LinuxHost {
@@ -245,8 +245,8 @@ impl Host for LinuxHost {
         vif::set_promiscuous(&interface, settings.promiscuous).map_err(unusable_network)
     }
 
-    fn vif_script(&self) -> Option<PathBuf> {
-        self.vif_script.clone()
+    fn vif_scripts(&self) -> VifScripts {
+        self.vif_scripts.clone()
     }
 
     fn check_script(&self, path: &Path) -> Result<(), HostError> {

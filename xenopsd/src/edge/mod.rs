@@ -64,6 +64,15 @@ pub use pool::{Edges, Lent};
 pub use screen::{ScreenAddress, ScreenListener, ScreenPlace};
 pub use storage::{Attached, Datapath, StorageCall, StorageError, Vdi, Verb};
 
+/// Hotplug scripts of network interfaces.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VifScripts {
+    /// For interfaces that name none of their own; none when we set them up.
+    pub default: Option<PathBuf>,
+    /// Where those are that an interface may name: they run as root, so a record is not to choose any program of dom0's.
+    pub directory: PathBuf,
+}
+
 /// Why the hypervisor refused.
 #[derive(Debug, thiserror::Error)]
 pub enum HypervisorError {
@@ -488,8 +497,8 @@ pub trait Host: Send + Sync {
         note: &mut Note<'_>,
     ) -> Result<(), HostError>;
 
-    /// The script that sets up interfaces which name none of their own; none when we do that.
-    fn vif_script(&self) -> Option<PathBuf>;
+    /// What may set interfaces up instead of us.
+    fn vif_scripts(&self) -> VifScripts;
 
     /// Checks that a script is there and can be run.
     ///

@@ -25,7 +25,8 @@ use crate::edge::{
     Access, Attached, AttachedDisk, BridgeKind, DeviceModel, DiskId, DiskWanted, DomId, FileId, Firmware,
     Followed, FoundKernel, Host, HostError, Image, ImageFile, IoPriority, KernelSearch, KernelSearchError,
     NewDeviceModel, Note, Prepared, Reserve, ScreenListener, ScreenPlace, ScriptEnd, ScriptError, ScriptRun,
-    StorageCall, StorageError, SuspendFile, Tell, Terminal, TerminalSockets, TerminalWanted, VifSettings,
+    StorageCall, StorageError, SuspendFile, Tell, Terminal, TerminalSockets, TerminalWanted, VifScripts,
+    VifSettings,
 };
 use crate::state::journal::{ProcessId, Resource};
 
@@ -225,8 +226,8 @@ impl Host for SimHost {
         Ok(())
     }
 
-    fn vif_script(&self) -> Option<PathBuf> {
-        None
+    fn vif_scripts(&self) -> VifScripts {
+        VifScripts { default: None, directory: PathBuf::from("/") }
     }
 
     fn check_script(&self, path: &Path) -> Result<(), HostError> {

@@ -46,7 +46,7 @@ pub fn check(core: &Core, vif: &Vif) -> Result<(), Error> {
     let settings = settings(vif)?;
     mac_of(vif)?;
     addresses::asked(DomId::DOM0, vif)?;
-    if let Some(script) = settings::script(vif, core.edges.host().vif_script())? {
+    if let Some(script) = settings::script(vif, &core.edges.host().vif_scripts())? {
         // Which bridge there has to be, and of which kind, is the script's affair.
         return Ok(core.edges.host().check_script(&script)?);
     }
@@ -67,7 +67,7 @@ pub fn check(core: &Core, vif: &Vif) -> Result<(), Error> {
 pub fn plug(plug: &Plug<'_>, vif: &Vif) -> Result<(), Error> {
     let settings = settings(vif)?;
     let handle = handle(vif)?;
-    let script = settings::script(vif, plug.core.edges.host().vif_script())?;
+    let script = settings::script(vif, &plug.core.edges.host().vif_scripts())?;
     let layout = layout::Vif {
         domid: store_domid(plug.domid),
         backend_domid: xenstore::DomId::DOM0,

@@ -1,6 +1,6 @@
 //! What a record asks of an interface, checked: pure functions of the record.
 
-use std::path::{Component, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::str::FromStr;
 
 use uuid::Uuid;
@@ -8,7 +8,7 @@ use xenstore::layout::{self, Mac};
 
 use crate::api::{Error, LockedAddresses, LockingMode, Network, Vif};
 use crate::edge::linux::nftables::MAX_ADDRESSES;
-use crate::edge::{Locked, MacAddr, Offload, VifSettings};
+use crate::edge::{Locked, MacAddr, Offload, VifScripts, VifSettings};
 
 /// The MTU that a record has when nobody chose one; the bridge's own is then kept.
 const DEFAULT_MTU: isize = 1500;
@@ -154,21 +154,26 @@ fn external_ids(vif: &Vif) -> Vec<(String, String)> {
 /// The script that sets up the host's side: the interface's own, or that of the daemon's settings.
 ///
 /// # Errors
-/// When it is no absolute path without steps up.
-pub(super) fn script(vif: &Vif, default: Option<PathBuf>) -> Result<Option<PathBuf>, Error> {
-    let Some(own) = vif.other_config.get(SCRIPT_KEY) else { return Ok(default) };
+/// When it is not below the directory of scripts.
+pub(super) fn script(vif: &Vif, scripts: &VifScripts) -> Result<Option<PathBuf>, Error> {
+    let Some(own) = vif.other_config.get(SCRIPT_KEY) else { return Ok(scripts.default.clone()) };
     if own.is_empty() {
         return Ok(None);
     }
-    let path = PathBuf::from(own);
-    let plain = path.is_absolute() && path.components().all(|c| c != Component::ParentDir);
+    let directory = &scripts.directory;
+    let path = directory.join(own);
+    let below = path.strip_prefix(directory).is_ok_and(|rest| rest != Path::new(""));
+    let plain = below && path.components().all(|c| c != Component::ParentDir);
     // It goes into a node of the store and into the environment.
     if plain && own.bytes().all(|byte| byte.is_ascii_graphic()) {
         return Ok(Some(path));
     }
     Err(wrong(
         vif,
-        format_args!("other_config:{SCRIPT_KEY} is {own:?}; it is the absolute path of a program, or empty"),
+        format_args!(
+            "other_config:{SCRIPT_KEY} is {own:?}; it is a program in {} (vif-script-directory), or empty",
+            directory.display()
+        ),
     ))
 }
 
@@ -322,16 +327,29 @@ mod tests {
     }
 
     #[test]
-    fn scripts_are_absolute_paths_and_vlans_exist() {
+    fn scripts_are_in_their_directory_and_vlans_exist() {
+        let scripts = VifScripts { default: Some("/default".into()), directory: "/etc/xen/scripts".into() };
         let with = |value: &str| {
             let other_config = [(SCRIPT_KEY.to_owned(), value.to_owned())].into_iter().collect();
-            script(&Vif { other_config, ..test_vif(ID, "0") }, Some("/default".into()))
+            script(&Vif { other_config, ..test_vif(ID, "0") }, &scripts)
         };
-        assert_eq!(script(&test_vif(ID, "0"), Some("/default".into())).unwrap(), Some("/default".into()));
+        assert_eq!(script(&test_vif(ID, "0"), &scripts).unwrap(), Some("/default".into()));
         assert_eq!(with("").unwrap(), None);
         assert_eq!(with("/etc/xen/scripts/vif-bridge").unwrap(), Some("/etc/xen/scripts/vif-bridge".into()));
-        for bad in ["vif-bridge", "/etc/../tmp/x", "/a b", "/a\nb=c", "/é"] {
-            assert!(with(bad).unwrap_err().to_string().contains("absolute path"), "{bad:?}");
+        assert_eq!(with("vif-bridge").unwrap(), Some("/etc/xen/scripts/vif-bridge".into()));
+        let outside = [
+            "/bin/sh",
+            "/etc/xen/scripts",
+            "../x",
+            "/etc/xen/scripts/../x",
+            "/etc/xen/scripts-x/y",
+            "a b",
+            "a\nb=c",
+            "é",
+        ];
+        for bad in outside {
+            let refused = with(bad).unwrap_err().to_string();
+            assert!(refused.contains("a program in /etc/xen/scripts"), "{bad:?}: {refused}");
         }
         let trunks = |tags: &[i64]| settings(&Vif { trunks: tags.to_vec(), ..test_vif(ID, "0") });
         assert_eq!(trunks(&[20, 1, 20, 4094]).unwrap().trunks, [1, 20, 4094]);
