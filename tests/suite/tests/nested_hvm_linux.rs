@@ -113,7 +113,6 @@ vif = ["bridge=xenbr0,mac=00:16:3e:00:00:62,model=e1000"]
 "#;
 
 #[test]
-#[ignore = "passed before a merge and did not end in four minutes after it, on a loaded machine: to be looked at"]
 fn linux_is_started_with_a_kernel_that_only_root_may_read() {
     let dom0 = Dom0::start();
     dom0.sh("mkdir -m 700 /root/boot; install -m 600 /guests/vmlinuz /guests/initramfs /root/boot");
