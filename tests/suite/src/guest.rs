@@ -3,7 +3,7 @@
 
 use uuid::Uuid;
 use xenopsd::api::{
-    Action, Boot, BuilderInfo, DeviceId, Dict, DirectBoot, Disk, HvmInfo, Int, Network, PvInfo,
+    Action, Boot, BuilderInfo, DeviceId, Dict, DirectBoot, Disk, HvmInfo, IndirectBoot, Int, Network, PvInfo,
     SchedulerParams, Vbd, VbdMode, VbdType, Vif, Vm,
 };
 
@@ -124,6 +124,24 @@ impl Guest {
             };
             if let Boot::Direct(boot) = &mut info.boot {
                 change(boot);
+            }
+        })
+    }
+
+    /// Installed by eliloader from a repository onto its disks so far, with other keys of an installation besides.
+    #[must_use]
+    pub fn installed_from(self, repository: &str, keys: &[(&str, &str)]) -> Self {
+        let devices = self.vbds.iter().filter_map(|vbd| vbd.backend.clone()).collect();
+        self.with(|vm| {
+            let BuilderInfo::Pv(pv) = &mut vm.ty else { unreachable!("a PV guest") };
+            pv.boot = Boot::Indirect(IndirectBoot {
+                bootloader: "eliloader".to_owned(),
+                extra_args: "console=hvc0".to_owned(),
+                devices,
+                ..IndirectBoot::default()
+            });
+            for (key, value) in [("install-repository", repository)].iter().chain(keys) {
+                vm.platformdata.insert(*key, (*value).to_owned());
             }
         })
     }

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use suite::{Dom0, Guest};
 use xen_host::{Options, target};
-use xenopsd::api::{Boot, BuilderInfo, Disk, IndirectBoot, PowerState, VbdMode, Vm};
+use xenopsd::api::{PowerState, VbdMode, Vm};
 
 /// Makes `/root/tree`: a kernel as Debian packs it, the test guest's initramfs, a second one with what a guest needs to
 /// write to FAT, and a configuration of GRUB 2. Debian's initramfs-tools are not in dom0, so it is the guest's userland.
@@ -151,20 +151,6 @@ cat /root/tree/boot/more.img >>$os/initrd.img
 
 const REPOSITORY: &str = "http://127.0.0.1:8000/os/";
 
-/// Not installed yet.
-fn blank(vm: &mut Vm) {
-    let BuilderInfo::Pv(pv) = &mut vm.ty else { unreachable!("it is made so") };
-    pv.boot = Boot::Indirect(IndirectBoot {
-        bootloader: "eliloader".to_owned(),
-        extra_args: "console=hvc0".to_owned(),
-        devices: vec![Disk::Local("/root/debian.img".to_owned())],
-        ..IndirectBoot::default()
-    });
-    for (key, value) in [("install-repository", REPOSITORY), ("install-vnc", "1")] {
-        vm.platformdata.insert(key, value.to_owned());
-    }
-}
-
 #[test]
 fn a_guest_is_installed_from_a_server_and_reboots_into_what_it_has_installed() {
     let dom0 = dom0();
@@ -173,8 +159,8 @@ fn a_guest_is_installed_from_a_server_and_reboots_into_what_it_has_installed() {
     dom0.sh(MAKE_REPOSITORY);
     dom0.serve_http("/root/www");
     let before = dom0.snapshot();
-    let guest =
-        Guest::new("installed").memory(160).disk("xvda", "/root/debian.img", VbdMode::ReadWrite).with(blank);
+    let guest = Guest::new("installed").memory(160).disk("xvda", "/root/debian.img", VbdMode::ReadWrite);
+    let guest = guest.installed_from(REPOSITORY, &[("install-vnc", "1")]);
     dom0.boot(&guest);
     let said = dom0.type_into(&guest, "cat /proc/cmdline");
     assert_eq!(said, format!("method={REPOSITORY} vnc console=hvc0"));

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use suite::{Dom0, Guest, HTTP};
 use xen_host::Options;
-use xenopsd::api::{Boot, BuilderInfo, Disk, Error, IndirectBoot, VbdMode, Vm};
+use xenopsd::api::{Error, VbdMode, Vm};
 
 /// Where the package `debian-installer-12-netboot-amd64` has the installer for text consoles.
 const INSTALLER: &str = "/usr/lib/debian-installer/images/12/amd64/text/debian-installer/amd64";
@@ -19,24 +19,6 @@ const SCREEN: &str = "Choose the language to be used";
 
 /// Memory in MiB with which the installer does not first ask about low memory.
 const MEMORY: i64 = 1200;
-
-/// A VM that is installed from a repository onto a blank disk.
-fn from(repository: &str, keys: &[(&str, &str)]) -> impl FnOnce(&mut Vm) {
-    let keys = keys.iter().copied().chain([("install-repository", repository)]);
-    let keys: Vec<_> = keys.map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
-    move |vm| {
-        let BuilderInfo::Pv(pv) = &mut vm.ty else { unreachable!("it is made so") };
-        pv.boot = Boot::Indirect(IndirectBoot {
-            bootloader: "eliloader".to_owned(),
-            extra_args: "console=hvc0".to_owned(),
-            devices: vec![Disk::Local("/root/blank.img".to_owned())],
-            ..IndirectBoot::default()
-        });
-        for (key, value) in keys {
-            vm.platformdata.insert(key, value);
-        }
-    }
-}
 
 fn key(vm: &Vm, key: &str) -> Option<String> {
     vm.platformdata.get(key).cloned()
@@ -72,7 +54,7 @@ fn debians_installer_comes_from_a_mirror_and_shows_its_first_screen() {
     let keys = [("install-distro", "debianlike"), ("install-arch", "amd64"), ("debian-release", "bookworm")];
     let repository = format!("{HTTP}/debian");
     let guest = Guest::new("debian").memory(MEMORY).disk("xvda", "/root/blank.img", VbdMode::ReadWrite);
-    let guest = guest.with(from(&repository, &keys));
+    let guest = guest.installed_from(&repository, &keys);
     dom0.add(&guest);
     dom0.run_guest(&guest);
     let seen = dom0.host.wait_for_guest(guest.name(), SCREEN, LIMIT);
@@ -119,7 +101,7 @@ fn an_installer_comes_from_the_kernels_nfs_server() {
     dom0.sh(SERVE_NFS);
     let before = dom0.snapshot();
     let refused = Guest::new("refused").disk("xvda", "/root/blank.img", VbdMode::ReadWrite);
-    let refused = refused.with(from("nfs:127.0.0.1:/root/os", &[]));
+    let refused = refused.installed_from("nfs:127.0.0.1:/root/os", &[]);
     dom0.add(&refused);
     match dom0.start_paused(&refused) {
         Err(Error::BootloaderError { message, .. }) => {
@@ -130,7 +112,7 @@ fn an_installer_comes_from_the_kernels_nfs_server() {
     dom0.remove(&refused).expect("is forgotten");
 
     let guest = Guest::new("nfs").disk("xvda", "/root/blank.img", VbdMode::ReadWrite);
-    let guest = guest.with(from("nfs:127.0.0.1:/srv/nfs/os", &[]));
+    let guest = guest.installed_from("nfs:127.0.0.1:/srv/nfs/os", &[]);
     dom0.boot(&guest);
     let said = dom0.type_into(&guest, "cat /proc/cmdline");
     assert_eq!(said, "method=nfs:127.0.0.1:/srv/nfs/os/ console=hvc0");
