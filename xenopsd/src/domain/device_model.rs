@@ -202,10 +202,7 @@ impl VmExecutor<'_> {
 
 /// Writes resources of a VM down.
 fn noting<'a>(core: &'a Core, vm: &'a str) -> impl FnMut(Resource) -> Result<(), HostError> + 'a {
-    |resource| {
-        let noted = core.journal.take(vm, resource).map(drop);
-        noted.map_err(|error| HostError::Unusable { class: "journal", text: error.to_string() })
-    }
+    |resource| core.journal.take(vm, resource).map(drop).map_err(|error| HostError::not_noted(&error))
 }
 
 /// What goes with a device model and not only with its domain.

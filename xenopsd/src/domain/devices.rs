@@ -94,13 +94,9 @@ impl<'a> VmExecutor<'a> {
 
     /// Disks that an earlier daemon plugged have their priorities from it, and are to have them after a suspend.
     fn follow_disks(&self, domid: DomId) {
-        for vbd in &self.records.vbds {
+        for vbd in self.records.vbds.iter().filter(|vbd| vbd.qos.is_some()) {
             let named = Device::Vbd(vbd.id.device.clone());
-            let plugged = device::is_plugged(self.core, self.vm(), &named);
-            let followed =
-                plugged.and_then(
-                    |plugged| if plugged { device::qos::follow(self.core, domid, vbd) } else { Ok(()) },
-                );
+            let followed = self.if_plugged(&named, || device::qos::follow(self.core, domid, vbd));
             if let Err(error) = followed {
                 tracing::warn!(vbd = %vbd.id, %error, "the I/O priority of a disk is not kept");
             }
@@ -111,17 +107,17 @@ impl<'a> VmExecutor<'a> {
     fn finish_interfaces(&self, domid: DomId) {
         for vif in &self.records.vifs {
             let named = Device::Vif(vif.id.device.clone());
-            let plugged = device::is_plugged(self.core, self.vm(), &named);
-            let applied =
-                plugged.and_then(|plugged| if plugged { self.apply_to(domid, vif) } else { Ok(()) });
+            let applied = self.if_plugged(&named, || {
+                device::vif::apply(self.core, domid, vif, self.core.waiting(None, self.slot))
+            });
             if let Err(error) = applied {
                 tracing::warn!(vif = %vif.id, %error, "an interface of a running VM is not as its record says");
             }
         }
     }
 
-    fn apply_to(&self, domid: DomId, vif: &crate::api::Vif) -> Result<(), Error> {
-        device::vif::apply(self.core, domid, vif, self.core.waiting(None, self.slot))
+    fn if_plugged(&self, device: &Device, then: impl FnOnce() -> Result<(), Error>) -> Result<(), Error> {
+        if device::is_plugged(self.core, self.vm(), device)? { then() } else { Ok(()) }
     }
 
     fn incomplete(&self, domid: DomId) -> Result<Vec<DeviceAddress>, Error> {

@@ -1,5 +1,7 @@
 //! Networks as the host's edge sees them.
 
+use std::path::PathBuf;
+
 use ffi::linux::ethtool::Offload;
 
 use super::linux::nftables::Locked;
@@ -37,4 +39,13 @@ pub struct VifSettings {
     pub external_ids: Vec<(String, String)>,
     /// A hotplug script puts it into its bridge and gives it its MTU.
     pub scripted: bool,
+}
+
+/// Hotplug scripts of network interfaces.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VifScripts {
+    /// For interfaces that name none of their own; none when we set them up.
+    pub default: Option<PathBuf>,
+    /// Where those are that an interface may name: they run as root, so a record is not to choose any program of dom0's.
+    pub directory: PathBuf,
 }

@@ -116,8 +116,7 @@ fn connect(core: &Core, vm: &str, name: &str, settings: &VifSettings) -> Result<
         note(core, vm, Resource::Rules(name.to_owned()))?;
     }
     core.edges.host().connect_vif(name, settings, &mut |resource| {
-        note(core, vm, resource)
-            .map_err(|error| HostError::Unusable { class: "journal", text: error.to_string() })
+        note(core, vm, resource).map_err(|error| HostError::not_noted(&error))
     })?;
     if settings.locked.is_none() { release(core, vm, &Resource::Rules(name.to_owned())) } else { Ok(()) }
 }

@@ -12,7 +12,7 @@
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -58,7 +58,7 @@ pub fn list(directory: &Path) -> io::Result<Vec<PathBuf>> {
     for entry in entries {
         let path = entry.map_err(context)?.path();
         // Editors' backups and notes lie about in such directories.
-        if fs::metadata(&path).is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0) {
+        if fs::metadata(&path).is_ok_and(|found| is_program(&found)) {
             scripts.push(path);
         }
     }
@@ -70,6 +70,11 @@ pub fn list(directory: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(scripts)
 }
 
+/// Whether it is a file that somebody may execute.
+pub fn is_program(found: &fs::Metadata) -> bool {
+    found.is_file() && found.mode() & 0o111 != 0
+}
+
 /// Checks that a script is there and can be run.
 ///
 /// # Errors
@@ -77,7 +82,7 @@ pub fn list(directory: &Path) -> io::Result<Vec<PathBuf>> {
 pub fn check(path: &Path) -> Result<(), HostError> {
     let id = path.display().to_string();
     match fs::metadata(path) {
-        Ok(found) if found.is_file() && found.permissions().mode() & 0o111 != 0 => Ok(()),
+        Ok(found) if is_program(&found) => Ok(()),
         Ok(_) => {
             let text = format!("script {id} is not an executable file");
             Err(HostError::Unusable { class: "script", text })

@@ -18,9 +18,6 @@ const OTHERS_WRITE: u32 = 0o022;
 /// In a directory with this bit others cannot rename or remove what is not theirs.
 const STICKY: u32 = 0o1000;
 
-/// Any execute permission.
-const EXECUTE: u32 = 0o111;
-
 /// Checks the program that is set.
 ///
 /// # Errors
@@ -41,7 +38,7 @@ fn trusted(program: &Path) -> io::Result<()> {
     }
     let real: PathBuf = fs::canonicalize(program)?;
     let found = fs::metadata(&real)?;
-    if !found.is_file() || found.mode() & EXECUTE == 0 {
+    if !script::is_program(&found) {
         return Err(io::Error::other("it is not an executable file"));
     }
     // Of a link, the directories it is in count as well.

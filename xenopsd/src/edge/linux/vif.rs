@@ -23,7 +23,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 use super::mac::MacAddr;
 use super::netlink::{IfName, Link, LinkChange, Master, Netlink, NetlinkError};
 use super::ovsdb::{self, OvsError};
-use crate::edge::{HostError, Note, Offload};
+use crate::edge::{BridgeKind, HostError, Note, Offload};
 use crate::state::journal::Resource;
 
 /// How an interface ended up connected.
@@ -259,8 +259,9 @@ fn join(
     note: &mut Note<'_>,
 ) -> Result<(), VifError> {
     let master = vif.master.map(|index| netlink.link_by_index(index)).transpose()?.flatten();
-    let in_switch = master.as_ref().is_some_and(Link::is_open_vswitch);
-    if bridge.is_open_vswitch() {
+    let of_switch = |link: &Link| link.bridge_kind() == Some(BridgeKind::OpenVswitch);
+    let in_switch = master.as_ref().is_some_and(of_switch);
+    if of_switch(bridge) {
         if master.is_some() && !in_switch {
             netlink.change(vif, &LinkChange { master: Some(Master::None), ..LinkChange::default() })?;
         }

@@ -25,6 +25,7 @@ use ffi::pid::PidFd;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::process;
+use super::script::is_program;
 use crate::edge::{
     DeviceModel, DomId, HostError, KILL_LIMIT, NewDeviceModel, Note, ScreenListener, StartFile,
 };
@@ -121,7 +122,7 @@ pub fn check(settings: &Settings) -> Result<(), HostError> {
     lacking(settings)?;
     let program = &settings.program;
     match fs::metadata(program) {
-        Ok(metadata) if metadata.is_file() && metadata.mode() & 0o111 != 0 => Ok(()),
+        Ok(metadata) if is_program(&metadata) => Ok(()),
         Ok(_) => Err(refused(format!("{} is not a program", program.display()))),
         Err(error) => Err(refused(format!(
             "{}: {error}; HVM guests need QEMU for Xen (Debian's package qemu-system-xen)",

@@ -82,17 +82,7 @@ pub struct Link {
 }
 
 impl Link {
-    /// Whether this is a Linux bridge.
-    pub fn is_bridge(&self) -> bool {
-        self.kind.as_deref() == Some("bridge")
-    }
-
-    /// Whether it belongs to Open vSwitch: one of its bridges, or what its ports have as their master.
-    pub fn is_open_vswitch(&self) -> bool {
-        self.kind.as_deref() == Some("openvswitch")
-    }
-
-    /// What kind of bridge it is, if it is one.
+    /// What kind of bridge it is, if it is one. What ports of an Open vSwitch have as their master counts as one of its.
     pub fn bridge_kind(&self) -> Option<BridgeKind> {
         match self.kind.as_deref() {
             Some("bridge") => Some(BridgeKind::Linux),

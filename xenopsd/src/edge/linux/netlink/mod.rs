@@ -23,6 +23,7 @@ pub use message::{Link, Malformed};
 pub(super) use message::{messages, outcome};
 
 use super::mac::MacAddr;
+use crate::edge::BridgeKind;
 use message::{
     IFF_UP, IFLA_ADDRESS, IFLA_IFNAME, IFLA_MASTER, IFLA_MTU, NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR,
     NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, RTM_DELLINK, RTM_GETLINK, RTM_NEWLINK, Request,
@@ -287,7 +288,7 @@ impl Netlink {
                 break;
             }
         }
-        links.retain(Link::is_bridge);
+        links.retain(|link| link.bridge_kind() == Some(BridgeKind::Linux));
         Ok(links)
     }
 
