@@ -13,6 +13,7 @@ use xenopsd::edge::linux::ends::Ends;
 use xenopsd::edge::linux::terminal::{ConsoleLog, TerminalServers};
 use xenopsd::edge::{
     BootLoader, DomId, FirmwarePaths, Host as _, LinuxHost, Prepared, TerminalSockets, TerminalWanted,
+    VifScripts,
 };
 use xenopsd::rfb;
 
@@ -59,7 +60,7 @@ impl Rig {
             device_models: xenopsd::edge::linux::device_model::Settings::default(),
             storage: None,
             open_vswitch: "/nonexistent".into(),
-            vif_script: None,
+            vif_scripts: VifScripts { default: None, directory: "/nonexistent".into() },
         };
         let guest = nix::pty::posix_openpt(OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC).unwrap();
         nix::pty::grantpt(&guest).unwrap();
