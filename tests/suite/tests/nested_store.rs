@@ -41,7 +41,7 @@ fn tree(dom0: &Dom0, name: &str) -> Tree {
 }
 
 /// Nodes that only the daemon writes, in order.
-const OURS: [&str; 21] = [
+const OURS: [&str; 22] = [
     // The contract's own: the guest agent's directories, data for the guest, memory limits, identity.
     "D/control/has-vendor-device",
     // What netfront would be told when its carrier is taken away.
@@ -65,6 +65,8 @@ const OURS: [&str; 21] = [
     "L/device/vbd/51712/hotplug-status",
     "L/device/vbd/51712/physical-device",
     "L/device/vbd/51712/physical-device-path",
+    // What was written to the guest's vm-data, for a daemon that finds a change of it half made.
+    "L/vm-data",
     // Which domains the VM has, for a toolstack that starts anew.
     "V/domains",
     "V/domains/D",
