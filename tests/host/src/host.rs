@@ -321,8 +321,11 @@ impl Host {
     pub fn wait_for_text(&self, file: &str, text: &str, limit: Duration) -> Result<()> {
         let (file, text) = (quote(file), quote(text));
         let seconds = limit.as_secs().max(1);
-        // tail looks for new data by itself; it ends with the shell that started it.
-        let inner = format!("grep -q -m1 -F -e {text} <(tail --pid=$$ -s 0.1 -n +1 -F {file} 2>/dev/null)");
+        // tail looks for new data by itself; it ends with the shell that started it. What draws a screen ends no line, and
+        // grep waits for one: an escape ends one for it.
+        let inner = format!(
+            "grep -q -m1 -F -e {text} <(tail --pid=$$ -s 0.1 -n +1 -F {file} 2>/dev/null | stdbuf -o0 tr '\\033' '\\n')"
+        );
         let script = format!(
             "timeout {seconds} bash -c {} || {{ echo no {text} in {file}; tail -n 40 {file}; exit 1; }}",
             quote(&inner)
