@@ -4,6 +4,10 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+mod devices;
+
+pub use devices::{Carrier, VbdCommand, VifCommand};
+
 /// Socket the daemon listens on when nothing else is said.
 pub const DEFAULT_SOCKET: &str = "/var/lib/xcp/xenopsd";
 
@@ -195,6 +199,37 @@ pub enum Command {
         vm: String,
     },
 
+    /// List and change the disks and drives of a VM, running or not
+    #[command(subcommand)]
+    Vbd(VbdCommand),
+
+    /// List and change the network interfaces of a VM, running or not
+    #[command(subcommand)]
+    Vif(VifCommand),
+
+    /// Change how many vcpus a VM has
+    Vcpus {
+        /// uuid, beginning of a uuid, or name
+        vm: String,
+        /// vcpus, at most what it was started with as its limit
+        #[arg(value_parser = clap::value_parser!(u16).range(1..))]
+        count: u16,
+    },
+
+    /// Change how much memory a VM has
+    ///
+    /// A running guest is asked to give memory back, or gets more, up to `maxmem` of its configuration.
+    Memory {
+        /// uuid, beginning of a uuid, or name
+        vm: String,
+        /// MiB; with a second number, the least it is to have
+        #[arg(value_parser = clap::value_parser!(u32).range(1..))]
+        mib: u32,
+        /// The most it is to have, in MiB
+        #[arg(value_parser = clap::value_parser!(u32).range(1..))]
+        max: Option<u32>,
+    },
+
     /// Write the definition of a VM and what the daemon remembers of it, for `import` here or on another host
     ///
     /// The disks' contents are not part of it, only where they are.
@@ -246,8 +281,8 @@ pub enum Command {
 
     /// Print the manual page, of a command if one is named
     Man {
-        /// The command
-        command: Option<String>,
+        /// The command, as in `man vbd attach`
+        command: Vec<String>,
     },
 }
 
@@ -273,6 +308,10 @@ impl Command {
             Self::FastResume { .. } => "fast-resume",
             Self::Destroy { .. } => "destroy",
             Self::Remove { .. } => "remove",
+            Self::Vbd(_) => "vbd",
+            Self::Vif(_) => "vif",
+            Self::Vcpus { .. } => "vcpus",
+            Self::Memory { .. } => "memory",
             Self::Export { .. } => "export",
             Self::Import { .. } => "import",
             Self::Diagnostics => "diagnostics",
@@ -384,8 +423,7 @@ mod tests {
     fn every_command_knows_its_word() {
         for command in Cli::command().get_subcommands() {
             let name = command.get_name();
-            let words = [name, &format!("{name} x"), &format!("{name} bash"), &format!("{name} x y")]
-                .map(str::to_owned);
+            let words = ["", " x", " bash", " x y", " x 1", " list x"].map(|more| format!("{name}{more}"));
             let parsed = words.iter().find_map(|words| parse(words).ok());
             if let Some(cli) = parsed {
                 assert_eq!(cli.command.name(), name);

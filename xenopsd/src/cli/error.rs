@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use crate::api;
 use crate::rfb::{Address, PictureError, RfbError};
 use crate::rpc::ClientError;
-use crate::xlcfg::ConfigErrors;
+use crate::xlcfg::{ConfigErrors, Fault};
 
 use super::resolve::ResolveError;
 
@@ -80,6 +80,9 @@ pub enum CliError {
     /// The screen.
     #[error(transparent)]
     Screen(#[from] ScreenError),
+    /// A device.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
     /// `check` has printed what is missing.
     #[error("{missing} essential things are missing")]
     NotReady {
@@ -89,6 +92,87 @@ pub enum CliError {
     /// Writing the result.
     #[error("cannot write the output: {0}")]
     Output(#[from] io::Error),
+}
+
+/// Why a device was not changed.
+#[derive(Debug, thiserror::Error)]
+pub enum DeviceError {
+    /// It is described wrongly.
+    #[error("the {what} {spec:?} cannot be used: {fault}")]
+    Spec {
+        /// `disk` or `interface`.
+        what: &'static str,
+        /// As it was given.
+        spec: String,
+        /// What is wrong.
+        fault: Fault,
+    },
+    /// The VM has none of this name.
+    #[error("VM {vm} has no {kind} {wanted:?}{}", present_hint(present))]
+    None {
+        /// `vbd` or `vif`.
+        kind: &'static str,
+        /// The VM's name.
+        vm: String,
+        /// What was asked for.
+        wanted: String,
+        /// Those it has.
+        present: Vec<String>,
+    },
+    /// The VM has one like it.
+    #[error(
+        "VM {vm} has {kind} {device} in this place already; `xenops {kind} list {vm}` shows it, and `xenops {kind} \
+         detach {vm} {device}` takes it away"
+    )]
+    Taken {
+        /// `vbd` or `vif`.
+        kind: &'static str,
+        /// The VM's name.
+        vm: String,
+        /// The one that it has.
+        device: String,
+    },
+    /// Plugging failed, and so did taking it back.
+    #[error(
+        "{first}\nand {kind} {device} could not be forgotten again ({second}); do so with `xenops {kind} detach {vm} \
+         {device}`"
+    )]
+    Half {
+        /// `vbd` or `vif`.
+        kind: &'static str,
+        /// The VM's name.
+        vm: String,
+        /// The new device.
+        device: String,
+        /// Why plugging failed.
+        first: Box<CliError>,
+        /// Why removing failed.
+        second: Box<ClientError>,
+    },
+}
+
+impl DeviceError {
+    pub(super) fn spec(what: &'static str, spec: &str, fault: Fault) -> Self {
+        Self::Spec { what, spec: spec.to_owned(), fault }
+    }
+
+    pub(super) fn none(kind: &'static str, vm: String, wanted: &str, present: Vec<String>) -> Self {
+        Self::None { kind, vm, wanted: wanted.to_owned(), present }
+    }
+
+    pub(super) fn half(
+        kind: &'static str,
+        vm: String,
+        device: String,
+        first: CliError,
+        second: ClientError,
+    ) -> Self {
+        Self::Half { kind, vm, device, first: Box::new(first), second: Box::new(second) }
+    }
+}
+
+fn present_hint(present: &[String]) -> String {
+    if present.is_empty() { "; it has none".to_owned() } else { format!("; it has {}", present.join(", ")) }
 }
 
 /// Why there is no console.
@@ -229,13 +313,17 @@ impl CliError {
     /// Exit code of the program.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Config { .. } | Self::File { .. } | Self::NoSuchCommand { .. } => USAGE,
+            Self::Config { .. }
+            | Self::File { .. }
+            | Self::NoSuchCommand { .. }
+            | Self::Device(DeviceError::Spec { .. }) => USAGE,
             Self::Resolve(_) => NO_SUCH_VM,
             Self::Client(error) => client_code(error),
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => 0,
             Self::Exists { .. }
             | Self::HalfCreated { .. }
             | Self::Console(_)
+            | Self::Device(_)
             | Self::Screen(_)
             | Self::NotReady { .. }
             | Self::Write { .. }

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!  args ──► run ─┬─► vm, create, show, explain, events ──► rpc::client ──► daemon
+//!                ├─► vbd, vif, machine ────────────────► rpc::client ──► daemon
 //!                ├─► console ──► pty of xenconsoled, or the socket of a terminal server
 //!                ├─► screen ───► rfb ──► terminal server or device model ──► PNG
 //!                ├─► check ────► facts of this host ──► verdicts
@@ -19,6 +20,7 @@ mod create;
 mod error;
 mod events;
 mod explain;
+mod machine;
 mod metadata;
 mod progress;
 mod resolve;
@@ -30,6 +32,8 @@ mod suspend;
 mod table;
 #[cfg(test)]
 mod tests;
+mod vbd;
+mod vif;
 mod vm;
 
 use std::io::{self, IsTerminal as _, Write};
@@ -37,13 +41,14 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser as _};
 
-use crate::api::value::{ToValue, Value};
+use crate::api::DeviceId;
+use crate::api::value::{Text, ToValue, Value};
 use crate::rpc::codec::Codec;
 use crate::rpc::{Client, json};
+use crate::xlcfg::Remark;
 
 use args::{Cli, Command};
-pub use error::{CliError, ConsoleError, ScreenError};
-#[cfg(test)]
+pub use error::{CliError, ConsoleError, DeviceError, ScreenError};
 pub(crate) use table::printable;
 
 /// Where a command writes.
@@ -90,7 +95,7 @@ pub fn run(cli: &Cli, streams: &mut Streams<'_>) -> Result<(), CliError> {
     match &cli.command {
         Command::Check => return check::run(&cli.socket, cli.json, streams),
         Command::Completions { shell } => return completions(*shell, streams),
-        Command::Man { command } => return man(command.as_deref(), streams),
+        Command::Man { command } => return man(command, streams),
         Command::Create(options) => {
             let wanted = create::prepare(options, streams)?;
             return create::create(&mut Session::open(cli, streams)?, options, wanted);
@@ -119,6 +124,10 @@ pub fn run(cli: &Cli, streams: &mut Streams<'_>) -> Result<(), CliError> {
         Command::FastResume { vm } => suspend::fast_resume(&mut session, vm),
         Command::Destroy { vm } => vm::destroy(&mut session, vm),
         Command::Remove { vm } => vm::remove(&mut session, vm),
+        Command::Vbd(command) => vbd::run(&mut session, command),
+        Command::Vif(command) => vif::run(&mut session, command),
+        Command::Vcpus { vm, count } => machine::vcpus(&mut session, vm, *count),
+        Command::Memory { vm, mib, max } => machine::memory(&mut session, vm, *mib, *max),
         Command::Export { vm, file } => metadata::export(&mut session, vm, file.as_deref()),
         Command::Import { file } => metadata::import(&mut session, file),
         Command::Diagnostics => metadata::diagnostics(&mut session),
@@ -160,6 +169,22 @@ impl<'s, 'w> Session<'s, 'w> {
         print_json(self.streams, &value.to_value())
     }
 
+    /// Prints what a new device is called.
+    fn print_device(&mut self, id: &DeviceId) -> Result<(), CliError> {
+        if self.json {
+            return self.print_json(&Value::Dict(vec![(Text::from("id"), id.to_value())]));
+        }
+        self.print(&format!("{}\n", printable(&id.device)))
+    }
+
+    /// Warns of what has no effect.
+    fn remark(&mut self, remarks: &[Remark]) -> Result<(), CliError> {
+        for Remark { found, why } in remarks {
+            writeln!(self.streams.err, "xenops: warning: {found:?} is ignored: {why}")?;
+        }
+        Ok(())
+    }
+
     /// Waits for a task, with its progress on a terminal.
     fn wait(&mut self, label: &str, task: &str) -> Result<(), CliError> {
         let mut progress = progress::Progress::new(label, self.streams);
@@ -182,17 +207,15 @@ fn completions(shell: clap_complete::Shell, streams: &mut Streams<'_>) -> Result
     Ok(streams.out.write_all(&script)?)
 }
 
-fn man(command: Option<&str>, streams: &mut Streams<'_>) -> Result<(), CliError> {
+fn man(words: &[String], streams: &mut Streams<'_>) -> Result<(), CliError> {
     let mut program = Cli::command();
     program.build();
-    let page = match command {
-        None => program,
-        Some(name) => {
-            let found = program.find_subcommand(name).cloned();
-            found.ok_or_else(|| CliError::NoSuchCommand { name: name.to_owned() })?
-        }
-    };
+    let mut page = &program;
+    for word in words {
+        let found = page.find_subcommand(word);
+        page = found.ok_or_else(|| CliError::NoSuchCommand { name: words.join(" ") })?;
+    }
     let mut text = Vec::new();
-    clap_mangen::Man::new(page).render(&mut text)?;
+    clap_mangen::Man::new(page.clone()).render(&mut text)?;
     Ok(streams.out.write_all(&text)?)
 }

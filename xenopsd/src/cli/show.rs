@@ -3,15 +3,12 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::api::value::{Text, ToValue as _, Value};
-use crate::api::{
-    Action, Boot, BuilderInfo, ConsoleProtocol, Disk, FirmwareType, Network, PowerState, Vbd, VbdList,
-    VbdMode, VbdState, VbdType, Vif, VifList, VifState, Vm, VmList, VmState,
-};
+use crate::api::{Action, Boot, BuilderInfo, ConsoleProtocol, FirmwareType, Vm, VmList, VmState};
 
 use super::error::CliError;
 use super::table::{Align, printable, table};
-use super::vm::{find, stat};
-use super::{Session, agent};
+use super::vm::{find, has_domain, stat};
+use super::{Session, agent, vbd, vif};
 
 const MIB: i64 = 1 << 20;
 
@@ -27,8 +24,8 @@ pub(super) fn list(session: &mut Session<'_, '_>) -> Result<(), CliError> {
 pub(super) fn show(session: &mut Session<'_, '_>, wanted: &str) -> Result<(), CliError> {
     let known = find(session, wanted)?;
     let (vm, state) = stat(session, &known.id)?;
-    let vbds = session.client.call(&VbdList { debug_info: session.dbg(), id: known.id.clone() })?;
-    let vifs = session.client.call(&VifList { debug_info: session.dbg(), id: known.id })?;
+    let vbds = vbd::all(session, &known.id)?;
+    let vifs = vif::all(session, &known.id)?;
     if session.json {
         let members = [
             ("vm", vm.to_value()),
@@ -40,7 +37,13 @@ pub(super) fn show(session: &mut Session<'_, '_>, wanted: &str) -> Result<(), Cl
         return session.print_json(&value);
     }
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |now| now.as_secs_f64());
-    let text = render_vm(&vm, &state, now) + &render_vbds(&vbds) + &render_vifs(&vifs);
+    let mut text = render_vm(&vm, &state, now);
+    for table in [vbd::render(&vbds), vif::render(&vifs)] {
+        if !table.is_empty() {
+            text.push('\n');
+            text.push_str(&table);
+        }
+    }
     session.print(&text)
 }
 
@@ -76,10 +79,6 @@ fn render_list(mut vms: Vec<(Vm, VmState)>) -> String {
         })
         .collect();
     table(&columns, &rows)
-}
-
-fn has_domain(state: &VmState) -> bool {
-    matches!(state.power_state, PowerState::Running | PowerState::Paused)
 }
 
 fn domid(state: &VmState) -> String {
@@ -180,75 +179,11 @@ fn duration(seconds: f64) -> String {
     if days > 0 { format!("{days} d {clock}") } else { clock }
 }
 
-fn yes(flag: bool) -> String {
-    if flag { "yes" } else { "no" }.to_owned()
-}
-
-fn render_vbds(vbds: &[(Vbd, VbdState)]) -> String {
-    if vbds.is_empty() {
-        return String::new();
-    }
-    let columns = [
-        ("DISK", Align::Left),
-        ("MODE", Align::Left),
-        ("KIND", Align::Left),
-        ("PLUGGED", Align::Left),
-        ("CONTENT", Align::Left),
-    ];
-    let rows: Vec<Vec<String>> = vbds
-        .iter()
-        .map(|(vbd, state)| {
-            let mode = match vbd.mode {
-                VbdMode::ReadOnly => "ro",
-                VbdMode::ReadWrite => "rw",
-            };
-            let kind = match vbd.ty {
-                VbdType::Cdrom => "cdrom",
-                VbdType::Disk => "disk",
-                VbdType::Floppy => "floppy",
-            };
-            let content = match &vbd.backend {
-                Some(Disk::Local(path) | Disk::Vdi(path)) => path.clone(),
-                None => "(empty)".to_owned(),
-            };
-            vec![vbd.id.device.clone(), mode.to_owned(), kind.to_owned(), yes(state.plugged), content]
-        })
-        .collect();
-    format!("\n{}", table(&columns, &rows))
-}
-
-fn render_vifs(vifs: &[(Vif, VifState)]) -> String {
-    if vifs.is_empty() {
-        return String::new();
-    }
-    let columns = [
-        ("VIF", Align::Left),
-        ("MAC", Align::Left),
-        ("NETWORK", Align::Left),
-        ("MTU", Align::Right),
-        ("PLUGGED", Align::Left),
-        ("DEVICE", Align::Left),
-    ];
-    let rows: Vec<Vec<String>> = vifs
-        .iter()
-        .map(|(vif, state)| {
-            let network = match &vif.backend {
-                Network::Local(bridge) => bridge.clone(),
-                Network::Remote { vm, switch } => format!("{switch} in {vm}"),
-                Network::Sriov(_) => "SR-IOV".to_owned(),
-            };
-            let device = state.device.clone().unwrap_or_else(|| "-".to_owned());
-            let mtu = vif.mtu.to_string();
-            vec![vif.id.device.clone(), vif.mac.clone(), network, mtu, yes(state.plugged), device]
-        })
-        .collect();
-    format!("\n{}", table(&columns, &rows))
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::tests::{halted, sample};
     use super::*;
+    use crate::api::{Network, PowerState, VbdState};
 
     #[test]
     fn the_list_is_sorted_and_aligned() {
@@ -300,11 +235,11 @@ guest OS     Debian\\u{1b}[2J\\n\\u{202e}
         let vbd_state = VbdState { active: true, plugged: true, qos_target: None, backend_present: None };
         let vbds: Vec<_> = vbds.into_iter().map(|vbd| (vbd, vbd_state.clone())).collect();
         assert_eq!(
-            render_vbds(&vbds),
-            "\nDISK  MODE  KIND  PLUGGED  CONTENT\nxvda  rw    disk  yes      /dev/vg/web\n"
+            vbd::render(&vbds),
+            "DISK  MODE  KIND  PLUGGED  CONTENT\nxvda  rw    disk  yes      /dev/vg/web\n"
         );
         assert_eq!(vifs[0].backend, Network::Local("xenbr0".to_owned()));
-        assert_eq!(render_vifs(&[]), "");
+        assert_eq!(vif::render(&[]), "");
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! Commands on one VM.
 
-use crate::api::{Vm, VmList, VmPause, VmReboot, VmRemove, VmShutdown, VmStart, VmStat, VmState, VmUnpause};
+use crate::api::{
+    PowerState, Vm, VmList, VmPause, VmReboot, VmRemove, VmShutdown, VmStart, VmStat, VmState, VmUnpause,
+};
 
 use super::args::StopArgs;
 use super::error::{CliError, ConsoleError};
@@ -16,6 +18,11 @@ pub(super) fn find(session: &Session<'_, '_>, wanted: &str) -> Result<Known, Cli
 
 pub(super) fn stat(session: &Session<'_, '_>, id: &str) -> Result<(Vm, VmState), CliError> {
     Ok(session.client.call(&VmStat { debug_info: session.dbg(), id: id.to_owned() })?)
+}
+
+/// Whether it is in a domain, with a guest that can be asked for something.
+pub(super) fn has_domain(state: &VmState) -> bool {
+    matches!(state.power_state, PowerState::Running | PowerState::Paused)
 }
 
 pub(super) fn start(

@@ -9,7 +9,7 @@
 
 use crate::api::DeviceNumber;
 
-use super::error::Fault;
+use super::error::{Fault, Remark};
 
 /// One disk of a configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,6 +30,15 @@ pub struct DiskConfig {
     pub discard: Option<bool>,
     /// `untrusted` makes this false.
     pub trusted: bool,
+}
+
+impl DiskConfig {
+    /// What of it has no effect.
+    pub(super) fn remarks(&self) -> Vec<Remark> {
+        let untrusted = (!self.trusted)
+            .then(|| Remark { found: "untrusted".to_owned(), why: "all backends are in dom0" });
+        untrusted.into_iter().collect()
+    }
 }
 
 const ACCESS: &str = "r or ro, w or rw";

@@ -133,10 +133,11 @@ fn shown(value: &str) -> String {
     format!("{short:?}")
 }
 
-/// What is wrong inside one value; the reader adds line and key.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Fault {
+/// What is wrong inside one value; in a file, the reader adds line and key.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Fault {
     /// Means nothing.
+    #[error("{} is not accepted: {accepted}", shown(found))]
     Bad {
         /// The part.
         found: String,
@@ -144,6 +145,7 @@ pub(super) enum Fault {
         accepted: String,
     },
     /// Means something this toolstack does not do.
+    #[error("{} is not supported: {instead}", shown(found))]
     Unsupported {
         /// The part.
         found: String,
@@ -172,7 +174,9 @@ impl Fault {
 
 /// A part of a value that has no effect, with the reason.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Remark {
-    pub(super) found: String,
-    pub(super) why: &'static str,
+pub struct Remark {
+    /// The part.
+    pub found: String,
+    /// The reason.
+    pub why: &'static str,
 }

@@ -16,8 +16,8 @@ impl XlConfig {
     /// The VM and its devices; a uuid is made when the configuration has none.
     pub fn into_api(self) -> (api::Vm, Vec<api::Vbd>, Vec<api::Vif>) {
         let id = self.uuid.unwrap_or_else(uuid::Uuid::new_v4).as_hyphenated().to_string();
-        let vbds: Vec<api::Vbd> = self.disks.iter().map(|disk| vbd(&id, disk)).collect();
-        let vifs = (0..).zip(&self.vifs).map(|(position, config)| vif(&id, position, config)).collect();
+        let vbds: Vec<api::Vbd> = self.disks.iter().map(|disk| disk.to_api(&id)).collect();
+        let vifs = (0..).zip(&self.vifs).map(|(position, config)| config.to_api(&id, position)).collect();
         let pv_info = |kernel| pv_info(kernel, &vbds, self.text_screen);
         let ty = match self.guest {
             Guest::Pv(kernel) => api::BuilderInfo::Pv(pv_info(kernel)),
@@ -129,38 +129,44 @@ fn hvm_info(hvm: HvmConfig) -> api::HvmInfo {
     }
 }
 
-fn vbd(vm: &str, disk: &DiskConfig) -> api::Vbd {
-    let flag = |key: &str, on: bool| (key.to_owned(), String::from(if on { "1" } else { "0" }));
-    let keys = disk
-        .direct_io_safe
-        .then(|| flag("direct-io-safe", true))
-        .into_iter()
-        .chain(disk.discard.map(|on| flag("discard-enable", on)));
-    api::Vbd {
-        id: api::DeviceId::new(vm, disk.vdev.to_string()),
-        position: Some(disk.vdev),
-        mode: if disk.writable { api::VbdMode::ReadWrite } else { api::VbdMode::ReadOnly },
-        backend: disk.target.clone().map(api::Disk::Local),
-        ty: if disk.cdrom { api::VbdType::Cdrom } else { api::VbdType::Disk },
-        extra_backend_keys: keys.collect(),
-        ..api::Vbd::default()
+impl DiskConfig {
+    /// The disk as one of the VM with this id.
+    pub fn to_api(&self, vm: &str) -> api::Vbd {
+        let flag = |key: &str, on: bool| (key.to_owned(), String::from(if on { "1" } else { "0" }));
+        let keys = self
+            .direct_io_safe
+            .then(|| flag("direct-io-safe", true))
+            .into_iter()
+            .chain(self.discard.map(|on| flag("discard-enable", on)));
+        api::Vbd {
+            id: api::DeviceId::new(vm, self.vdev.to_string()),
+            position: Some(self.vdev),
+            mode: if self.writable { api::VbdMode::ReadWrite } else { api::VbdMode::ReadOnly },
+            backend: self.target.clone().map(api::Disk::Local),
+            ty: if self.cdrom { api::VbdType::Cdrom } else { api::VbdType::Disk },
+            extra_backend_keys: keys.collect(),
+            ..api::Vbd::default()
+        }
     }
 }
 
-fn vif(vm: &str, position: api::Int, config: &VifConfig) -> api::Vif {
-    let default = api::Vif::default();
-    let rate = config.rate.map(|rate| {
-        let units = i64::try_from(rate.bytes_per_second.div_ceil(RATE_UNIT)).unwrap_or(i64::MAX);
-        (units, i64::try_from(rate.timeslice_us).unwrap_or(i64::MAX))
-    });
-    api::Vif {
-        id: api::DeviceId::new(vm, position.to_string()),
-        position,
-        // Empty asks for one derived from the VM's id: the same at each `create` of a configuration with a uuid.
-        mac: config.mac.map(|mac| mac.to_string()).unwrap_or_default(),
-        mtu: config.mtu.and_then(|mtu| api::Int::try_from(mtu).ok()).unwrap_or(default.mtu),
-        rate,
-        backend: api::Network::Local(config.bridge.to_string()),
-        ..default
+impl VifConfig {
+    /// The interface as the VM's in this place, counted from 0.
+    pub fn to_api(&self, vm: &str, position: api::Int) -> api::Vif {
+        let default = api::Vif::default();
+        let rate = self.rate.map(|rate| {
+            let units = i64::try_from(rate.bytes_per_second.div_ceil(RATE_UNIT)).unwrap_or(i64::MAX);
+            (units, i64::try_from(rate.timeslice_us).unwrap_or(i64::MAX))
+        });
+        api::Vif {
+            id: api::DeviceId::new(vm, position.to_string()),
+            position,
+            // Empty asks for one derived from the VM's id: the same at each `create` of a configuration with a uuid.
+            mac: self.mac.map(|mac| mac.to_string()).unwrap_or_default(),
+            mtu: self.mtu.and_then(|mtu| api::Int::try_from(mtu).ok()).unwrap_or(default.mtu),
+            rate,
+            backend: api::Network::Local(self.bridge.to_string()),
+            ..default
+        }
     }
 }

@@ -20,7 +20,7 @@ pub mod syntax;
 mod vif;
 
 pub use disk::DiskConfig;
-pub use error::{ConfigError, ConfigErrors, Warning};
+pub use error::{ConfigError, ConfigErrors, Fault, Remark, Warning};
 pub use vif::{DEFAULT_BRIDGE, Rate, VifConfig};
 
 /// A configuration that makes sense.
@@ -168,6 +168,31 @@ pub enum StopAction {
 pub fn parse(file: &[u8]) -> Result<(XlConfig, Vec<Warning>), ConfigErrors> {
     let settings = syntax::parse(file).map_err(|error| ConfigErrors(vec![error.into()]))?;
     reader::read(settings)
+}
+
+/// Reads one disk as it stands in the quotes of `disk = ['…']`, and says what of it has no effect.
+///
+/// # Errors
+///
+/// [`Fault`], the first mistake.
+pub fn parse_disk(spec: &str) -> Result<(DiskConfig, Vec<Remark>), Fault> {
+    let disk = disk::parse(1, spec)?;
+    let remarks = disk.remarks();
+    Ok((disk, remarks))
+}
+
+/// Reads one interface as it stands in the quotes of `vif = ['…']`, and says what of it has no effect.
+///
+/// # Errors
+///
+/// [`Fault`], the first mistake.
+pub fn parse_vif(spec: &str) -> Result<(VifConfig, Vec<Remark>), Fault> {
+    let (vif, mut remarks) = vif::parse(1, spec)?;
+    if let Some(model) = &vif.model {
+        let why = "emulated cards are those that a VM is started with";
+        remarks.push(Remark { found: format!("model={model}"), why });
+    }
+    Ok((vif, remarks))
 }
 
 #[cfg(test)]

@@ -225,8 +225,8 @@ impl Reader {
                 let (key, found) = ("disk".to_owned(), format!("vdev {}", disk.vdev));
                 self.errors.push(ConfigError::Duplicate { line, key, found, first: other.line });
             }
-            if !disk.trusted {
-                self.ignored(line, "disk", "untrusted".to_owned(), "all backends are in dom0");
+            for Remark { found, why } in disk.remarks() {
+                self.ignored(line, "disk", found, why);
             }
             disks.push(disk);
         }
