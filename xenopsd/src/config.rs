@@ -3,6 +3,8 @@
 //! The file is `key = value` lines with the flags' long names; `#` begins a comment; surrounding quotes are removed;
 //! later lines win. A key this daemon does not know is named in the log, because the file may be shared with another.
 
+mod printed;
+
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -18,14 +20,19 @@ use crate::edge::{BootLoader, FirmwarePaths, StoreAddress, VifScripts};
 use crate::service::MAX_WORKERS;
 use crate::sim::SCRIPT_KEYS;
 
+pub use printed::Printed;
+
 /// Where the file is looked for when none is named; its absence is fine.
 pub const DEFAULT_FILE: &str = "/etc/xenopsd.conf";
 
 /// Where the scripts for events are, as xapi has them.
 pub const DEFAULT_HOOKS: &str = "/etc/xapi.d";
 
-/// Where the terminal server is looked for when it is neither named nor beside the daemon.
-const DEFAULT_VNCTERM: &str = "/usr/lib/xen/bin/vncterm";
+/// Where the terminal server is looked for when it is not named: from the daemon's directory.
+const VNCTERMS: [&str; 3] = ["vncterm", "../libexec/xenopsd/vncterm", "/usr/lib/xen/bin/vncterm"];
+
+/// Flags that only the command line can have.
+const NOT_IN_THE_FILE: [&str; 2] = ["config", "print"];
 
 /// The Xen toolstack daemon: builds domains, plugs their devices, and answers a management layer.
 #[derive(Debug, Clone, Parser)]
@@ -158,7 +165,8 @@ pub struct Config {
     /// UEFI firmware of HVM guests; looked for as the shim is
     #[arg(long, value_name = "PATH")]
     pub ovmf: Option<PathBuf>,
-    /// Terminal server of text consoles; the one beside this program unless given, else /usr/lib/xen/bin/vncterm
+    /// Terminal server of text consoles; unless given the one beside this program, in ../libexec/xenopsd, or in
+    /// /usr/lib/xen/bin
     #[arg(long)]
     pub vncterm: Option<PathBuf>,
     /// User number of domain 0's terminal server; those of others follow it
@@ -179,9 +187,9 @@ pub struct Config {
     /// Log JSON lines instead of text
     #[arg(long)]
     pub log_json: bool,
-    /// Print the RPC contract as markdown and exit
-    #[arg(long)]
-    pub print_contract: bool,
+    /// Print something about the daemon and exit
+    #[arg(long, value_enum, value_name = "WHAT")]
+    pub print: Option<Printed>,
 }
 
 fn workers(text: &str) -> Result<usize, String> {
@@ -290,7 +298,7 @@ impl Config {
                 unknown.push((index + 1, key));
                 continue;
             };
-            if key == "config" || key == "print-contract" {
+            if NOT_IN_THE_FILE.contains(&&*key) {
                 return Err(at(format!("{key} can only be given on the command line")));
             }
             if argument.get_action().takes_values() {
@@ -331,9 +339,11 @@ impl Config {
 
     /// Where the terminal server is.
     pub fn vncterm(&self) -> PathBuf {
-        let beside =
-            || Some(std::env::current_exe().ok()?.with_file_name("vncterm")).filter(|path| path.is_file());
-        self.vncterm.clone().or_else(beside).unwrap_or_else(|| DEFAULT_VNCTERM.into())
+        let here = std::env::current_exe().unwrap_or_default();
+        let place = |path: &&str| here.with_file_name(path);
+        let there = || VNCTERMS.iter().map(place).find(|path| path.is_file());
+        let usual = || PathBuf::from(VNCTERMS[VNCTERMS.len() - 1]);
+        self.vncterm.clone().or_else(there).unwrap_or_else(usual)
     }
 
     /// How terminal servers run.
@@ -393,7 +403,7 @@ fn first_line(error: &clap::Error) -> String {
 mod tests {
     use super::*;
 
-    fn load(file: &str, flags: &[&str]) -> Result<Loaded, ConfigError> {
+    pub(super) fn load(file: &str, flags: &[&str]) -> Result<Loaded, ConfigError> {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("conf");
         std::fs::write(&path, file).unwrap();

@@ -1,5 +1,7 @@
 //! The daemon as a whole: checks the host, binds the sockets, starts the threads, and stops on a signal.
 
+mod service_manager;
+
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -21,6 +23,8 @@ use crate::rpc::switch::{Limits, Settings, Switch};
 use crate::service::Service;
 use crate::sim;
 use crate::state::Records;
+
+use service_manager::ServiceManager;
 
 /// Descriptors that a process may have on any Linux that has not been told otherwise.
 const LEAST_FILES: u64 = 1024;
@@ -109,6 +113,8 @@ pub fn run(config: &Config) -> Result<(), DaemonError> {
         .transpose()
         .map_err(|e| other("message switch threads")(&e))?;
     let pidfile = config.pidfile.as_deref().map(Pidfile::write).transpose()?;
+    let manager = ServiceManager::from_environment();
+    manager.tell("READY=1");
     tracing::info!(
         xen = %format!("{}.{}{}", version.major, version.minor, version.extra),
         sockets = %config.sockets_path.display(),
@@ -130,6 +136,7 @@ pub fn run(config: &Config) -> Result<(), DaemonError> {
             } else {
                 tracing::info!(?signal, "stopping; guests keep running");
             }
+            manager.tell("STOPPING=1");
             stop.stop();
         })
         .map_err(|e| other("signal thread")(&e))?;

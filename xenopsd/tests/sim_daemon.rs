@@ -2,6 +2,7 @@
 
 mod common;
 
+use std::os::unix::net::UnixDatagram;
 use std::process::Command;
 
 use common::{Daemon, configuration};
@@ -46,6 +47,26 @@ fn records_survive_the_daemon_and_simulated_domains_do_not() {
     assert!(line_of(&daemon.xenops(&["list"]), "two").contains("Halted"));
     daemon.xenops(&["start", "two"]);
     assert!(line_of(&daemon.xenops(&["list"]), "two").contains("Running"));
+}
+
+#[test]
+fn the_service_manager_hears_when_the_daemon_is_ready_and_when_it_stops() {
+    let directory = tempfile::TempDir::new().unwrap();
+    let path = directory.path().join("notify");
+    let manager = UnixDatagram::bind(&path).unwrap();
+    manager.set_read_timeout(Some(common::PATIENCE)).unwrap();
+    let heard = || {
+        let mut buffer = [0; 64];
+        let length = manager.recv(&mut buffer).unwrap();
+        String::from_utf8(buffer[..length].to_vec()).unwrap()
+    };
+    let mut command = Command::new(env!("CARGO_BIN_EXE_xenopsd"));
+    command.env("NOTIFY_SOCKET", &path);
+    let daemon = Daemon::run(command, tempfile::TempDir::new().unwrap(), &[]);
+    assert_eq!(heard(), "READY=1");
+    assert!(daemon.xenops(&["list"]).contains("NAME"));
+    daemon.stop();
+    assert_eq!(heard(), "STOPPING=1");
 }
 
 #[test]

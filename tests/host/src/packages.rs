@@ -54,6 +54,7 @@ pub const PACKAGES: &[Package] = &[
     package("xorriso", "disk images of the boot loader's tests, CDs of HVM guests"),
     package("python3", "the sample storage program"),
     package("python3-venv", "VNC clients written in Python that vncterm's screen is seen with"),
+    package("systemd", "looking at the daemon's unit"),
     package("time", "memory of programs in the benches"),
     package("xen-utils-4.17", "the C and OCaml xenstored that the store is compared with"),
     package("xenstore-utils", "xenstore clients for the same comparison"),

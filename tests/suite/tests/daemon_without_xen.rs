@@ -41,7 +41,7 @@ fn no_xen_is_said_and_nothing_is_touched() {
 #[test]
 fn usage_needs_no_xen() {
     for (arguments, code) in
-        [(["--help"], 0), (["--version"], 0), (["--print-contract"], 0), (["--nonsense"], 2)]
+        [(["--help"], 0), (["--version"], 0), (["--print=contract"], 0), (["--nonsense"], 2)]
     {
         let output = xenopsd(&arguments);
         assert_eq!(output.status.code(), Some(code), "{arguments:?}");

@@ -3,6 +3,7 @@
 mod cargo;
 mod demo;
 mod host;
+mod install;
 mod licence;
 mod test;
 
@@ -31,6 +32,10 @@ enum Command {
     Test(test::TestArguments),
     /// Run the measurements on the nested Xen host
     Bench(test::BenchArguments),
+    /// Build and install the programs, manual pages, completions, the systemd unit and a settings file
+    Install(install::InstallArguments),
+    /// Remove what `install` has installed; settings, records and guests stay
+    Uninstall(install::InstallArguments),
     /// Check formatting, clippy's lints and the licences of the dependencies
     Lint,
 }
@@ -64,6 +69,25 @@ enum Failure {
     /// Dependencies whose licence is not in the list.
     #[error("licences that deny.toml does not allow:\n  {}", .0.join("\n  "))]
     Licences(Vec<String>),
+    /// Where to install is no place of the file system's.
+    #[error("--prefix {}: must be an absolute path", .0.display())]
+    Prefix(std::path::PathBuf),
+    /// A program to install is not there.
+    #[error("{} is not built: {source}", program.display())]
+    NotBuilt {
+        /// Where it should be.
+        program: std::path::PathBuf,
+        /// The operating system's reason.
+        source: io::Error,
+    },
+    /// A file could not be installed.
+    #[error("cannot write {}: {source}", path.display())]
+    Write {
+        /// The file.
+        path: std::path::PathBuf,
+        /// The operating system's reason.
+        source: io::Error,
+    },
     /// A program could not be started.
     #[error("cannot start `{program}`: {source}")]
     Start {
@@ -93,6 +117,8 @@ fn main() -> ExitCode {
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Test(arguments) => test::test(&arguments),
         Command::Bench(arguments) => test::bench(&arguments),
+        Command::Install(arguments) => install::install(&arguments),
+        Command::Uninstall(arguments) => install::uninstall(&arguments),
         Command::Lint => lint(),
     };
     result.unwrap_or_else(|failure| {

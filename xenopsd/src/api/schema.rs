@@ -210,7 +210,7 @@ pub fn document() -> String {
     let _ = write!(
         out,
         "# The RPC contract\n\n\
-         Printed by `cargo run -p xenopsd --bin xenopsd -- --print-contract`; do not edit.\n\n\
+         Printed by `cargo run -p xenopsd --bin xenopsd -- --print contract`; do not edit.\n\n\
          {} methods, {} types. Every call has one parameter, a dictionary of its arguments by name, the first of\n\
          which is `debug_info` (`dbg` for `Observer` methods), a string that is not repeated below. A task is\n\
          returned as its id, a string.\n\n\
@@ -319,7 +319,7 @@ mod tests {
         assert!(
             printed == document(),
             "docs/contract.md is not what the code says; print it anew: \
-             cargo run -p xenopsd --bin xenopsd -- --print-contract > docs/contract.md"
+             cargo run -p xenopsd --bin xenopsd -- --print contract > docs/contract.md"
         );
     }
 }

@@ -1,10 +1,11 @@
 //! The daemon's entry: settings, logging, run.
 
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use tracing_subscriber::EnvFilter;
 use xenopsd::config::{Config, ConfigError, Loaded};
-use xenopsd::{api, daemon};
+use xenopsd::daemon;
 
 fn main() -> ExitCode {
     // The daemon starts itself again to read a guest's disk.
@@ -18,9 +19,11 @@ fn serve() -> ExitCode {
         Err(ConfigError::Usage(usage)) => usage.exit(),
         Err(error) => return refuse(&error),
     };
-    if config.print_contract {
-        print!("{}", api::schema::document());
-        return ExitCode::SUCCESS;
+    if let Some(what) = config.print {
+        return match what.text().and_then(|text| std::io::stdout().write_all(&text)) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => refuse(&error),
+        };
     }
     let filter = match EnvFilter::try_new(&config.log_level) {
         Ok(filter) => filter,

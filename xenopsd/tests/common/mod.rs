@@ -42,7 +42,8 @@ impl Daemon {
         Self::run(command, TempDir::new().unwrap(), &[])
     }
 
-    fn run(mut command: Command, directory: TempDir, arguments: &[String]) -> Self {
+    /// With a command that may have an environment of its own.
+    pub(crate) fn run(mut command: Command, directory: TempDir, arguments: &[String]) -> Self {
         let at = |name: &str| directory.path().join(name);
         let mut child = command
             .arg("--simulate")
