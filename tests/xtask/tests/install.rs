@@ -35,9 +35,9 @@ fn files(tree: &Path) -> Vec<PathBuf> {
     while let Some(directory) = open.pop() {
         for entry in fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()) {
             if entry.is_dir() {
-                open.push(entry)
+                open.push(entry);
             } else {
-                found.push(entry.strip_prefix(tree).unwrap().to_owned())
+                found.push(entry.strip_prefix(tree).unwrap().to_owned());
             }
         }
     }
