@@ -6,6 +6,7 @@ use common::*;
 use guest_installer::{
     Error,
     fs::{Kind, Mounted},
+    partition,
 };
 use std::{fs, path::Path};
 
@@ -196,11 +197,7 @@ fn what_is_refused_is_refused_by_name() {
         Err(Error::Unsupported(what)) => what,
         other => panic!("{other:?}"),
     };
-    for (offset, magic, name) in [
-        (0, &b"LUKS\xba\xbe\x00\x02"[..], "LUKS"),
-        (4096, b"\xfc\x4e\x2b\xa9", "RAID"),
-        (3, b"NTFS    ", "NTFS"),
-    ] {
+    for (offset, magic, name) in [(0, &b"LUKS\xba\xbe\x00\x02"[..], "LUKS"), (3, b"NTFS    ", "NTFS")] {
         let image = scratch.empty("magic", 1 << 20);
         let file = fs::File::options().write(true).open(&image).unwrap();
         std::os::unix::fs::FileExt::write_all_at(&file, magic, offset).unwrap();
@@ -215,6 +212,84 @@ fn what_is_refused_is_refused_by_name() {
     assert!(Mounted::open(&open(&scratch.empty("zero", 1 << 20))).unwrap().is_none());
     run("mkswap", &[str(&scratch.empty("swap", 1 << 20))]);
     assert!(Mounted::open(&open(&scratch.path("swap"))).unwrap().is_none());
+}
+
+/// A superblock of Linux' software RAID as `md_p.h` has it: a mirror of two, of which this is the first.
+fn raid_superblock(version: &str, offset: u64) -> Vec<u8> {
+    let mut bytes = vec![0; if version == "0.90" { 4096 } else { 260 }];
+    let mut word = |at: usize, value: u32| bytes[at..at + 4].copy_from_slice(&value.to_le_bytes());
+    word(0, 0xa92b_4efc);
+    if version == "0.90" {
+        word(4, 0);
+        word(8, 90);
+    } else {
+        word(4, 1);
+        word(144, u32::try_from(offset / 512).unwrap());
+        word(220, 2);
+        let sum: u64 =
+            bytes.chunks(4).map(|four| u64::from(u32::from_le_bytes(four.try_into().unwrap()))).sum();
+        let folded = (sum & 0xffff_ffff) + (sum >> 32);
+        bytes[216..220].copy_from_slice(&u32::try_from(folded & 0xffff_ffff).unwrap().to_le_bytes());
+    }
+    bytes
+}
+
+/// Each kind of superblock on a member with a file system that could be read as if it were alone; blkid, which mount and
+/// udev ask, has to agree with the test that it is a member.
+#[test]
+fn members_of_raids_are_refused_by_name_whatever_they_hold() {
+    let scratch = Scratch::new();
+    let tree = scratch.tree("t", &[("f", b"x")]);
+    // Not a whole number of 64 KiB.
+    let size: u64 = (16 << 20) + 12_288;
+    for (version, offset) in [
+        ("0.90", (size / 65_536 - 1) * 65_536),
+        ("1.0", (size / 512 - 16) / 8 * 8 * 512),
+        ("1.1", 0),
+        ("1.2", 4096),
+    ] {
+        let image = scratch.empty(version, size);
+        ext(&image, &tree, &["-t", "ext4"]);
+        let file = fs::File::options().write(true).open(&image).unwrap();
+        std::os::unix::fs::FileExt::write_all_at(&file, &raid_superblock(version, offset), offset).unwrap();
+        let blkid = run("blkid", &["-p", "-o", "value", "-s", "TYPE", str(&image)]);
+        assert_eq!(blkid.trim(), "linux_raid_member", "{version}");
+        match Mounted::open(&open(&image)) {
+            Err(Error::Unsupported(what)) => {
+                assert_eq!(what, format!("Linux software RAID (metadata {version})"))
+            }
+            other => panic!("{version}: {other:?}"),
+        }
+    }
+}
+
+/// The superblock of a whole disk hides the table that is in its data; that of a last partition, in the same place, does not.
+#[test]
+fn a_partition_of_a_raid_is_told_from_a_raid_with_partitions() {
+    let scratch = Scratch::new();
+    let size: u64 = 24 << 20;
+    let offset = (size / 512 - 16) / 8 * 8 * 512;
+    let start: u64 = 12 << 20;
+    let disk = scratch.empty("disk", size);
+    let table = "label: dos\nstart=2048,size=20480,type=83\nstart=24576,type=fd\n";
+    let script = scratch.path("script");
+    fs::write(&script, table).unwrap();
+    run("sh", &["-c", &format!("sfdisk -q {} < {}", str(&disk), str(&script))]);
+    let boot = scratch.empty("boot", 10 << 20);
+    ext(&boot, &scratch.tree("t", &[("f", b"x")]), &["-t", "ext4"]);
+    place(&boot, &disk, 1 << 20);
+    let file = fs::File::options().write(true).open(&disk).unwrap();
+    let write = |own: u64| {
+        let bytes = raid_superblock("1.0", own);
+        std::os::unix::fs::FileExt::write_all_at(&file, &bytes, offset).unwrap();
+        partition::layout(&open(&disk)).unwrap().partitions
+    };
+    let found = write(offset - start);
+    assert_eq!(found.iter().map(|p| p.table.to_string()).collect::<Vec<_>>(), ["partition 1", "partition 2"]);
+    assert!(Mounted::open(&found[0].volume).unwrap().is_some());
+    assert!(matches!(Mounted::open(&found[1].volume), Err(Error::Unsupported(what)) if what.contains("1.0")));
+    let found = write(offset);
+    assert_eq!(found.iter().map(|p| p.table.to_string()).collect::<Vec<_>>(), ["whole disk"]);
 }
 
 #[test]

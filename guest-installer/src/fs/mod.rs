@@ -19,6 +19,7 @@ use crate::{
     error::{Error, Result},
     limits,
 };
+pub(crate) use probe::RAID_1_0;
 pub use probe::{Signature, probe};
 
 /// What a name stands for.

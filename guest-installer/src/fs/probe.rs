@@ -2,7 +2,7 @@
 
 use super::fat;
 use crate::{
-    bytes::{le16, le32},
+    bytes::{le16, le32, le64},
     disk::Volume,
     error::Result,
     partition::is_lvm_label,
@@ -49,6 +49,9 @@ const OTHERS: &[(u64, &[u8], Signature)] = &[
     (4086, b"SWAPSPACE2", Signature::Ignored("swap")),
 ];
 
+/// Software RAID of whole disks: what is in them, partitions too, is not on this disk alone.
+pub(crate) const RAID_1_0: &str = "Linux software RAID (metadata 1.0)";
+
 /// Looks at a volume's magic numbers.
 ///
 /// # Errors
@@ -60,6 +63,11 @@ pub fn probe(volume: &Volume) -> Result<Option<Signature>> {
         if at(*offset, magic)? {
             return Ok(Some(*signature));
         }
+    }
+    // First of all: a mirror's half has a file system's magic numbers as well, and a stripe has them, too, with another
+    // disk's blocks in between.
+    if let Some(name) = raid_at_the_end(volume)? {
+        return Ok(Some(Signature::Refused(name)));
     }
     for sector in 0..4 {
         if volume.peek(sector * 512, 512)?.is_some_and(|bytes| is_lvm_label(&bytes)) {
@@ -80,28 +88,27 @@ pub fn probe(volume: &Volume) -> Result<Option<Signature>> {
     if volume.peek(0, 512)?.is_some_and(|sector| fat::Geometry::parse(&sector).is_some()) {
         return Ok(Some(Signature::Fat));
     }
-    // Software RAID of the old kinds has its superblock at the end; what is before may be readable as it is.
-    if let Some(name) = raid_at_the_end(volume)? {
-        return Ok(Some(Signature::Refused(name)));
-    }
     Ok(None)
 }
 
+/// Software RAID of the kinds with the superblock behind the data (Linux' `include/uapi/linux/raid/md_p.h`).
 fn raid_at_the_end(volume: &Volume) -> Result<Option<&'static str>> {
     const MAGIC: u32 = 0xa92b_4efc;
+    /// `super_offset` of version 1: the superblock's own place in sectors of the member.
+    const SUPER_OFFSET: usize = 144;
     let size = volume.size();
     let version_1 = (size / 512).saturating_sub(16) / 8 * 8 * 512;
     let version_0 = (size / 65_536).saturating_sub(1) * 65_536;
-    for (offset, name) in [
-        (version_1, "Linux software RAID (metadata 1.0)"),
-        (version_0, "Linux software RAID (metadata 0.90)"),
-    ] {
-        let found = volume.peek(offset, 4)?;
-        if offset > 0 && found.is_some_and(|bytes| le32(&bytes, 0) == Some(MAGIC)) {
-            return Ok(Some(name));
-        }
+    let at = |offset: u64| -> Result<Option<_>> {
+        let bytes = if offset > 0 { volume.peek(offset, SUPER_OFFSET + 8)? } else { None };
+        Ok(bytes.filter(|bytes| le32(bytes, 0) == Some(MAGIC)))
+    };
+    // A last partition's superblock is in the same place of the disk; that it is not the disk's own it says itself.
+    let own = |bytes: &[u8]| le64(bytes, SUPER_OFFSET).and_then(|sector| sector.checked_mul(512));
+    if at(version_1)?.is_some_and(|bytes| own(&bytes) == Some(version_1)) {
+        return Ok(Some(RAID_1_0));
     }
-    Ok(None)
+    Ok(at(version_0)?.is_some().then_some("Linux software RAID (metadata 0.90)"))
 }
 
 /// The boot signature of a PC boot sector.

@@ -72,6 +72,10 @@ pub struct Layout {
 pub fn layout(disk: &Volume) -> Result<Layout> {
     let mut layout = Layout::default();
     let found = fs::probe(disk)?;
+    if found == Some(fs::Signature::Refused(fs::RAID_1_0)) {
+        layout.partitions.push(whole(disk));
+        return Ok(layout);
+    }
     // A FAT boot sector ends in the MBR's signature too; an ISO may carry a table for USB sticks.
     let table = match gpt::read(disk, &mut layout.notes)? {
         Some(partitions) => Some(partitions),
@@ -79,8 +83,7 @@ pub fn layout(disk: &Volume) -> Result<Layout> {
     };
     let is_table = table.as_ref().is_some_and(|t| !t.is_empty());
     if found.is_some_and(|f| f != fs::Signature::Fat || !is_table) || !is_table {
-        let whole = Partition { table: Table::Whole, active: false, partuuid: None, volume: disk.clone() };
-        layout.partitions.push(whole);
+        layout.partitions.push(whole(disk));
     }
     let mut table = table.unwrap_or_default();
     table.sort_by_key(|p| !p.active);
@@ -88,6 +91,10 @@ pub fn layout(disk: &Volume) -> Result<Layout> {
     layout.partitions.truncate(limits::VOLUMES);
     logical_volumes(&mut layout)?;
     Ok(layout)
+}
+
+fn whole(disk: &Volume) -> Partition {
+    Partition { table: Table::Whole, active: false, partuuid: None, volume: disk.clone() }
 }
 
 /// Replaces physical volumes by the logical ones on them.
