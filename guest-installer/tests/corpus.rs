@@ -37,7 +37,7 @@ fn verdict(image: &Path) -> String {
 /// An image of the boot directory's usual files, and what `more` adds to the tree.
 fn ext_with(scratch: &Scratch, more: impl FnOnce(&Path)) -> PathBuf {
     let files: [(&str, &[u8]); 2] = [
-        ("boot/vmlinuz", &[b"\x7fELF".as_slice(), &[0; 60_000]].concat()),
+        ("boot/vmlinuz", &[b"\x7fELF".to_vec(), noise(60_000)].concat()),
         ("boot/grub/grub.cfg", GRUB.as_bytes()),
     ];
     let tree = scratch.tree("tree", &files);
