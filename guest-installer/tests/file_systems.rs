@@ -256,7 +256,7 @@ fn members_of_raids_are_refused_by_name_whatever_they_hold() {
         assert_eq!(blkid.trim(), "linux_raid_member", "{version}");
         match Mounted::open(&open(&image)) {
             Err(Error::Unsupported(what)) => {
-                assert_eq!(what, format!("Linux software RAID (metadata {version})"))
+                assert_eq!(what, format!("Linux software RAID (metadata {version})"));
             }
             other => panic!("{version}: {other:?}"),
         }
