@@ -226,6 +226,14 @@ fn what_cannot_be_booted_is_an_error_that_says_why() {
     let image = disk(&scratch, &["a"], &[("boot/grub/grub.cfg", &entry("linux /boot/vmlinuz-a"))]);
     let small = Request { kernel_limit: 100, ..Request::new() };
     assert_eq!(boot(&image, &small).unwrap_err().code(), "TOO_LARGE");
+    let two = entry("linux /boot/vmlinuz-a\n initrd /boot/one /boot/two");
+    let files = [("boot/grub/grub.cfg", &*two), ("boot/one", &"1".repeat(60)), ("boot/two", &"2".repeat(60))];
+    let image = disk(&scratch, &["a"], &files);
+    // Together, not each.
+    for (ramdisk_limit, code) in [(119, Some("TOO_LARGE")), (120, None)] {
+        let outcome = boot(&image, &Request { ramdisk_limit, ..Request::new() });
+        assert_eq!(outcome.as_ref().err().map(guest_installer::Error::code), code, "{ramdisk_limit}");
+    }
     assert_eq!(boot(&scratch.empty("zero", 1 << 20), &Request::new()).unwrap_err().code(), "NO_FILESYSTEM");
     let explicit =
         Request { kernel: Some("/boot/vmlinuz-a".to_owned()), args: Some("x".to_owned()), ..Request::new() };
