@@ -155,20 +155,6 @@ impl DeviceError {
     pub(super) fn spec(what: &'static str, spec: &str, fault: Fault) -> Self {
         Self::Spec { what, spec: spec.to_owned(), fault }
     }
-
-    pub(super) fn none(kind: &'static str, vm: String, wanted: &str, present: Vec<String>) -> Self {
-        Self::None { kind, vm, wanted: wanted.to_owned(), present }
-    }
-
-    pub(super) fn half(
-        kind: &'static str,
-        vm: String,
-        device: String,
-        first: CliError,
-        second: ClientError,
-    ) -> Self {
-        Self::Half { kind, vm, device, first: Box::new(first), second: Box::new(second) }
-    }
 }
 
 fn present_hint(present: &[String]) -> String {

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  args ──► run ─┬─► vm, create, show, explain, events ──► rpc::client ──► daemon
-//!                ├─► vbd, vif, machine ────────────────► rpc::client ──► daemon
+//!                ├─► vbd, vif ──► device, machine ───────► rpc::client ──► daemon
 //!                ├─► console ──► pty of xenconsoled, or the socket of a terminal server
 //!                ├─► screen ───► rfb ──► terminal server or device model ──► PNG
 //!                ├─► check ────► facts of this host ──► verdicts
@@ -17,6 +17,7 @@ pub mod args;
 mod check;
 mod console;
 mod create;
+mod device;
 mod error;
 mod events;
 mod explain;

@@ -3,12 +3,13 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::api::value::{Text, ToValue as _, Value};
-use crate::api::{Action, Boot, BuilderInfo, ConsoleProtocol, FirmwareType, Vm, VmList, VmState};
+use crate::api::{Action, Boot, BuilderInfo, ConsoleProtocol, FirmwareType, Vbd, Vif, Vm, VmList, VmState};
 
+use super::device::Device as _;
 use super::error::CliError;
 use super::table::{Align, printable, table};
 use super::vm::{find, has_domain, stat};
-use super::{Session, agent, vbd, vif};
+use super::{Session, agent};
 
 const MIB: i64 = 1 << 20;
 
@@ -24,8 +25,8 @@ pub(super) fn list(session: &mut Session<'_, '_>) -> Result<(), CliError> {
 pub(super) fn show(session: &mut Session<'_, '_>, wanted: &str) -> Result<(), CliError> {
     let known = find(session, wanted)?;
     let (vm, state) = stat(session, &known.id)?;
-    let vbds = vbd::all(session, &known.id)?;
-    let vifs = vif::all(session, &known.id)?;
+    let vbds = Vbd::all(session, &known.id)?;
+    let vifs = Vif::all(session, &known.id)?;
     if session.json {
         let members = [
             ("vm", vm.to_value()),
@@ -38,7 +39,7 @@ pub(super) fn show(session: &mut Session<'_, '_>, wanted: &str) -> Result<(), Cl
     }
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |now| now.as_secs_f64());
     let mut text = render_vm(&vm, &state, now);
-    for table in [vbd::render(&vbds), vif::render(&vifs)] {
+    for table in [Vbd::render(&vbds), Vif::render(&vifs)] {
         if !table.is_empty() {
             text.push('\n');
             text.push_str(&table);
@@ -235,11 +236,11 @@ guest OS     Debian\\u{1b}[2J\\n\\u{202e}
         let vbd_state = VbdState { active: true, plugged: true, qos_target: None, backend_present: None };
         let vbds: Vec<_> = vbds.into_iter().map(|vbd| (vbd, vbd_state.clone())).collect();
         assert_eq!(
-            vbd::render(&vbds),
+            Vbd::render(&vbds),
             "DISK  MODE  KIND  PLUGGED  CONTENT\nxvda  rw    disk  yes      /dev/vg/web\n"
         );
         assert_eq!(vifs[0].backend, Network::Local("xenbr0".to_owned()));
-        assert_eq!(vif::render(&[]), "");
+        assert_eq!(Vif::render(&[]), "");
     }
 
     #[test]
