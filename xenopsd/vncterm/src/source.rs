@@ -4,19 +4,23 @@ use crate::term::Size;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl, open};
 use nix::pty::{PtyMaster, grantpt, posix_openpt, ptsname_r, unlockpt};
+use nix::spawn::{PosixSpawnAttr, PosixSpawnFileActions, PosixSpawnFlags, posix_spawnp};
+use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::stat::Mode;
 use nix::sys::termios::{SetArg, cfmakeraw, tcgetattr, tcsetattr};
-use std::ffi::{OsStr, OsString};
+use nix::sys::wait::waitpid;
+use nix::unistd::Pid;
+use std::ffi::{CString, OsStr, OsString};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
 
 /// Both ends of a console's bytes. It never blocks.
 #[derive(Debug)]
 pub struct Source {
     terminal: End,
-    command: Option<(OsString, Child)>,
+    command: Option<(OsString, Running)>,
 }
 
 #[derive(Debug)]
@@ -56,13 +60,7 @@ impl Source {
             OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC,
             Mode::empty(),
         )?;
-        let stdio = || slave.try_clone().map(Stdio::from);
-        // setsid(1) makes it the controlling terminal, which needs code between fork and exec; stty(1) says its size.
-        let script = format!("stty cols {} rows {}; exec \"$@\"", size.cols, size.rows);
-        let mut run = Command::new("setsid");
-        run.args(["--ctty", "--wait", "sh", "-c", &script, "sh", "sh", "-c"]).arg(command);
-        run.env("TERM", "linux").stdin(stdio()?).stdout(stdio()?).stderr(stdio()?);
-        let child = run.spawn()?;
+        let child = Running::spawn(command, slave.as_fd(), size)?;
         unblock(master.as_fd())?;
         Ok(Self { terminal: End::Command(master), command: Some((command.to_owned(), child)) })
     }
@@ -74,8 +72,7 @@ impl Source {
     pub fn restart(&mut self, size: Size) -> Option<io::Result<Self>> {
         let (command, child) = self.command.as_mut()?;
         // Its terminal is closed: what is left of it ends.
-        let _ = child.kill();
-        let _ = child.wait();
+        child.end();
         Some(Self::command(command, size))
     }
 
@@ -119,9 +116,50 @@ impl Source {
 impl Drop for Source {
     fn drop(&mut self) {
         if let Some((_, child)) = &mut self.command {
-            let _ = child.kill();
-            let _ = child.wait();
+            child.end();
         }
+    }
+}
+
+/// A command's first process.
+#[derive(Debug)]
+struct Running {
+    /// `None` once it was waited for, when its number may be another's.
+    pid: Option<Pid>,
+}
+
+impl Running {
+    /// Every signal is as by default for it: whoever started this process may have ignored some (nohup(1) does SIGHUP,
+    /// and a command that ignores it outlives its terminal), and this process blocks two for its own use.
+    fn spawn(command: &OsStr, terminal: BorrowedFd<'_>, size: Size) -> io::Result<Self> {
+        // setsid(1) makes it the controlling terminal, which needs code between fork and exec; stty(1) says its size.
+        let script = format!("stty cols {} rows {}; exec \"$@\"", size.cols, size.rows);
+        let words = ["setsid", "--ctty", "--wait", "sh", "-c", &script, "sh", "sh", "-c"];
+        let mut arguments = words.into_iter().map(CString::new).collect::<Result<Vec<_>, _>>()?;
+        arguments.push(CString::new(command.as_bytes())?);
+        let inherited = std::env::vars_os().filter(|(name, _)| name != "TERM");
+        let mut environment = inherited
+            .map(|(name, value)| CString::new([name.as_bytes(), b"=", value.as_bytes()].concat()))
+            .collect::<Result<Vec<_>, _>>()?;
+        environment.push(c"TERM=linux".to_owned());
+        let mut attributes = PosixSpawnAttr::init()?;
+        attributes
+            .set_flags(PosixSpawnFlags::POSIX_SPAWN_SETSIGDEF | PosixSpawnFlags::POSIX_SPAWN_SETSIGMASK)?;
+        attributes.set_sigdefault(&SigSet::all())?;
+        attributes.set_sigmask(&SigSet::empty())?;
+        let mut descriptors = PosixSpawnFileActions::init()?;
+        for standard in 0..=2 {
+            descriptors.add_dup2(terminal.as_raw_fd(), standard)?;
+        }
+        let pid = posix_spawnp(c"setsid", &descriptors, &attributes, &arguments, &environment)?;
+        Ok(Self { pid: Some(pid) })
+    }
+
+    fn end(&mut self) {
+        let Some(pid) = self.pid.take() else { return };
+        // Not waited for yet, so the number is still its own; it may have ended by itself.
+        let _ = kill(pid, Signal::SIGKILL);
+        while waitpid(pid, None) == Err(Errno::EINTR) {}
     }
 }
 

@@ -1,68 +1,16 @@
 //! The program as it is run: on a command, on a pseudo-terminal, jailed; with clients that behave and that do not.
 
+mod common;
+
 use std::fs::Permissions;
-use std::io::{BufRead as _, BufReader, Read, Write};
+use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpStream};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
-use std::process::{Child, ChildStdout, Command, Stdio};
-use std::time::Duration;
+use std::process::Command;
 
-/// Longest wait for anything: far beyond what is needed, so that a hang fails rather than waits for ever.
-const LIMIT: Duration = Duration::from_secs(20);
-
-struct Program {
-    child: Child,
-    vnc: u16,
-    text: u16,
-    _stdout: BufReader<ChildStdout>,
-}
-
-impl Program {
-    fn start(arguments: &[&str]) -> Self {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_vncterm"));
-        let mut child = command.arg("-T").args(arguments).stdout(Stdio::piped()).spawn().unwrap();
-        let mut stdout = BufReader::new(child.stdout.take().unwrap());
-        let mut port = |name: &str| -> u16 {
-            let mut line = String::new();
-            stdout.read_line(&mut line).unwrap();
-            line.trim().strip_prefix(name).unwrap_or_else(|| panic!("{line}")).trim().parse().unwrap()
-        };
-        let (vnc, text) = (port("vnc-port"), port("tc-port"));
-        Self { child, vnc, text, _stdout: stdout }
-    }
-
-    fn connect(port: u16) -> TcpStream {
-        let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap();
-        stream.set_read_timeout(Some(LIMIT)).unwrap();
-        stream
-    }
-
-    fn signal(&self, signal: &str) {
-        assert!(
-            Command::new("kill").args([signal, &self.child.id().to_string()]).status().unwrap().success()
-        );
-    }
-}
-
-impl Drop for Program {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// Reads until `text` was seen; all that came.
-fn read_until(stream: &mut impl Read, text: &str) -> String {
-    let mut seen = Vec::new();
-    let mut buffer = [0; 4096];
-    while !String::from_utf8_lossy(&seen).contains(text) {
-        let count = stream.read(&mut buffer).unwrap_or_else(|e| panic!("{text:?} did not come: {e}"));
-        assert!(count > 0, "closed before {text:?}: {}", String::from_utf8_lossy(&seen));
-        seen.extend_from_slice(&buffer[..count]);
-    }
-    String::from_utf8_lossy(&seen).into_owned()
-}
+use common::{LIMIT, Program, guest, read_until};
+use nix::sys::signal::Signal;
 
 /// A viewer in its normal phase; the screen's width and height.
 fn viewer(port: u16, shared: u8) -> (TcpStream, u16, u16) {
@@ -170,13 +118,13 @@ fn a_saved_screen_is_shown_again() {
     let state = directory.path().join("state").to_string_lossy().into_owned();
     let mut program = Program::start(&["-c", "echo before-the-move; read rest", "--savestate", &state]);
     read_until(&mut Program::connect(program.text), "before-the-move");
-    program.signal("-TERM");
+    program.signal(Signal::SIGTERM);
     assert!(program.child.wait().unwrap().success());
     let saved = std::fs::read(&state).unwrap();
     let restored = vncterm::term::Terminal::restore(&saved).unwrap();
     assert!(restored.text().contains("before-the-move"));
     let again = Program::start(&["-c", "read rest", "--loadstate", &state, "--savestate", &state]);
-    again.signal("-USR1");
+    again.signal(Signal::SIGUSR1);
     viewer(again.vnc, 1);
     let refused = directory.path().join("bad");
     std::fs::write(&refused, b"VNCTERM\0\x09\0\0\0").unwrap();
@@ -195,14 +143,35 @@ fn a_command_is_run_again_when_it_ends() {
     assert!(ends.child.wait().unwrap().success());
 }
 
-/// A guest's console: the end that xenconsoled holds, and the name of the other.
-fn guest() -> (nix::pty::PtyMaster, String) {
-    use nix::fcntl::OFlag;
-    let master = nix::pty::posix_openpt(OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC).unwrap();
-    nix::pty::grantpt(&master).unwrap();
-    nix::pty::unlockpt(&master).unwrap();
-    let name = nix::pty::ptsname_r(&master).unwrap();
-    (master, name)
+/// A command's processes get the signals that end them, whatever whoever started this ignored or blocked, and so none
+/// outlives its terminal.
+#[test]
+fn a_command_is_ended_with_its_terminal_even_under_nohup() {
+    let directory = tempfile::tempdir().unwrap();
+    let fifo = directory.path().join("alive");
+    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    // The loop in the background is not the process that vncterm kills: the hang-up of its terminal ends it. It holds
+    // the pipe open as long as it lives.
+    let command = format!(
+        "grep -E '^Sig(Blk|Ign)' /proc/self/status; exec 3>{}; (while :; do cat /proc/self/stat; done) & \
+         echo loops; wait",
+        fifo.display()
+    );
+    let mut nohup = Command::new("nohup");
+    nohup.args([env!("CARGO_BIN_EXE_vncterm"), "-T", "-c", &command]);
+    let program = Program::run(&mut nohup);
+    let mut alive = std::fs::File::open(&fifo).unwrap();
+    let seen = read_until(&mut Program::connect(program.text), "loops");
+    for name in ["SigBlk:\t", "SigIgn:\t"] {
+        let signals = seen.split(name).nth(1).and_then(|rest| rest.split_whitespace().next());
+        let signals = u64::from_str_radix(signals.unwrap(), 16).unwrap();
+        // Signals 32 and 33 are the C library's own, and posix_spawn(3) leaves them ignored.
+        assert_eq!(signals & !(3 << 31), 0, "{seen}");
+    }
+    program.signal(Signal::SIGKILL);
+    let (told, ended) = std::sync::mpsc::channel();
+    std::thread::spawn(move || told.send(alive.read_to_end(&mut Vec::new()).is_ok()));
+    assert_eq!(ended.recv_timeout(LIMIT), Ok(true), "the loop goes on without a terminal");
 }
 
 #[test]

@@ -1,7 +1,8 @@
 //! Recorded sessions of real programs: our screen against what tmux showed for the same bytes, and what pyte, a terminal
 //! by other authors again, makes of them.
 //!
-//! `recordings/record.py` made them and says how.
+//! `recordings/record.py` made them and says how: editors, pagers, dialogs, Debian's installer, and the screens with which
+//! vttest tests terminals, most of which say what they should look like.
 
 mod python;
 
@@ -41,18 +42,33 @@ fn differences(recording: &Path, theirs: &str) -> Vec<String> {
         .collect()
 }
 
-#[test]
-fn every_recorded_screen_is_what_tmux_shows() {
-    let recordings = recordings();
-    assert!(recordings.len() >= 9, "{}", recordings.len());
-    let tmux = |path: &PathBuf| std::fs::read_to_string(path.with_extension("screen")).unwrap();
-    let failures: Vec<_> = recordings.iter().flat_map(|path| differences(path, &tmux(path))).collect();
-    assert!(failures.is_empty(), "{}", failures.join("\n"));
+/// The recordings but those of which another terminal is known to show something wrong.
+fn but(wrong: &[&str]) -> Vec<PathBuf> {
+    let all = recordings();
+    assert!(all.len() >= 18, "{}", all.len());
+    let known = |path: &PathBuf| path.file_stem().is_some_and(|stem| wrong.iter().any(|name| stem == *name));
+    let kept: Vec<_> = all.iter().filter(|path| !known(path)).cloned().collect();
+    assert_eq!(kept.len() + wrong.len(), all.len(), "{wrong:?} are recordings");
+    kept
 }
 
+/// tmux 3.3a does not keep in order the letters at the margins, of which vttest's screen says that they should be. pyte
+/// does.
+const NOT_FOR_TMUX: [&str; 1] = ["vttest-autowrap"];
+
 /// vim asks how modifier keys are reported (`CSI ? 4 m`), and pyte 0.8.2 raises a `TypeError` at any sequence that begins
-/// with `CSI ?` and ends in `m`.
-const NOT_FOR_PYTE: &str = "vim-left";
+/// with `CSI ?` and ends in `m`. And it draws a broken frame, of which vttest's screen says that it should have none. tmux
+/// shows both.
+const NOT_FOR_PYTE: [&str; 2] = ["vim-left", "vttest-cursor"];
+
+#[test]
+fn every_recorded_screen_is_what_tmux_shows() {
+    assert!(NOT_FOR_TMUX.iter().all(|name| !NOT_FOR_PYTE.contains(name)), "one of the two is asked of each");
+    let tmux = |path: &PathBuf| std::fs::read_to_string(path.with_extension("screen")).unwrap();
+    let failures: Vec<_> =
+        but(&NOT_FOR_TMUX).iter().flat_map(|path| differences(path, &tmux(path))).collect();
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
 
 #[test]
 fn every_recorded_screen_is_what_pyte_shows() {
@@ -61,10 +77,7 @@ fn every_recorded_screen_is_what_pyte_shows() {
         let printed = python::succeed(Command::new(&python).arg(python::source("screen.py")).arg(path));
         String::from_utf8(printed).unwrap()
     };
-    let mut recordings = recordings();
-    let all = recordings.len();
-    recordings.retain(|path| path.file_stem().is_some_and(|stem| stem != NOT_FOR_PYTE));
-    assert_eq!(recordings.len(), all - 1, "one is left out");
-    let failures: Vec<_> = recordings.iter().flat_map(|path| differences(path, &pyte(path))).collect();
+    let failures: Vec<_> =
+        but(&NOT_FOR_PYTE).iter().flat_map(|path| differences(path, &pyte(path))).collect();
     assert!(failures.is_empty(), "{}", failures.join("\n"));
 }

@@ -1,25 +1,22 @@
 //! The same screen seen by viewers of different authors: `xenops screenshot`'s, gtk-vnc (`gvnccapture`), TightVNC
 //! (`vncsnapshot`), vncdotool and asyncvnc, each with the encodings that it prefers. The last two also type.
 
+mod common;
 mod python;
 
 use std::fs::File;
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{Ipv4Addr, TcpStream};
+use std::io::{BufReader, Write as _};
 use std::path::Path;
-use std::process::{Child, ChildStdout, Command, Output, Stdio};
+use std::process::{Command, Output, Stdio};
 
-use xenopsd::rfb::{Address, LIMIT, Picture, capture, open};
+use common::{LIMIT, Program};
+use xenopsd::rfb::Picture;
 
 /// First VNC port: viewers are told displays.
 const VNC_BASE: u16 = 5900;
 
 /// A command's screen.
-struct Shown {
-    program: Child,
-    vnc: u16,
-    _stdout: BufReader<ChildStdout>,
-}
+struct Shown(Program);
 
 impl Shown {
     /// One on which `until` is to be read.
@@ -28,34 +25,11 @@ impl Shown {
     }
 
     fn with(options: &[&str], command: &str, until: &str) -> Self {
-        let mut program = Command::new(env!("CARGO_BIN_EXE_vncterm"))
-            .args(["-T", "-c", command])
-            .args(options)
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut stdout = BufReader::new(program.stdout.take().unwrap());
-        let mut port = || {
-            let mut line = String::new();
-            stdout.read_line(&mut line).unwrap();
-            line.split_whitespace().last().unwrap().parse::<u16>().unwrap()
-        };
-        let (vnc, text) = (port(), port());
-        let shown = Self { program, vnc, _stdout: stdout };
-        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, text)).unwrap();
-        stream.set_read_timeout(Some(LIMIT)).unwrap();
-        let mut seen = Vec::new();
-        while !String::from_utf8_lossy(&seen).contains(until) {
-            let mut buffer = [0; 4096];
-            let count = stream.read(&mut buffer).unwrap();
-            assert!(count > 0, "{until:?} was not printed");
-            seen.extend_from_slice(&buffer[..count]);
-        }
-        shown
+        Self(Program::showing(&[&["-c", command], options].concat(), until))
     }
 
     fn picture(&self) -> Picture {
-        capture(&mut open(&Address::Port(self.vnc), LIMIT).unwrap(), LIMIT).unwrap()
+        self.0.picture()
     }
 
     /// Runs a viewer that writes a file.
@@ -66,7 +40,7 @@ impl Shown {
 
     fn run(&self, program: &str, options: &[&str], file: &Path) -> Output {
         let limit = LIMIT.as_secs().to_string();
-        let screen = format!("127.0.0.1:{}", self.vnc - VNC_BASE);
+        let screen = format!("127.0.0.1:{}", self.0.vnc - VNC_BASE);
         Command::new("timeout")
             .arg(limit)
             .arg(program)
@@ -76,13 +50,6 @@ impl Shown {
             .env_remove("DISPLAY")
             .output()
             .unwrap()
-    }
-}
-
-impl Drop for Shown {
-    fn drop(&mut self) {
-        let _ = self.program.kill();
-        let _ = self.program.wait();
     }
 }
 
@@ -150,7 +117,7 @@ fn logs_in(viewer: impl Fn(u16, [&Path; 3]) -> Command) {
     let shown = Shown::with(&["--password-file", path("password").to_str().unwrap()], LOGIN, "login: ");
     let asked = Shown::new("printf '\\033[?25l\\033[2J\\033[Hlogin: '; read rest", "login: ").picture();
 
-    let viewer = viewer(shown.vnc, [&answer, &before, &after]);
+    let viewer = viewer(shown.0.vnc, [&answer, &before, &after]);
     let mut limited = Command::new("timeout");
     python::succeed(
         limited.arg(LIMIT.as_secs().to_string()).arg(viewer.get_program()).args(viewer.get_args()),

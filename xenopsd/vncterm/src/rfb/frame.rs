@@ -2,6 +2,7 @@
 
 use crate::font::{self, CELL_HEIGHT};
 use crate::term::{Attrs, Cell, Size, Terminal};
+use std::ops::Range;
 
 /// A cell's picture: one byte for each row of pixels, the leftmost in the highest bit, and its two colours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,31 +42,30 @@ pub struct Frame {
 impl Frame {
     /// The screen as it is now, or `back` rows of scroll-back further up.
     pub fn of(terminal: &Terminal, back: usize) -> Self {
+        Self::marked(terminal, back, &(0..0))
+    }
+
+    /// As [`Self::of`], with some cells inverted: those of `marked`, counted in reading order.
+    pub(super) fn marked(terminal: &Terminal, back: usize, marked: &Range<usize>) -> Self {
         let size = terminal.size();
         let back = back.min(terminal.history());
-        let modes = terminal.modes();
         let mut cells = Vec::with_capacity(size.cols * size.rows);
         let (row, col) = terminal.cursor();
-        let cursor = modes.cursor_visible.then_some((row + back, col));
-        let blank = draw(terminal, Cell::BLANK, Cell::BLANK, false);
+        let cursor = terminal.modes().cursor_visible.then_some((row + back) * size.cols + col);
+        let blanks = [false, true].map(|inverted| draw(terminal, Cell::BLANK, Cell::BLANK, inverted));
         for row in 0..size.rows {
             let line = terminal.viewed(row, back);
             let mut before = Cell::BLANK;
-            for cell in line.cells() {
-                let at = (row, cells.len() % size.cols);
-                cells.push(if *cell == Cell::BLANK && cursor != Some(at) {
-                    blank
+            for col in 0..size.cols {
+                let cell = line.cell(col);
+                let at = cells.len();
+                let inverted = (cursor == Some(at)) != marked.contains(&at);
+                cells.push(if cell == Cell::BLANK {
+                    blanks[usize::from(inverted)]
                 } else {
-                    draw(terminal, *cell, before, cursor == Some(at))
+                    draw(terminal, cell, before, inverted)
                 });
-                before = *cell;
-            }
-            cells.resize((row + 1) * size.cols, blank);
-            if let Some((cursor_row, col)) = cursor
-                && cursor_row == row
-                && col >= line.cells().len()
-            {
-                cells[row * size.cols + col] = draw(terminal, Cell::BLANK, Cell::BLANK, true);
+                before = cell;
             }
         }
         Self { size, cells }
@@ -77,7 +77,7 @@ impl Frame {
 }
 
 /// The picture of a cell; `before` is the one left of it, whose right half it may be.
-fn draw(terminal: &Terminal, cell: Cell, before: Cell, cursor: bool) -> Picture {
+fn draw(terminal: &Terminal, cell: Cell, before: Cell, inverted: bool) -> Picture {
     let attrs = cell.attrs();
     let style = cell.style();
     let (mut fg, mut bg) = terminal.palette().resolve(style.fg, style.bg, attrs);
@@ -100,11 +100,11 @@ fn draw(terminal: &Terminal, cell: Cell, before: Cell, cursor: bool) -> Picture 
     if attrs.has(Attrs::STRIKE) {
         rows[CELL_HEIGHT / 2] = 0xff;
     }
-    if cursor {
-        // A block: light where the cell is dark, whatever its colours.
+    if inverted {
+        // The cursor is a block: light where the cell is dark, whatever its colours.
         (fg, bg) = (bg, fg);
     }
-    if cursor && fg == bg {
+    if inverted && fg == bg {
         bg = !bg & 0x00ff_ffff;
     }
     Picture::new(rows, fg, bg)

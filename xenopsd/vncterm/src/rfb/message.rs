@@ -57,6 +57,7 @@ pub(super) enum Message {
     },
     Pointer {
         buttons: u8,
+        x: u16,
         y: u16,
     },
     CutText(Vec<u8>),
@@ -162,7 +163,7 @@ impl Messages {
                 height: self.short(8),
             },
             4 => Message::Key { down: byte(1) != 0, keysym: self.long(4) },
-            5 => Message::Pointer { buttons: byte(1), y: self.short(4) },
+            5 => Message::Pointer { buttons: byte(1), x: self.short(2), y: self.short(4) },
             6 => {
                 self.cut_text(self.long(4));
                 return Ok(None);

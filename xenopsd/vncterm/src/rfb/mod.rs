@@ -14,6 +14,9 @@ mod handshake;
 mod message;
 mod pixel;
 #[cfg(test)]
+mod pseudo_tests;
+mod selection;
+#[cfg(test)]
 mod tests;
 mod viewer;
 

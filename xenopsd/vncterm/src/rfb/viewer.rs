@@ -6,6 +6,7 @@ use super::frame::{Frame, find_scroll};
 use super::handshake::Handshake;
 use super::message::{Message, Messages, ViewerError};
 use super::pixel::PixelFormat;
+use super::selection::{self, Selection};
 use crate::font::{CELL_HEIGHT, CELL_WIDTH};
 use crate::keys::Keyboard;
 use crate::term::{Size, Terminal};
@@ -57,7 +58,11 @@ pub struct Viewer {
     /// Rows of scroll-back it looks at.
     back: usize,
     buttons: u8,
+    /// Its clipboard.
     cut_text: Vec<u8>,
+    selection: Selection,
+    /// What it marked last, as a message that waits until it has taken all others: it cannot pile them up.
+    marked: Option<Vec<u8>>,
     output: Vec<u8>,
 }
 
@@ -85,6 +90,8 @@ impl Viewer {
             back: 0,
             buttons: 0,
             cut_text: Vec::new(),
+            selection: Selection::default(),
+            marked: None,
             output: Handshake::GREETING.to_vec(),
         }
     }
@@ -99,6 +106,13 @@ impl Viewer {
         self.output.drain(..count.min(self.output.len()));
         if self.output.is_empty() {
             self.output.shrink_to(MAX_KEPT);
+            self.send_marked();
+        }
+    }
+
+    fn send_marked(&mut self) {
+        if self.output.is_empty() {
+            self.output.extend(self.marked.take().into_iter().flatten());
         }
     }
 
@@ -175,7 +189,13 @@ impl Viewer {
                 }
             }
             Message::Key { down, keysym } => self.key(down, keysym, terminal, act),
-            Message::Pointer { buttons, y: _ } => self.pointer(buttons, terminal, act),
+            Message::Pointer { buttons, x, y } => {
+                if let Some(text) = self.selection.pointer(buttons, (x, y), terminal, self.back) {
+                    self.marked = Some(selection::message(&text));
+                    self.send_marked();
+                }
+                self.pointer(buttons, terminal, act);
+            }
             Message::CutText(text) => self.cut_text = text,
             Message::Resize { width, height } => {
                 let size =
@@ -283,7 +303,7 @@ impl Viewer {
             return;
         }
         self.back = self.back.min(terminal.history());
-        let frame = Frame::of(terminal, self.back);
+        let frame = Frame::marked(terminal, self.back, &self.selection.cells(terminal.size()));
         let mut out = vec![0, 0, 0, 0];
         let mut rects = 0_u16;
         self.announce_size(frame.size, &mut out, &mut rects);

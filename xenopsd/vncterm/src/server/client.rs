@@ -197,6 +197,31 @@ mod tests {
         }
     }
 
+    /// One that asks for the screen again and again, and takes none of it.
+    #[test]
+    fn a_viewer_that_stops_reading_is_dropped() {
+        let mut terminal = Terminal::new(Size::DEFAULT, 4);
+        let mut viewer = Viewer::new(None);
+        viewer.received(b"RFB 003.008\n\x01\x01", &terminal, |_| ()).unwrap();
+        let (mut client, _theirs, start) = stalls(Kind::Viewer(Box::new(viewer)));
+        let mut now = start;
+        // Until the socket's buffer is full: an update of the whole screen is a megabyte.
+        while client.waiting_since.is_none() {
+            let Kind::Viewer(viewer) = &mut client.kind else { unreachable!("it is one") };
+            viewer.received(&[3, 0, 0, 0, 0, 0, 2, 128, 1, 128], &terminal, |_| ()).unwrap();
+            now += FRAME;
+            terminal.feed(b"x");
+            client.serve(&terminal, now);
+            assert!(!client.dropped && now < start + STALLED);
+        }
+        client.serve(&terminal, now + STALLED.saturating_sub(Duration::from_millis(1)));
+        assert!(!client.dropped);
+        let Kind::Viewer(viewer) = &client.kind else { unreachable!("it is one") };
+        assert!(viewer.output().len() < 2 << 20, "{} bytes wait for it", viewer.output().len());
+        client.serve(&terminal, now + STALLED);
+        assert!(client.dropped);
+    }
+
     #[test]
     fn who_reads_slowly_is_not() {
         let terminal = Terminal::new(Size::DEFAULT, 4);
