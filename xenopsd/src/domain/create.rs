@@ -57,6 +57,7 @@ impl VmExecutor<'_> {
         }
         wanted.target_kib(&host)?;
         self.check_devices()?;
+        self.check_passed_through(&host)?;
         self.check_terminal()?;
         self.check_device_model()?;
         if let Some(files) = files {

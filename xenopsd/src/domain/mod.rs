@@ -11,6 +11,7 @@ mod hook;
 pub mod memory;
 pub mod metadata;
 pub mod observe;
+mod passed_through;
 mod platform;
 mod scheduling;
 mod shutdown;

@@ -26,6 +26,7 @@ impl VmExecutor<'_> {
         creation(&self.records.vm, wanted.kind, &host)?;
         Scheduling::of(&self.records.vm, &host)?;
         self.check_devices()?;
+        self.check_passed_through(&host)?;
         self.check_terminal()?;
         self.hold_image(image);
         Ok(())

@@ -1,7 +1,7 @@
 //! Guests of every kind.
 
 use super::*;
-use crate::api::{HvmInfo, PvInfo};
+use crate::api::{DeviceId, GvtG, HvmInfo, Pci, PciAddress, PvInfo, Vgpu, VgpuImplementation, Vusb};
 use crate::ops::plan::{Device, Unplugging};
 
 fn as_kind(kind: fn(PvInfo) -> BuilderInfo) -> impl FnOnce(&mut Vm) {
@@ -91,4 +91,52 @@ fn a_shim_that_cannot_be_opened_is_named_and_nothing_is_taken() {
     rig.until_remains(&vm, &before, "a refused start");
     rig.machine.faults.disarm();
     rig.start(&vm).unwrap();
+}
+
+/// Neither silently without the device, nor with anything left behind.
+#[test]
+fn a_vm_with_a_device_of_the_host_s_is_not_started_without_it() {
+    let rig = Rig::new(&quick());
+    let vm = rig.add(1, &[], |_| ());
+    let before = rig.remains(&vm);
+    let id = |name: &str| DeviceId::new(&*vm, name);
+    let address = PciAddress { bus: 3, ..PciAddress::ZERO };
+    let pci = Pci { id: id("0000:03:00.0"), position: 0, address, msitranslate: None, power_mgmt: None };
+    let gvt = GvtG {
+        physical_pci_address: None,
+        low_gm_sz: 0,
+        high_gm_sz: 0,
+        fence_sz: 0,
+        monitor_config_file: None,
+    };
+    let vgpu = Vgpu { id: id("0"), implementation: VgpuImplementation::GvtG(gvt), ..Vgpu::default() };
+    let vusb = Vusb {
+        id: id("vusb1-2"),
+        hostbus: "1".to_owned(),
+        hostport: "1.2".to_owned(),
+        version: "2.00".to_owned(),
+        path: "/sys".to_owned(),
+        speed: 480.0,
+    };
+    rig.core.records.put(&pci).unwrap();
+    refused(&rig, &vm, "no IOMMU");
+    rig.core.records.remove::<Pci>(&pci.id).unwrap();
+    rig.core.records.put(&vgpu).unwrap();
+    refused(&rig, &vm, "virtual GPU");
+    rig.core.records.put(&Vgpu { implementation: VgpuImplementation::Empty, ..vgpu }).unwrap();
+    rig.core.records.put(&vusb).unwrap();
+    refused(&rig, &vm, "port 1.2 of bus 1");
+    rig.core.records.remove::<Vusb>(&vusb.id).unwrap();
+    rig.until_remains(&vm, &before, "refused starts");
+
+    // A virtual GPU that is none is in nobody's way; an image is not resumed without the device either, and is kept.
+    rig.start(&vm).unwrap();
+    let image = Disk::Local(rig.directory.path().join("image").display().to_string());
+    rig.run(&vm, Operation::Suspend(image.clone())).unwrap();
+    rig.core.records.put(&pci).unwrap();
+    let error = rig.run(&vm, Operation::Resume(image.clone())).unwrap_err().to_string();
+    assert!(error.contains("no IOMMU"), "{error}");
+    assert_eq!(rig.state(&vm), PowerState::Suspended);
+    rig.core.records.remove::<Pci>(&pci.id).unwrap();
+    rig.run(&vm, Operation::Resume(image)).unwrap();
 }
