@@ -379,7 +379,16 @@ pub fn uid_of(base: u32, domid: DomId) -> Result<u32, Error> {
     Ok(base + u32::from(domid.get()))
 }
 
-/// Checks that `base` can be the first of a range of user numbers, one for each domain.
+/// The user (and group) number of one domain's disk servers, which are not its device model's: limits of a user's processes
+/// count them together.
+///
+/// # Errors
+/// As [`uid_of`].
+pub fn disk_uid_of(base: u32, domid: DomId) -> Result<u32, Error> {
+    Ok(uid_of(base, domid)? + DomId::MAX.raw() + 1)
+}
+
+/// Checks that `base` can be the first of a range of user numbers, two for each domain.
 ///
 /// # Errors
 /// As [`uid_of`].
@@ -387,7 +396,7 @@ pub fn check_uid_base(base: u32) -> Result<(), Error> {
     /// Users below it are the system's own.
     const FIRST: u32 = 1000;
     // The last two numbers mean "none" and "unchanged" to some calls.
-    let last = u32::MAX - 2 - DomId::MAX.raw();
+    let last = u32::MAX - 2 - (2 * DomId::MAX.raw() + 1);
     if (FIRST..=last).contains(&base) {
         return Ok(());
     }

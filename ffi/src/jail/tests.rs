@@ -489,7 +489,9 @@ fn a_jail_is_for_an_unprivileged_user() {
     }
     let domain = |n| DomId::new(n).unwrap();
     assert_eq!(uid_of(0x2000_0000, domain(7)).unwrap(), 0x2000_0007);
-    for base in [0, 999, u32::MAX, u32::MAX - 0x7000] {
+    // None of the one range is in the other.
+    assert_eq!(disk_uid_of(0x2000_0000, domain(0)).unwrap(), 0x2000_7ff0);
+    for base in [0, 999, u32::MAX, u32::MAX - 0x7000, u32::MAX - 0xf000] {
         assert!(uid_of(base, domain(1)).is_err(), "{base}");
     }
 }

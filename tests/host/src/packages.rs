@@ -32,6 +32,8 @@ pub const PACKAGES: &[Package] = &[
     package("libc-bin", "library cache of the dom0 image"),
     package("openssh-client", "commands, files and sockets in and out of dom0"),
     package("qemu-system-x86", "the machine Xen runs on"),
+    package("qemu-system-xen", "the disk server's tests"),
+    package("qemu-utils", "images of the disk server's tests"),
     package("grub-common", "the boot loader of HVM guests' disks in the dom0 image"),
     package("grub-pc-bin", "the boot loader of HVM guests' disks in the dom0 image"),
     package("squashfs-tools", "the dom0 image's file system"),

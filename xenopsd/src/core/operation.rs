@@ -340,13 +340,11 @@ impl Request<'_> {
             return Ok(());
         }
         let records = self.records()?;
-        let on_storage = match device {
-            Device::Vbd(name) => {
-                records.vbds.iter().any(|vbd| vbd.id.device == *name && plan::needs_storage(vbd))
-            }
-            Device::Vif(_) => false,
+        let vbd = match device {
+            Device::Vbd(name) => records.vbds.iter().find(|vbd| vbd.id.device == *name),
+            Device::Vif(_) => None,
         };
-        self.run_on(&records, &plan::plug(device, on_storage))
+        self.run_on(&records, &plan::plug(device, vbd))
     }
 
     fn unplug(&self, device: &Device, how: Unplugging) -> Result<(), Error> {

@@ -9,6 +9,7 @@ use std::time::Instant;
 use xenstore::layout::DeviceAddress;
 
 use crate::api::Int;
+use crate::device::served::Served;
 use crate::dm::model::Model;
 use crate::domain::guest_data::GuestData;
 use crate::edge::{DomId, Followed, Following, ScreenAddress, TerminalPorts, TerminalSockets};
@@ -26,6 +27,8 @@ pub struct Runtime {
     pub kept: Vec<(DeviceAddress, OwnedFd)>,
     /// Disks whose backends' states are followed, to give their threads a priority.
     pub followed_disks: Vec<(DeviceAddress, Following)>,
+    /// The servers of its disks that have one, by the disks' numbers.
+    pub served: HashMap<u32, Served>,
     /// The terminal server of its text console.
     pub terminal: Terminal,
     /// Devices that an earlier daemon left half plugged or half unplugged have been looked for.

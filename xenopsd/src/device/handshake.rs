@@ -19,7 +19,7 @@ use xenstore::layout::{DeviceAddress, DeviceKind, DeviceStatus, XenbusState, pri
 use xenstore::{Operations, Path};
 
 use super::storage::{self, Purpose};
-use super::{Plug, qos, vif};
+use super::{Plug, qos, served, vif};
 use crate::api::Error;
 use crate::ops::plan::Unplugging;
 use crate::ops::wait::Ended;
@@ -89,7 +89,11 @@ pub fn unplug(plug: &Plug<'_>, address: DeviceAddress, id: &str, how: Unplugging
     if address.kind != DeviceKind::Vbd {
         return Ok(());
     }
-    plug.waiting.slot.without(|| storage::detach(plug.core, plug.vm, Purpose::Vbd(address.id)))
+    plug.waiting.slot.without(|| {
+        // What it has not written back yet it writes to where the storage layer has it.
+        served::stop(plug.core, plug.vm, address.id)?;
+        storage::detach(plug.core, plug.vm, Purpose::Vbd(address.id))
+    })
 }
 
 /// Whether the guest has a driver that took the device up; if one is about to, that is awaited.

@@ -4,6 +4,7 @@ mod handshake;
 pub mod loops;
 mod observed;
 pub mod qos;
+pub mod served;
 pub mod sharing;
 pub mod storage;
 pub mod vbd;

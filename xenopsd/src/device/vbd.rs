@@ -10,10 +10,12 @@ use xenstore::Operations;
 use xenstore::layout::{self, BlockBackend, BlockDevice, DeviceAddress, DeviceKind, Media, XenbusState};
 
 use super::storage::{self, Purpose};
-use super::{Plug, handshake, loops, plugged, qos, sharing, store_domid};
+use super::{Plug, handshake, loops, plugged, qos, served, sharing, store_domid};
 use crate::api::{BuilderInfo, DeviceNumber, Dict, Disk, Error, Int, Vbd, VbdMode, VbdState, VbdType};
 use crate::core::Core;
-use crate::edge::{Access, AttachedDisk, BlockSize, DiskWanted, DomId};
+use crate::edge::{
+    Access, AttachedDisk, BlockSize, DiskWanted, DomId, IMAGE_FORMAT, ImageFormat, ServerWanted,
+};
 use crate::ops::wait::Waiting;
 
 /// The ring layout of a 64-bit x86 guest, which blkback must be told for PV.
@@ -54,6 +56,9 @@ fn access(vbd: &Vbd) -> Access {
 /// Key of `extra_backend_keys` with the size of its logical blocks. It is the backend's own node, which the kernel writes.
 const BLOCK_SIZE: &str = "sector-size";
 
+/// Those that are for this daemon.
+const OWN_KEYS: [&str; 2] = [BLOCK_SIZE, IMAGE_FORMAT];
+
 fn block_size(vbd: &Vbd) -> Result<Option<BlockSize>, Error> {
     match vbd.extra_backend_keys.get(BLOCK_SIZE).map(String::as_str) {
         None => Ok(None),
@@ -66,25 +71,36 @@ fn block_size(vbd: &Vbd) -> Result<Option<BlockSize>, Error> {
     }
 }
 
-/// Makes its content a block device of dom0's, one for each time it is asked; none for an empty drive.
+/// The format of its image, if a disk server is to serve it.
+fn image_format(vbd: &Vbd) -> Result<Option<ImageFormat>, Error> {
+    served::format(&vbd.extra_backend_keys)
+        .map_err(|why| Error::internal(format!("VBD {}: extra_backend_keys {}: {why}", vbd.id, IMAGE_FORMAT)))
+}
+
+/// Makes its content a block device of dom0's; none for an empty drive. A file's is another one each time it is asked.
 ///
 /// # Errors
 /// As [`check`].
 pub fn attach(core: &Core, vbd: &Vbd) -> Result<Option<AttachedDisk>, Error> {
-    let Some(path) = path(core, vbd)? else { return Ok(None) };
+    let Some((path, _)) = located(core, vbd)? else { return Ok(None) };
+    if image_format(vbd)?.is_some() {
+        return served::open(core, vbd).map(Some);
+    }
     let wanted = DiskWanted { path: &path, access: access(vbd), block_size: block_size(vbd)? };
     loops::attach(core, &vbd.id.vm, number(vbd)?, &wanted).map(Some)
 }
 
-/// Where its content is in dom0.
+/// Where its content can be read in dom0.
 ///
 /// # Errors
-/// When it is a storage layer's and not attached.
+/// When it is a storage layer's and not attached, or is to be served and is not.
 pub fn path(core: &Core, vbd: &Vbd) -> Result<Option<PathBuf>, Error> {
-    Ok(located(core, vbd)?.map(|(path, _)| path))
+    let Some((path, _)) = located(core, vbd)? else { return Ok(None) };
+    let served = image_format(vbd)?.map(|_| served::open(core, vbd)).transpose()?;
+    Ok(Some(served.map_or(path, |served| served.node)))
 }
 
-/// That, and what the storage layer has for its backend's directory.
+/// Where its image is, and what the storage layer has for its backend's directory.
 fn located(core: &Core, vbd: &Vbd) -> Result<Option<(PathBuf, Dict<String>)>, Error> {
     match &vbd.backend {
         None => Ok(None),
@@ -103,6 +119,24 @@ pub fn attach_storage(core: &Core, vbd: &Vbd, waiting: Waiting<'_>) -> Result<()
     storage::attach(core, &vbd.id.vm, wanted, access(vbd) == Access::ReadWrite, waiting)
 }
 
+/// Starts the server of a disk that is to have one.
+///
+/// # Errors
+/// As [`served::start`].
+pub fn serve(core: &Core, domid: DomId, vbd: &Vbd) -> Result<(), Error> {
+    let (Some(format), Some((path, _))) = (image_format(vbd)?, located(core, vbd)?) else { return Ok(()) };
+    let wanted = ServerWanted {
+        domid,
+        vm: &vbd.id.vm,
+        vdev: number(vbd)?,
+        path: &path,
+        access: access(vbd),
+        format,
+        block_size: block_size(vbd)?.unwrap_or_default(),
+    };
+    served::start(core, domid, vbd, &wanted)
+}
+
 /// Finds what would make a plug fail, taking nothing.
 ///
 /// # Errors
@@ -111,12 +145,17 @@ pub fn attach_storage(core: &Core, vbd: &Vbd, waiting: Waiting<'_>) -> Result<()
 pub fn check(core: &Core, vbd: &Vbd) -> Result<(), Error> {
     number(vbd)?;
     block_size(vbd)?;
+    image_format(vbd)?;
     qos::priority(vbd)?;
     match &vbd.backend {
         None => Ok(()),
         Some(Disk::Local(path)) => {
             let access = access(vbd);
-            let disk = core.edges.host().check_disk(path.as_ref(), access)?;
+            let host = core.edges.host();
+            let disk = match image_format(vbd)? {
+                Some(format) => host.check_image(path.as_ref(), access, format)?,
+                None => host.check_disk(path.as_ref(), access)?,
+            };
             sharing::check(core, disk, access == Access::ReadWrite)
         }
         Some(Disk::Vdi(disk)) => storage::check(core, disk),
@@ -140,7 +179,7 @@ pub fn plug(plug: &Plug<'_>, vbd: &Vbd) -> Result<(), Error> {
     let node = attached.node.into_os_string().into_encoded_bytes();
     let number =
         |n: u64| u32::try_from(n).map_err(|_| Error::internal(format!("device number {n} is too large")));
-    let own_keys = vbd.extra_backend_keys.iter().filter(|(key, _)| *key != BLOCK_SIZE);
+    let own_keys = vbd.extra_backend_keys.iter().filter(|(key, _)| !OWN_KEYS.contains(key));
     let layout = layout::Vbd {
         domid: store_domid(plug.domid),
         backend_domid: xenstore::DomId::DOM0,
@@ -234,5 +273,6 @@ pub fn state(core: &Core, vbd: &Vbd) -> Result<VbdState, Error> {
         Err(_) => false,
     };
     let backend_present = vbd.backend.clone().filter(|_| plugged);
-    Ok(VbdState { active: plugged, plugged, qos_target: vbd.qos, backend_present })
+    let served = !number(vbd).is_ok_and(|id| served::has_ended(core, &vbd.id.vm, id));
+    Ok(VbdState { active: plugged && served, plugged, qos_target: vbd.qos, backend_present })
 }

@@ -93,18 +93,17 @@ impl VmExecutor<'_> {
         Ok(())
     }
 
-    /// One of a storage layer is attached as what the VM has it as.
+    /// One of a storage layer is attached, and one that is served is shown, as what the VM has it as.
     fn boot_path(&self, disk: &Disk) -> Result<PathBuf, Error> {
-        let vdi = match disk {
-            Disk::Local(path) => return Ok(path.into()),
-            Disk::Vdi(vdi) => vdi,
-        };
         let vbd = self.records.vbds.iter().find(|vbd| vbd.backend.as_ref() == Some(disk));
-        let vbd = vbd.ok_or_else(|| Error::BootloaderError {
-            id: self.vm().to_owned(),
-            message: format!("disk {vdi} is to be booted from and is none of the VM's disks"),
-        })?;
-        vbd::path(self.core, vbd)?.ok_or(Error::NoBootableDevice)
+        match (disk, vbd) {
+            (_, Some(vbd)) => vbd::path(self.core, vbd)?.ok_or(Error::NoBootableDevice),
+            (Disk::Local(path), None) => Ok(path.into()),
+            (Disk::Vdi(vdi), None) => Err(Error::BootloaderError {
+                id: self.vm().to_owned(),
+                message: format!("disk {vdi} is to be booted from and is none of the VM's disks"),
+            }),
+        }
     }
 
     /// Stores what the round of an installation changes: one record, written in one step. A daemon that is killed before the

@@ -59,7 +59,9 @@ impl VmExecutor<'_> {
     pub(super) fn release_devices(&self) -> Result<(), Error> {
         if let Some(domid) = self.own_domid()? {
             let waited = self.wait_for_backends(domid);
-            self.core.runtimes.with(self.vm(), |r| (r.kept.clear(), r.followed_disks.clear()));
+            self.core
+                .runtimes
+                .with(self.vm(), |r| (r.kept.clear(), r.followed_disks.clear(), r.served.clear()));
             self.core.disks.release_domain(domid);
             let removed = self.remove_trees(domid);
             let gone = self.wait_until_gone(domid);

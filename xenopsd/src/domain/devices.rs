@@ -34,6 +34,11 @@ impl<'a> VmExecutor<'a> {
         }
     }
 
+    pub(super) fn serve_disk(&self, name: &str) -> Result<(), Error> {
+        let domid = self.domid()?;
+        self.slot.without(|| device::vbd::serve(self.core, domid, self.vbd(name)?))
+    }
+
     pub(super) fn refresh_disk(&self, name: &str) -> Result<(), Error> {
         device::vbd::refresh(self.core, self.domid()?, self.vbd(name)?)
     }
@@ -86,6 +91,7 @@ impl<'a> VmExecutor<'a> {
             self.unplug_by_force(address)?;
         }
         device::loops::give_back_unused(self.core, self.vm(), domid)?;
+        self.slot.without(|| device::served::adopt(self.core, &self.records.vbds, self.vm(), domid))?;
         self.slot.without(|| device::storage::give_back_unused(self.core, self.vm(), domid))?;
         self.finish_interfaces(domid);
         self.follow_disks(domid);

@@ -125,6 +125,7 @@ impl Executor for VmExecutor<'_> {
             Atom::StartTerminal(screen) => self.start_terminal(*screen),
             Atom::StopTerminal(screen) => self.stop_terminal(*screen),
             Atom::AttachStorage(device) => self.attach_storage(device),
+            Atom::ServeDisk(name) => self.serve_disk(name),
             Atom::BeginPlug(device) => self.begin_plug(device),
             Atom::Plug(device) => self.plug(device),
             Atom::EndPlug(device) => self.end_plug(device),

@@ -10,11 +10,12 @@ use crossbeam::channel::Receiver;
 
 use super::{
     Access, Attached, BlockSize, BridgeKind, DeviceModel, DomId, FileId, Firmware, FoundKernel, ImageFile,
-    KernelSearch, KernelSearchError, NewDeviceModel, Note, ScreenListener, ScreenPlace, StorageCall,
-    StorageError, SuspendFile, Tell, Terminal, VifScripts, VifSettings,
+    ImageFormat, KernelSearch, KernelSearchError, NewDeviceModel, Note, NoteServer, ScreenListener,
+    ScreenPlace, ServerWanted, StorageCall, StorageError, SuspendFile, Tell, Terminal, VifScripts,
+    VifSettings,
 };
 use crate::api::Error;
-use crate::state::journal::{ProcessId, Resource};
+use crate::state::journal::{DiskServerId, ProcessId, Resource};
 
 /// Which disk it is, whatever it is called.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -218,6 +219,25 @@ pub trait Host: Send + Sync {
         wanted: &DiskWanted<'_>,
         reserve: &mut Reserve<'_>,
     ) -> Result<AttachedDisk, HostError>;
+
+    /// Checks, taking nothing, that an image can be served; which disk it is.
+    ///
+    /// # Errors
+    /// [`HostError`].
+    fn check_image(&self, path: &Path, access: Access, format: ImageFormat) -> Result<DiskId, HostError>;
+
+    /// Starts the server of a disk image, in a jail of its own, and shows what it serves as a block device, writing down with
+    /// `note` what is taken before it is.
+    ///
+    /// # Errors
+    /// [`HostError`]. What a failed start has taken is still noted, for [`Host::release`].
+    fn serve_disk(&self, wanted: &ServerWanted<'_>, note: &mut NoteServer<'_>) -> Result<(), HostError>;
+
+    /// The block device of a disk server that runs, opened as its image is; none when it does not run.
+    ///
+    /// # Errors
+    /// [`HostError`].
+    fn open_served(&self, server: &DiskServerId) -> Result<Option<AttachedDisk>, HostError>;
 
     /// Looks again how large what a block device shows is; its size in bytes.
     ///

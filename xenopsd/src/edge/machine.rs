@@ -21,16 +21,18 @@ use super::linux::netlink::{IfName, LinkChange, Netlink};
 use super::linux::nftables::Place;
 use super::linux::suspend_file::{SuspendFile, SuspendFileError};
 use super::linux::terminal::{TerminalError, TerminalServers};
-use super::linux::{backend_threads, device_model, nftables, process, release, script, serial, storage, vif};
+use super::linux::{
+    backend_threads, device_model, disk_server, nbd, nftables, process, release, script, serial, storage, vif,
+};
 use super::xen::XenHypervisor;
 use super::{
     Access, Attached, AttachedDisk, BridgeKind, DeviceModel, DiskId, DiskWanted, DomId, Edges, FileId,
-    Firmware, FirmwarePaths, Followed, FoundKernel, Host, HostError, ImageFile, IoPriority, KernelSearch,
-    KernelSearchError, NewDeviceModel, Note, Prepared, Reserve, ScreenListener, ScreenPlace, ScriptEnd,
-    ScriptError, ScriptRun, StorageCall, StorageError, Terminal, TerminalSockets, TerminalWanted, VifScripts,
-    VifSettings,
+    Firmware, FirmwarePaths, Followed, FoundKernel, Host, HostError, ImageFile, ImageFormat, IoPriority,
+    KernelSearch, KernelSearchError, NewDeviceModel, Note, NoteServer, Prepared, Reserve, ScreenListener,
+    ScreenPlace, ScriptEnd, ScriptError, ScriptRun, ServerWanted, StorageCall, StorageError, Terminal,
+    TerminalSockets, TerminalWanted, VifScripts, VifSettings, disk_of,
 };
-use crate::state::journal::{ProcessId, Resource};
+use crate::state::journal::{DiskServerId, ProcessId, Resource};
 
 /// Which way to xenstored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
@@ -112,7 +114,9 @@ impl Host for LinuxHost {
                 .map(|status| status.backing),
             _ => None,
         };
-        Ok(file.map_or(DiskId::Block { major, minor }, FileId::into))
+        let served = || nbd::backend_of(minor).filter(|_| major == nbd::MAJOR).as_deref().and_then(disk_of);
+        let disk = file.map(FileId::into).or_else(served);
+        Ok(disk.unwrap_or(DiskId::Block { major, minor }))
     }
 
     fn attach_disk(
@@ -151,6 +155,18 @@ impl Host for LinuxHost {
                 })
             }
         }
+    }
+
+    fn check_image(&self, path: &Path, access: Access, format: ImageFormat) -> Result<DiskId, HostError> {
+        disk_server::check(&self.device_models, path, access, format)
+    }
+
+    fn serve_disk(&self, wanted: &ServerWanted<'_>, note: &mut NoteServer<'_>) -> Result<(), HostError> {
+        disk_server::start(&self.device_models, wanted, note)
+    }
+
+    fn open_served(&self, server: &DiskServerId) -> Result<Option<AttachedDisk>, HostError> {
+        disk_server::find(server)
     }
 
     fn refresh_disk(&self, major: u64, minor: u64) -> Result<u64, HostError> {

@@ -12,6 +12,8 @@
 mod acpi;
 mod build;
 mod device_model;
+pub mod disk_image;
+mod disk_server;
 mod events;
 mod firmware;
 mod host;
@@ -39,6 +41,8 @@ pub use build::{
     Built, DomainImage, GrantFrames, HvmImage, KernelImage, NO_DELAY_FOR_MISSED_TICKS, NewDomain, Platform,
     Resources, Ring, ShimImage, TscMode,
 };
+pub use disk_image::{IMAGE_FORMAT, ImageFormat};
+pub use disk_server::{DISK_SERVER, NoteServer, ServerWanted, disk_of};
 pub use events::{Events, Following, Subscription};
 pub use firmware::{Firmware, FirmwarePaths};
 pub use host::{

@@ -124,8 +124,8 @@ impl fmt::Display for Change {
 /// A medium for a drive of a running guest: a PV drive comes with it, an `emulated` one is there.
 pub fn insert(drive: &Vbd, medium: &Disk, emulated: bool) -> Vec<Step> {
     let mut steps = vec![Step::Do(Atom::Keep(Change::medium(drive, Some(medium.clone()))))];
-    let on_storage = matches!(medium, Disk::Vdi(_));
-    steps.extend(super::plan::plug(&super::plan::Device::Vbd(drive.id.device.clone()), on_storage));
+    let filled = Vbd { backend: Some(medium.clone()), ..drive.clone() };
+    steps.extend(super::plan::plug(&super::plan::Device::Vbd(drive.id.device.clone()), Some(&filled)));
     steps.extend(emulated.then(|| Step::Do(Atom::InsertMedium(drive.id.device.clone()))));
     steps
 }

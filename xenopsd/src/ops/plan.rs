@@ -7,7 +7,7 @@
 //!   destroy   pause ─► stop device model ─► close devices ─► stop terminal ─► destroy domain ─► release devices
 //!   shutdown  hook ─► [ask the guest] ─► destroy ─► hook
 //!   reboot    [ask the guest] ─► hook ─► destroy ─► hooks ─► start ─► unpause
-//!   plug      begin ─► [attach storage] ─► plug ─► end          unplug    unplug
+//!   plug      begin ─► [attach storage] ─► [serve] ─► plug ─► end          unplug    unplug
 //!   suspend   hook ─► open image ─► ask the guest ─► save ─► hook ─► seal ─► keep ─► stop terminal ─► destroy ─► hook
 //!   resume    check ─► hook ─► create ─► as start, with restore for build ─► settle ─► forget ─► hook
 //! ```
@@ -20,7 +20,7 @@ use std::time::Duration;
 use super::change::Change;
 use super::hook::{Hook, HookReason};
 use crate::api::{BootLoader, BuilderInfo, Disk, Vbd, VbdMode, Vif, Vm};
-use crate::edge::Access;
+use crate::edge::{Access, IMAGE_FORMAT};
 
 /// How a guest is asked to go down.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,7 +88,9 @@ pub enum Atom {
     StopTerminal(Screen),
     /// A disk of a storage layer made reachable in dom0, for whoever uses it. It is given back with its device.
     AttachStorage(Device),
-    /// The same for the image of a suspend, to be written or read.
+    /// The server of a disk whose image dom0's kernel does not read, for whoever uses it. It ends with its device.
+    ServeDisk(String),
+    /// The same as [`Atom::AttachStorage`] for the image of a suspend, to be written or read.
     AttachImage(Disk, Access),
     /// That is given back; there may be none.
     DetachImage,
@@ -250,16 +252,20 @@ fn attach_image(disk: &Disk, access: Access) -> Option<Step> {
 /// first use, which is the search for a kernel.
 fn attach_storage(records: &Records) -> Step {
     let attach = |mode: VbdMode| {
-        let these = records.vbds.iter().filter(|vbd| vbd.mode == mode && needs_storage(vbd));
-        let atoms = these.map(|vbd| Atom::AttachStorage(Device::Vbd(vbd.id.device.clone())));
-        Step::Parallel(atoms.map(Step::Do).collect())
+        let these = records.vbds.iter().filter(|vbd| vbd.mode == mode);
+        Step::Parallel(these.map(|vbd| Step::Serial(reach(vbd).map(Step::Do).collect())).collect())
     };
     Step::Serial(vec![attach(VbdMode::ReadWrite), attach(VbdMode::ReadOnly)])
 }
 
-/// Whether what is in it is a storage layer's.
-pub fn needs_storage(vbd: &Vbd) -> bool {
-    matches!(vbd.backend, Some(Disk::Vdi(_)))
+/// What makes a disk's contents reachable in dom0 before anybody uses them: a storage layer has it, or an image is to be
+/// served.
+fn reach(vbd: &Vbd) -> impl Iterator<Item = Atom> {
+    let storage = matches!(vbd.backend, Some(Disk::Vdi(_)));
+    let served = vbd.backend.is_some() && vbd.extra_backend_keys.get(IMAGE_FORMAT).is_some();
+    let name = &vbd.id.device;
+    let attach = storage.then(|| Atom::AttachStorage(Device::Vbd(name.clone())));
+    attach.into_iter().chain(served.then(|| Atom::ServeDisk(name.clone())))
 }
 
 /// On with a domain whose suspend did not come to its end.
@@ -354,10 +360,10 @@ pub fn own_reboot(records: &Records, up: Option<Duration>, least: Duration, paus
     steps
 }
 
-/// A device for a running guest, with that of a storage layer made reachable first if it is on one.
-pub fn plug(device: &Device, on_storage: bool) -> Vec<Step> {
+/// A device for a running guest; a disk, whose record is `vbd`, is made reachable first.
+pub fn plug(device: &Device, vbd: Option<&Vbd>) -> Vec<Step> {
     let mut atoms = vec![Atom::BeginPlug(device.clone())];
-    atoms.extend(on_storage.then(|| Atom::AttachStorage(device.clone())));
+    atoms.extend(vbd.into_iter().flat_map(reach));
     atoms.extend([Atom::Plug(device.clone()), Atom::EndPlug(device.clone())]);
     atoms.into_iter().map(Step::Do).collect()
 }
@@ -408,6 +414,7 @@ impl Atom {
             Self::KeepRound => vec![Self::ForgetRound],
             Self::CheckStart
             | Self::AttachStorage(_)
+            | Self::ServeDisk(_)
             | Self::DetachImage
             | Self::Hook(..)
             | Self::Delay(_)
@@ -447,7 +454,7 @@ impl Atom {
         match self {
             Self::SaveDomain | Self::RestoreDomain(_) => 10,
             // A program of somebody else's.
-            Self::AttachStorage(_) | Self::AttachImage(..) => 2,
+            Self::AttachStorage(_) | Self::AttachImage(..) | Self::ServeDisk(_) => 2,
             // Some ten megabytes from a server.
             Self::LoadInstaller => 20,
             // Some tenths of a second, as long as the build of a small guest.

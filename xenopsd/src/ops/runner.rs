@@ -222,7 +222,7 @@ mod tests {
         let disk = Device::Vbd("xvda".to_owned());
         let tasks = Tasks::new(Updates::new(Timer::start()));
         let script = Script { fail_at: Some(Atom::Plug(disk.clone())), log: Mutex::default() };
-        let outcome = run_for(&script, &tasks.create("unit test"), &plan::plug(&disk, false));
+        let outcome = run_for(&script, &tasks.create("unit test"), &plan::plug(&disk, None));
         assert_eq!(outcome, Err(Error::IoError));
         assert_eq!(
             script.log.into_inner().unwrap(),

@@ -13,6 +13,7 @@ use std::time::Duration;
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
+use super::disk_servers;
 use super::faults::Injected;
 use super::installer;
 use super::processes::Processes;
@@ -20,15 +21,15 @@ use super::{Shared, SimOptions};
 use crate::edge::linux::release::remove_socket;
 use crate::edge::linux::storage as real_storage;
 use crate::edge::linux::terminal::ROLE;
-use crate::edge::linux::{loopdev, script, serial};
+use crate::edge::linux::{loopdev, nbd, script, serial};
 use crate::edge::{
     Access, Attached, AttachedDisk, BridgeKind, DeviceModel, DiskId, DiskWanted, DomId, FileId, Firmware,
-    Followed, FoundKernel, Host, HostError, Image, ImageFile, IoPriority, KernelSearch, KernelSearchError,
-    NewDeviceModel, Note, Prepared, Reserve, ScreenListener, ScreenPlace, ScriptEnd, ScriptError, ScriptRun,
-    StorageCall, StorageError, SuspendFile, Tell, Terminal, TerminalSockets, TerminalWanted, VifScripts,
-    VifSettings,
+    Followed, FoundKernel, Host, HostError, Image, ImageFile, ImageFormat, IoPriority, KernelSearch,
+    KernelSearchError, NewDeviceModel, Note, NoteServer, Prepared, Reserve, ScreenListener, ScreenPlace,
+    ScriptEnd, ScriptError, ScriptRun, ServerWanted, StorageCall, StorageError, SuspendFile, Tell, Terminal,
+    TerminalSockets, TerminalWanted, VifScripts, VifSettings,
 };
-use crate::state::journal::{ProcessId, Resource};
+use crate::state::journal::{DiskServerId, ProcessId, Resource};
 
 /// Bytes of a simulated domain's image, at most: there is no memory to be written.
 const MOST_NEEDED: u64 = 64 * 1024;
@@ -144,8 +145,27 @@ impl Host for SimHost {
 
     fn disk_id(&self, major: u64, minor: u64) -> Result<DiskId, HostError> {
         self.shared.faults.check("host.disk_id").map_err(|e| unusable("disk", &e))?;
-        let file = u32::try_from(minor).ok().and_then(|number| self.shared.loops().get(&number).copied());
-        Ok(file.map_or(DiskId::Block { major, minor }, FileId::into))
+        let number = u32::try_from(minor).ok();
+        let disk = match major {
+            loopdev::MAJOR => number.and_then(|n| self.shared.loops().get(&n).copied()).map(FileId::into),
+            nbd::MAJOR => number.and_then(|n| self.shared.network_disks.disk(n)),
+            _ => None,
+        };
+        Ok(disk.unwrap_or(DiskId::Block { major, minor }))
+    }
+
+    fn check_image(&self, path: &Path, _access: Access, _format: ImageFormat) -> Result<DiskId, HostError> {
+        self.disk("host.check_image", path).map(FileId::into)
+    }
+
+    fn serve_disk(&self, wanted: &ServerWanted<'_>, note: &mut NoteServer<'_>) -> Result<(), HostError> {
+        let image = self.disk("host.serve_disk", wanted.path)?;
+        disk_servers::start(&self.shared, image, wanted, note)
+    }
+
+    fn open_served(&self, server: &DiskServerId) -> Result<Option<AttachedDisk>, HostError> {
+        self.shared.faults.check("host.open_served").map_err(|e| unusable("disk", &e))?;
+        disk_servers::find(&self.shared, server)
     }
 
     fn refresh_disk(&self, _major: u64, _minor: u64) -> Result<u64, HostError> {
@@ -350,6 +370,7 @@ impl Host for SimHost {
             Resource::Process(process) if self.shared.device_models.end(process.pid) => true,
             Resource::Process(process) => self.shared.processes.kill(process),
             Resource::Loop(device) => self.shared.detach(device),
+            Resource::DiskServer(server) => disk_servers::release(&self.shared, server),
             // That of a screen; a monitor has none here.
             Resource::Socket(path) => remove_socket(Path::new(path)).map_err(|e| unusable("screen", &e))?,
             // Nothing else that a simulated daemon writes down exists.

@@ -45,6 +45,7 @@ mod agent;
 mod backend;
 mod chance;
 mod device_model;
+mod disk_servers;
 mod faults;
 mod guest;
 mod hardware;
@@ -157,6 +158,8 @@ struct Shared {
     device_models: device_model::DeviceModels,
     /// The file behind each loop device that is attached.
     loops: Mutex<BTreeMap<u32, FileId>>,
+    /// The network block devices that are connected.
+    network_disks: disk_servers::Devices,
     /// The size of every disk.
     disk_bytes: AtomicU64,
     /// The I/O priority that each domain's disks were given.
@@ -251,6 +254,7 @@ pub fn machine(options: &SimOptions) -> std::io::Result<Machine> {
         processes: Arc::default(),
         device_models: device_model::DeviceModels::default(),
         loops: Mutex::default(),
+        network_disks: disk_servers::Devices::default(),
         disk_bytes: AtomicU64::new(DISK_BYTES),
         priorities: Mutex::default(),
         storage: Mutex::default(),
@@ -319,6 +323,11 @@ impl Machine {
     /// The numbers of the loop devices that are attached.
     pub fn loops(&self) -> Vec<u32> {
         self.shared.loops().keys().copied().collect()
+    }
+
+    /// The numbers of the network block devices that are connected.
+    pub fn network_disks(&self) -> Vec<u32> {
+        self.shared.network_disks.all()
     }
 
     /// The I/O priority that a domain's disk was given.

@@ -117,10 +117,14 @@ impl Processes {
         Ok(there)
     }
 
+    /// Whether it is there.
+    pub(super) fn is_there(&self, wanted: &ProcessId) -> bool {
+        self.lock().processes.get(&wanted.pid).is_some_and(|process| process.id == *wanted)
+    }
+
     /// Ends it; whether it was there.
     pub(super) fn kill(&self, wanted: &ProcessId) -> bool {
-        let there = self.lock().processes.get(&wanted.pid).is_some_and(|process| process.id == *wanted);
-        there && self.end(wanted.pid)
+        self.is_there(wanted) && self.end(wanted.pid)
     }
 
     /// It ends by itself; whether it was there.

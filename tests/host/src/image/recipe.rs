@@ -3,7 +3,7 @@
 use crate::hash::Key;
 
 /// Changes when the building code changes what an image holds.
-const VERSION: &str = "4";
+const VERSION: &str = "5";
 
 /// The Debian release of dom0: the one with Xen 4.17 and Linux 6.1.
 pub(super) const RELEASE: &str = "bookworm";
@@ -36,6 +36,7 @@ pub(super) const PACKAGES: &[&str] = &[
     // Xen, its tools (xl, oxenstored, xenconsoled) and the device model of HVM guests.
     "linux-image-amd64",
     "qemu-system-xen",
+    "qemu-utils",
     "xen-hypervisor-4.17-amd64",
     "xen-utils-4.17",
     "xenstore-utils",

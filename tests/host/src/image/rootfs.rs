@@ -83,6 +83,8 @@ pub(super) fn settle(root: &Path, ssh_key: &Path, host_key: &Path) -> Result<()>
     write(root, "etc/hosts", "127.0.0.1 localhost dom0\n", 0o644)?;
     write(root, "etc/ssh/sshd_config", SSHD, 0o644)?;
     write(root, "etc/resolv.conf", "", 0o644)?;
+    // What is on a guest's disk is no business of dom0's kernel, its partition tables included.
+    write(root, "etc/modprobe.d/nbd.conf", "options nbd max_part=0\n", 0o644)?;
     write(root, "init", recipe::DOM0_INIT, 0o755)?;
     let read = |path: &Path| fs::read_to_string(path).at("read", path);
     write(root, "root/.ssh/authorized_keys", &read(&ssh_key.with_extension("pub"))?, 0o600)?;

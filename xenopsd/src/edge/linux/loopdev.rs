@@ -287,7 +287,7 @@ pub fn list() -> Result<Vec<LoopStatus>, LoopError> {
 ///
 /// The loop driver only asks whether it claims to. overlayfs claims it for files on any layer, and where the layer
 /// cannot (tmpfs), every request of the guest would fail.
-fn direct_io_works(file: &File) -> bool {
+pub(super) fn direct_io_works(file: &File) -> bool {
     const PAGE: usize = 4096;
     let reopened = || -> io::Result<()> {
         let path = format!("/proc/self/fd/{}", file.as_raw_fd());

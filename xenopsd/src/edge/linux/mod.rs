@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!  disk path ─► blockdev::open_disk ─┬─ Disk::Block ───────────────────────► major:minor ─► blkback
-//!                                    └─ Disk::File ──► loopdev::attach ────► major:minor ─► blkback
+//!                                    ├─ Disk::File ──► loopdev::attach ────► major:minor ─► blkback
+//!                                    └─ image ──► disk_server ──► nbd ─────► major:minor ─► blkback
 //!  command line ► device_model::start ─► ffi::jail ─► QEMU
 //!  vifD.N ────► nftables (what it may send) ─► vif::connect_vif ─► netlink (address, MTU, bridge, up), or ovsdb (port) ─► netback
 //! ```
@@ -14,9 +15,11 @@ pub mod backend_threads;
 pub mod blockdev;
 pub mod boot;
 pub mod device_model;
+pub mod disk_server;
 pub mod ends;
 pub mod loopdev;
 pub mod mac;
+pub mod nbd;
 pub mod netlink;
 pub mod nftables;
 pub mod ovsdb;

@@ -10,6 +10,7 @@ use std::time::Instant;
 use ffi::jail::Cgroup;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use super::disk_server;
 use super::loopdev::{self, Detached, LoopError};
 use super::netlink::{IfName, Netlink};
 use super::nftables;
@@ -37,6 +38,7 @@ pub fn release(resource: &Resource) -> Result<bool, HostError> {
     match resource {
         Resource::Domain | Resource::Storage(_) => Ok(false),
         Resource::Loop(device) => detach(device).map_err(|e| refused(&e)),
+        Resource::DiskServer(server) => disk_server::release(server).map_err(|e| refused(&e)),
         Resource::Process(meant) => process::kill(meant).map_err(|e| refused(&e)),
         Resource::NetworkDevice(name) => remove_tap(name).map_err(|e| refused(&e)),
         Resource::Rules(name) => remove_rules(name).map_err(|e| refused(&e)),
@@ -88,7 +90,7 @@ fn remove_rules(interface: &str) -> Result<bool, Box<dyn std::error::Error>> {
 }
 
 /// Processes of a killed group end a little later, and the group cannot be removed before: its `cgroup.events` tells.
-fn end_group(name: &str) -> io::Result<bool> {
+pub(super) fn end_group(name: &str) -> io::Result<bool> {
     let Some(group) = Cgroup::find(name) else { return Ok(false) };
     group.kill()?;
     let deadline = Instant::now() + KILL_LIMIT;

@@ -154,7 +154,13 @@ fn a_resume_is_a_start_from_an_image() {
 #[test]
 fn a_failed_plug_is_undone_by_force() {
     let disk = Device::Vbd("xvda".to_owned());
-    let undone: Vec<_> = plug(&disk, true)
+    let mut vbd = test_vbd("11111111-2222-3333-4444-555555555555", "xvda");
+    vbd.backend = Some(Disk::Vdi("sr/vdi".to_owned()));
+    vbd.extra_backend_keys.0.push((IMAGE_FORMAT.to_owned(), "qcow2".to_owned()));
+    let plan = plug(&disk, Some(&vbd));
+    let between = [Atom::AttachStorage(disk.clone()), Atom::ServeDisk("xvda".to_owned())];
+    assert_eq!(plan[1..3], between.map(Step::Do));
+    let undone: Vec<_> = plan
         .iter()
         .flat_map(|step| match step {
             Step::Do(atom) => atom.undo(),

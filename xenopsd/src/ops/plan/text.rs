@@ -30,6 +30,7 @@ impl fmt::Display for Atom {
             Self::StartTerminal(_) => write!(f, "start terminal"),
             Self::StopTerminal(_) => write!(f, "stop terminal"),
             Self::AttachStorage(device) => write!(f, "attach storage of {device}"),
+            Self::ServeDisk(name) => write!(f, "serve the image of disk {name}"),
             Self::AttachImage(..) => write!(f, "attach storage of the image"),
             Self::DetachImage => write!(f, "detach storage of the image"),
             Self::BeginPlug(device) => write!(f, "begin plug of {device}"),

@@ -167,7 +167,7 @@ fn a_daemon_killed_at_any_boundary_of_a_rounds_start_has_done_the_round_or_not_b
         };
         kept += usize::from(contents[1].is_some());
         let paths = files(&rig, &vm);
-        rig = rig.restart_with(|| {
+        rig = rig.restart_with(|_| {
             for (path, content) in paths.iter().zip(&contents) {
                 match content {
                     Some(bytes) => std::fs::write(path, bytes).unwrap(),

@@ -21,6 +21,7 @@ mod model;
 mod networks;
 mod random;
 mod recovery;
+mod served;
 mod sharing;
 mod state_dir;
 mod storage;
@@ -117,11 +118,11 @@ impl Rig {
     /// The daemon is gone, without a chance to tidy, and another is started. Its threads are ended by letting all its
     /// calls fail; nothing that it does takes effect any more.
     fn restart(self) -> Self {
-        self.restart_with(|| ())
+        self.restart_with(|_| ())
     }
 
     /// The same, with something done while there is no daemon.
-    fn restart_with(self, meanwhile: impl FnOnce()) -> Self {
+    fn restart_with(self, meanwhile: impl FnOnce(&Machine)) -> Self {
         let Self { core, machine, directory } = self;
         let patience = core.patience;
         machine.faults.arm(Fault::From { nth: 0 });
@@ -132,7 +133,7 @@ impl Rig {
         // What dies is dead by the time of the restart; one whose devices nobody closes stays.
         machine.wait(ZOMBIE, |hardware| !hardware.infos().iter().any(|d| d.dying));
         machine.faults.disarm();
-        meanwhile();
+        meanwhile(&machine);
         let core = daemon(&machine, directory.path(), patience);
         Self { core, machine, directory }
     }
@@ -252,7 +253,7 @@ impl Rig {
         let now = self.remains(vm);
         let extra: Vec<_> = now.nodes.iter().filter(|n| !before.nodes.contains(n)).collect();
         panic!(
-            "left after {after}: {} files, domains {:?}, {} of {} pages, {} journal entries, {:?}, processes {:?}, loop devices {:?}, storage {:?}, {extra:?}",
+            "left after {after}: {} files, domains {:?}, {} of {} pages, {} journal entries, {:?}, processes {:?}, loop devices {:?}, network disks {:?}, storage {:?}, {extra:?}",
             now.kept,
             now.domids,
             now.free_pages,
@@ -261,6 +262,7 @@ impl Rig {
             now.interfaces,
             now.processes,
             now.loops,
+            now.network_disks,
             now.datapaths
         );
     }
@@ -301,6 +303,7 @@ impl Rig {
             disks: self.core.disks.count(),
             journal: self.core.journal.counts().0,
             loops: self.machine.loops(),
+            network_disks: self.machine.network_disks(),
             datapaths: self.machine.datapaths(),
             interfaces: self.core.records.interfaces().unwrap(),
             processes: self.machine.processes(),
@@ -317,6 +320,7 @@ struct Remains {
     disks: usize,
     journal: usize,
     loops: Vec<u32>,
+    network_disks: Vec<u32>,
     datapaths: Vec<String>,
     interfaces: Vec<String>,
     processes: Vec<Int>,

@@ -26,7 +26,7 @@ use super::files::{Files, Lasting, StateError};
 use super::record::{decode, encode};
 use crate::api::Error;
 
-pub use resource::{LoopId, ProcessId, Resource, StorageId};
+pub use resource::{DiskServerId, LoopId, ProcessId, Resource, StorageId};
 
 /// Most entries. A VM has a handful; each is a file to read at the next start, which this many make some seconds.
 pub const MAX_ENTRIES: usize = 200_000;

@@ -82,6 +82,28 @@ record! {
     }
 }
 
+record! {
+    /// A disk that a process of ours serves: the process, and what belongs to it.
+    pub struct DiskServerId as "DiskServer" derive(Eq) {
+        /// The number of the VM's disk that it is for, as the guest knows it.
+        vdev: i64 = 0,
+        /// Which disk it serves ([`DiskId`](crate::edge::DiskId)'s text).
+        disk: String = String::new(),
+        /// Whether it is written.
+        writable: bool = false,
+        /// What its image is.
+        format: String = String::new(),
+        /// Where it listens for the moment until it is connected.
+        socket: String = String::new(),
+        /// The control group it is in, by its name below the daemon's.
+        group: String = String::new(),
+        /// Its process, from the moment there is one.
+        process: Option<ProcessId> = None,
+        /// N of the `/dev/nbdN` that shows it, from before it does.
+        number: Option<i64> = None,
+    }
+}
+
 impl StorageId {
     /// Whether it is attached.
     pub fn is_ready(&self) -> bool {
@@ -99,6 +121,8 @@ variant! {
         Loop as "Loop" (LoopId),
         /// A disk of a storage layer.
         Storage as "Storage" (StorageId),
+        /// A disk that a process serves.
+        DiskServer as "DiskServer" (DiskServerId),
         /// A process.
         Process as "Process" (ProcessId),
         /// A network device that was made for the VM and does not go with its domain: a tap.
@@ -125,6 +149,7 @@ impl Resource {
             Self::Directory(_) | Self::Socket(_) | Self::Storage(_) | Self::SwitchPort(_) => Lasting::Host,
             Self::Domain
             | Self::Loop(_)
+            | Self::DiskServer(_)
             | Self::Process(_)
             | Self::NetworkDevice(_)
             | Self::Rules(_)
@@ -139,6 +164,7 @@ impl fmt::Display for Resource {
             Self::Domain => f.write_str("domain"),
             Self::Loop(device) => write!(f, "/dev/loop{}", device.number),
             Self::Storage(disk) => write!(f, "disk {}/{}", disk.sr, disk.vdi),
+            Self::DiskServer(server) => write!(f, "server of {} disk {}", server.format, server.disk),
             Self::Process(process) => write!(f, "{} process {}", process.role, process.pid),
             Self::NetworkDevice(name) => write!(f, "network device {name}"),
             Self::Rules(name) => write!(f, "rules of interface {name}"),

@@ -129,6 +129,6 @@ const CALLS: &[i64] = &[
 ];
 
 /// The filter.
-pub(super) fn filter() -> Result<SyscallFilter, Error> {
+pub(in super::super) fn filter() -> Result<SyscallFilter, Error> {
     SyscallFilter::allow_with_threads(CALLS.iter().copied(), Denied::Fails)
 }

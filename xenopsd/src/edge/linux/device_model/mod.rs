@@ -9,8 +9,8 @@
 //! drivers, and copies of a kernel and ramdisk if its guest is started with them; and those only until it is sealed. What it prints goes to a file of at most [`LOG_LIMIT`] bytes, after which
 //! its writes fail.
 
-mod filter;
-mod seal;
+pub(super) mod filter;
+pub(super) mod seal;
 
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Read, Seek, SeekFrom};
@@ -44,7 +44,7 @@ const LAST_WORDS: u64 = 1024;
 const OPEN_FILES: u64 = 256;
 
 /// Threads: QEMU's pool has up to 64 for disks, and a few more.
-const THREADS: u64 = 128;
+pub(super) const THREADS: u64 = 128;
 
 /// Private writable memory in bytes: 128 threads with 8 MiB of stack each, of which little is ever touched, and as much
 /// again.
@@ -62,7 +62,7 @@ const DATA_DIRECTORIES: [&str; 3] = ["/usr/share/qemu", "/usr/share/seabios", "/
 const CONSOLE_LIMIT: (&str, &str) = ("XEN_QEMU_CONSOLE_LIMIT", "1048576");
 
 /// Major and minor number of `/dev/null`, which libxentoolcore puts in the place of what it takes away.
-const NULL: (u32, u32) = (1, 3);
+pub(super) const NULL: (u32, u32) = (1, 3);
 
 /// How device models run here.
 #[derive(Debug, Clone)]
@@ -101,13 +101,16 @@ fn failed(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> HostErr
 }
 
 /// The protections this kernel has not and the administrator does without.
-fn lacking(settings: &Settings) -> Result<Vec<Feature>, HostError> {
+///
+/// # Errors
+/// [`HostError::Unusable`] for the first that the administrator does not do without.
+pub(super) fn lacking(settings: &Settings) -> Result<Vec<Feature>, HostError> {
     let lacking: Vec<_> = Feature::ALL.into_iter().filter(|feature| !feature.supported()).collect();
     // Where there are no control groups at all there is nothing to be in.
     match lacking.iter().find(|f| **f != Feature::Cgroup && !settings.unjailed.contains(f)) {
         None => Ok(lacking),
         Some(feature) => Err(refused(format!(
-            "this kernel has no {feature} isolation, without which no device model is run; \
+            "this kernel has no {feature} isolation, without which QEMU is not run; \
             `allow-unjailed = {feature}` in the settings file accepts that"
         ))),
     }
@@ -151,7 +154,9 @@ pub fn start(
         jail = jail.without(feature);
     }
     if Feature::Cgroup.supported() {
-        jail = into_group(jail, settings, &new, note)?;
+        let name = group_name(domid);
+        note(Resource::ControlGroup(name.clone()))?;
+        jail = into_group(jail, settings, &name, MEMORY)?;
     }
     let monitor = monitor_path(settings, domid);
     let listener = listen(settings, &monitor, note)?;
@@ -224,23 +229,22 @@ pub fn group_name(domid: DomId) -> String {
     format!("domain-{domid}")
 }
 
-fn into_group(
+/// Puts QEMU into a control group of its own, which is noted.
+pub(super) fn into_group(
     jail: Jail,
     settings: &Settings,
-    new: &NewDeviceModel<'_>,
-    note: &mut Note<'_>,
+    name: &str,
+    memory: u64,
 ) -> Result<Jail, HostError> {
-    let name = group_name(new.domid);
-    note(Resource::ControlGroup(name.clone()))?;
-    match Cgroup::create(&name, &CgroupLimits { memory: Some(MEMORY), processes: Some(THREADS) }) {
+    match Cgroup::create(name, &CgroupLimits { memory: Some(memory), processes: Some(THREADS) }) {
         Ok((group, lacking)) => {
             if !lacking.is_empty() {
-                tracing::info!(vm = new.vm, "control group {name}: no limits of {}", lacking.join(", "));
+                tracing::info!("control group {name}: no limits of {}", lacking.join(", "));
             }
             Ok(jail.cgroup(group))
         }
         Err(error) if settings.unjailed.contains(&Feature::Cgroup) => {
-            tracing::warn!(vm = new.vm, %error, "the device model runs without a control group");
+            tracing::warn!(%error, "QEMU runs without the control group {name}");
             Ok(jail)
         }
         Err(error) => Err(refused(format!(
@@ -281,7 +285,7 @@ pub(super) fn private_directory(path: &Path) -> Result<(), HostError> {
     Err(refused(format!("{} must be a directory of root's that nobody else can enter", path.display())))
 }
 
-fn open_null() -> Result<File, HostError> {
+pub(super) fn open_null() -> Result<File, HostError> {
     let path = Path::new("/dev/null");
     File::open(path).map_err(failed("open", path))
 }

@@ -110,14 +110,12 @@ pub(super) fn descriptors(process: &PidFd, pid: u32, domid: DomId, log: &Path) -
 }
 
 /// Checks what the kernel says of process `pid`.
-pub(super) fn status(pid: u32, uid: u32, seccomp: bool) -> Result<(), HostError> {
+pub(in super::super) fn status(pid: u32, uid: u32, seccomp: bool) -> Result<(), HostError> {
     let path = PathBuf::from(format!("/proc/{pid}/status"));
     let text = fs::read_to_string(&path).map_err(failed("read", &path))?;
     match wrong(&text, uid, seccomp) {
         None => Ok(()),
-        Some(line) => {
-            Err(refused(format!("the device model is not in its jail: /proc/{pid}/status: {line}")))
-        }
+        Some(line) => Err(refused(format!("QEMU is not in its jail: /proc/{pid}/status: {line}"))),
     }
 }
 

@@ -27,6 +27,7 @@ const NLM_F_CAPPED: u16 = 0x100;
 const NLM_F_ACK_TLVS: u16 = 0x200;
 const NLMSGERR_ATTR_MSG: u16 = 1;
 const NLA_TYPE_MASK: u16 = 0x3fff;
+const NLA_F_NESTED: u16 = 0x8000;
 const ALIGNMENT: usize = 4;
 const MESSAGE_HEADER: usize = 16;
 const ATTRIBUTE_HEADER: usize = 4;
@@ -97,21 +98,34 @@ impl Link {
     }
 }
 
-/// A request about links under construction.
+/// A request under construction.
 #[derive(Debug)]
-pub(super) struct Request {
+pub(in super::super) struct Request {
     bytes: Vec<u8>,
 }
 
 impl Request {
-    /// `flags` and `mask`: which `IFF_*` bits to set to what.
-    pub(super) fn link(kind: u16, options: u16, sequence: u32, index: u32, flags: u32, mask: u32) -> Self {
+    fn of(kind: u16, options: u16, sequence: u32) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(128);
         bytes.extend_from_slice(&0u32.to_ne_bytes());
         bytes.extend_from_slice(&kind.to_ne_bytes());
         bytes.extend_from_slice(&options.to_ne_bytes());
         bytes.extend_from_slice(&sequence.to_ne_bytes());
         bytes.extend_from_slice(&0u32.to_ne_bytes());
+        bytes
+    }
+
+    /// One to a family of generic netlink (`struct genlmsghdr`), to be acknowledged.
+    pub(in super::super) fn generic(family: u16, sequence: u32, command: u8) -> Self {
+        let mut bytes = Self::of(family, NLM_F_REQUEST | NLM_F_ACK, sequence);
+        // The version of all families used here; the last two bytes are reserved.
+        bytes.extend_from_slice(&[command, 1, 0, 0]);
+        Self { bytes }
+    }
+
+    /// One about links. `flags` and `mask`: which `IFF_*` bits to set to what.
+    pub(super) fn link(kind: u16, options: u16, sequence: u32, index: u32, flags: u32, mask: u32) -> Self {
+        let mut bytes = Self::of(kind, options, sequence);
         // Family AF_UNSPEC, padding, device type: zero in requests.
         bytes.extend_from_slice(&0u32.to_ne_bytes());
         bytes.extend_from_slice(&index.to_ne_bytes());
@@ -122,7 +136,7 @@ impl Request {
 
     /// Appends an attribute. Payloads here are names, addresses and numbers; longer than a 16-bit length can say is
     /// cut, and the kernel refuses the message.
-    pub(super) fn attribute(mut self, kind: u16, payload: &[u8]) -> Self {
+    pub(in super::super) fn attribute(mut self, kind: u16, payload: &[u8]) -> Self {
         let length = u16::try_from(ATTRIBUTE_HEADER + payload.len()).unwrap_or(u16::MAX);
         self.bytes.extend_from_slice(&length.to_ne_bytes());
         self.bytes.extend_from_slice(&kind.to_ne_bytes());
@@ -132,19 +146,30 @@ impl Request {
     }
 
     /// Appends a number.
-    pub(super) fn number(self, kind: u16, value: u32) -> Self {
+    pub(in super::super) fn number(self, kind: u16, value: u32) -> Self {
         self.attribute(kind, &value.to_ne_bytes())
     }
 
+    /// Appends a large number.
+    pub(in super::super) fn long(self, kind: u16, value: u64) -> Self {
+        self.attribute(kind, &value.to_ne_bytes())
+    }
+
+    /// Appends attributes of an attribute.
+    pub(in super::super) fn nested(self, kind: u16, inner: impl FnOnce(Self) -> Self) -> Self {
+        let inner = inner(Self { bytes: Vec::new() });
+        self.attribute(kind | NLA_F_NESTED, &inner.bytes)
+    }
+
     /// Appends a name with the terminating zero the kernel wants.
-    pub(super) fn text(self, kind: u16, value: &str) -> Self {
+    pub(in super::super) fn text(self, kind: u16, value: &str) -> Self {
         let mut payload = value.as_bytes().to_vec();
         payload.push(0);
         self.attribute(kind, &payload)
     }
 
     /// The finished message.
-    pub(super) fn finish(mut self) -> Vec<u8> {
+    pub(in super::super) fn finish(mut self) -> Vec<u8> {
         let length = u32::try_from(self.bytes.len()).unwrap_or(u32::MAX);
         self.bytes[..4].copy_from_slice(&length.to_ne_bytes());
         self.bytes
@@ -236,7 +261,8 @@ pub(super) fn link(payload: &[u8]) -> Result<Link, Malformed> {
     Ok(link)
 }
 
-fn attributes(bytes: &[u8]) -> Result<Vec<(u16, &[u8])>, Malformed> {
+/// The attributes in a payload, or in another.
+pub(in super::super) fn attributes(bytes: &[u8]) -> Result<Vec<(u16, &[u8])>, Malformed> {
     let mut found = Vec::new();
     let mut at = 0;
     while at < bytes.len() {

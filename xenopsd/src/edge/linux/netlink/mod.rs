@@ -20,7 +20,7 @@ use nix::sys::socket::{
 use nix::sys::time::TimeVal;
 
 pub use message::{Link, Malformed};
-pub(super) use message::{messages, outcome};
+pub(super) use message::{Request as NetlinkRequest, attributes, messages, outcome};
 
 use super::mac::MacAddr;
 use crate::edge::BridgeKind;

@@ -1,0 +1,226 @@
+//! Disks whose images a process serves.
+
+use super::*;
+use crate::api::{DeviceId, IndirectBoot, Vbd};
+use crate::device::vbd;
+use crate::edge::{IMAGE_FORMAT, ImageFormat};
+use crate::ops::plan::{Device, Unplugging};
+use crate::sim::When;
+
+fn serve(rig: &Rig, vm: &str, name: &str, format: ImageFormat) {
+    let mut disk: Vbd = rig.core.records.device(&DeviceId::new(vm, name)).unwrap();
+    disk.extra_backend_keys.0.push((IMAGE_FORMAT.to_owned(), format.name().to_owned()));
+    rig.core.records.put(&disk).unwrap();
+}
+
+/// A VM that boots from a qcow2 disk and has another in VHD.
+fn served(rig: &Rig) -> String {
+    let vm = rig.add(1, &[], |vm| {
+        let BuilderInfo::Pv(pv) = &mut vm.ty else { unreachable!() };
+        pv.vncterm = false;
+        let devices = vec![Disk::Local("/srv/1-xvda.img".to_owned())];
+        pv.boot = Boot::Indirect(IndirectBoot { devices, ..IndirectBoot::default() });
+    });
+    serve(rig, &vm, "xvda", ImageFormat::Qcow2);
+    serve(rig, &vm, "xvdb", ImageFormat::Vhd);
+    vm
+}
+
+fn second() -> Device {
+    Device::Vbd("xvdb".to_owned())
+}
+
+fn node(rig: &Rig, vm: &str, name: &str) -> Option<String> {
+    use xenstore::Operations;
+    let path = format!("/local/domain/0/backend/vbd/{}/51728/{name}", rig.domid(vm).unwrap());
+    rig.machine.store.client(xenstore::DomId::DOM0).read_str(&xenstore::Path::new(&path).unwrap()).unwrap()
+}
+
+fn state(rig: &Rig, vm: &str) -> (bool, bool) {
+    let disk: Vbd = rig.core.records.device(&DeviceId::new(vm, "xvdb")).unwrap();
+    let state = vbd::state(&rig.core, &disk).unwrap();
+    (state.plugged, state.active)
+}
+
+#[test]
+fn servers_start_before_their_disks_are_used_and_end_after() {
+    let rig = Rig::new(&quick());
+    let vm = served(&rig);
+    rig.machine.faults.record();
+    rig.start_connected(&vm);
+    let calls = rig.machine.faults.recorded();
+    let at = |name: &str| calls.iter().rposition(|call| call == name).unwrap();
+    assert!(at("host.serve_disk.connect") < at("host.find_kernel"));
+    assert!(rig.machine.loops().is_empty(), "a disk that is served has no loop device");
+    assert_eq!((rig.machine.network_disks().len(), rig.machine.processes().len()), (2, 2));
+    assert_eq!(node(&rig, &vm, "params").as_deref(), Some("/srv/1-xvdb.img"));
+    assert_eq!(node(&rig, &vm, IMAGE_FORMAT), None);
+    let number = node(&rig, &vm, "physical-device").unwrap();
+    assert!(number.starts_with("2b:"), "{number}");
+    assert_eq!(state(&rig, &vm), (true, true));
+    let before = rig.remains(&vm);
+    rig.run(&vm, Operation::Unplug(second(), Unplugging::Clean)).unwrap();
+    assert_eq!((rig.machine.network_disks().len(), rig.machine.processes().len()), (1, 1));
+    rig.run(&vm, Operation::Plug(second())).unwrap();
+    assert_eq!(rig.machine.network_disks(), before.network_disks);
+    rig.run(&vm, Operation::Reboot(None)).unwrap();
+    assert_eq!(rig.machine.network_disks(), before.network_disks);
+    rig.run(&vm, Operation::Shutdown(None)).unwrap();
+    assert!(rig.machine.network_disks().is_empty() && rig.machine.processes().is_empty());
+    assert_eq!(rig.core.journal.counts().0, 0);
+}
+
+#[test]
+fn what_is_no_format_is_refused_before_anything_is_taken() {
+    let rig = Rig::new(&quick());
+    let vm = rig.add(1, &[], |_| ());
+    let mut disk: Vbd = rig.core.records.device(&DeviceId::new(&*vm, "xvda")).unwrap();
+    disk.extra_backend_keys.0.push((IMAGE_FORMAT.to_owned(), "vdi".to_owned()));
+    rig.core.records.put(&disk).unwrap();
+    let before = rig.remains(&vm);
+    let refused = rig.start(&vm).unwrap_err().to_string();
+    assert!(refused.contains("image-format") && refused.contains("qcow2"), "{refused}");
+    rig.until_remains(&vm, &before, "a start that is refused");
+}
+
+/// The same image under another VM, served or on a loop device.
+#[test]
+fn an_image_has_one_writer_however_it_is_shown() {
+    let rig = Rig::new(&quick());
+    let vm = served(&rig);
+    rig.start_connected(&vm);
+    for format in [None, Some(ImageFormat::Qcow2)] {
+        let other = rig.add(2, &[], |_| ());
+        let mut disk: Vbd = rig.core.records.device(&DeviceId::new(&*other, "xvda")).unwrap();
+        disk.backend = Some(Disk::Local("/srv/1-xvda.img".to_owned()));
+        rig.core.records.put(&disk).unwrap();
+        if let Some(format) = format {
+            serve(&rig, &other, "xvda", format);
+        }
+        let refused = rig.start(&other);
+        assert!(
+            matches!(&refused, Err(Error::StorageBackendError { code, .. }) if code == "DISK_IN_USE"),
+            "{refused:?}"
+        );
+    }
+    // A new daemon knows the disk by what the kernel says of its device.
+    let rig = rig.restart();
+    rig.settle(&vm);
+    let other = rig.add(3, &[], |_| ());
+    let mut disk: Vbd = rig.core.records.device(&DeviceId::new(&*other, "xvda")).unwrap();
+    disk.backend = Some(Disk::Local("/srv/1-xvda.img".to_owned()));
+    rig.core.records.put(&disk).unwrap();
+    assert!(rig.start(&other).unwrap_err().to_string().contains("DISK_IN_USE"));
+}
+
+#[test]
+fn a_server_that_ends_is_told_of_and_its_disk_can_be_plugged_anew() {
+    let rig = Rig::new(&quick());
+    let vm = served(&rig);
+    rig.start_connected(&vm);
+    let before = rig.remains(&vm);
+    for restarted in [false, true] {
+        let last = *rig.machine.processes().last().unwrap();
+        rig.machine.end_process(last);
+        rig.until("its end is known", || state(&rig, &vm) == (true, false));
+        let refused = rig.run(&vm, Operation::Plug(second()));
+        assert_eq!(refused, Ok(()), "it is plugged");
+        rig.run(&vm, Operation::Unplug(second(), Unplugging::Clean)).unwrap();
+        rig.run(&vm, Operation::Plug(second())).unwrap();
+        assert_eq!(state(&rig, &vm), (true, true));
+        assert_eq!(rig.machine.network_disks(), before.network_disks, "{restarted}");
+    }
+    // It ends while there is no daemon.
+    let last = *rig.machine.processes().last().unwrap();
+    let rig = rig.restart_with(|machine| machine.end_process(last));
+    rig.settle(&vm);
+    assert_eq!(state(&rig, &vm), (true, false));
+    rig.run(&vm, Operation::Unplug(second(), Unplugging::Clean)).unwrap();
+    rig.run(&vm, Operation::Plug(second())).unwrap();
+    assert_eq!(state(&rig, &vm), (true, true));
+    // And one that does not is followed by the next daemon.
+    let rig = rig.restart();
+    rig.settle(&vm);
+    let last = *rig.machine.processes().last().unwrap();
+    rig.machine.end_process(last);
+    rig.until("its end is known", || state(&rig, &vm) == (true, false));
+    rig.run(&vm, Operation::Shutdown(None)).unwrap();
+    assert!(rig.machine.network_disks().is_empty() && rig.machine.processes().is_empty());
+}
+
+fn calls_of(rig: &Rig, vm: &str, operation: Operation) -> Vec<String> {
+    rig.machine.faults.record();
+    rig.run(vm, operation).unwrap();
+    rig.machine.faults.recorded()
+}
+
+/// Every call of a start and of a plug fails once.
+#[test]
+fn no_failing_call_leaves_a_server() {
+    let rig = Rig::new(&quick());
+    let vm = served(&rig);
+    let calls = calls_of(&rig, &vm, Operation::Start);
+    rig.run(&vm, Operation::Shutdown(None)).unwrap();
+    let before = rig.remains(&vm);
+    for (nth, site) in (0..).zip(&calls) {
+        rig.machine.faults.arm(Fault::Nth { site: None, nth, when: When::Before });
+        let outcome = rig.run(&vm, Operation::Start);
+        rig.machine.faults.disarm();
+        if outcome.is_ok() {
+            rig.run(&vm, Operation::Shutdown(None)).unwrap();
+        }
+        rig.until_remains(&vm, &before, &format!("call {nth} ({site}) of a start: {outcome:?}"));
+    }
+    rig.start_connected(&vm);
+    rig.run(&vm, Operation::Unplug(second(), Unplugging::Clean)).unwrap();
+    let before = rig.remains(&vm);
+    let calls = calls_of(&rig, &vm, Operation::Plug(second()));
+    for step in ["spawn", "export", "connect"] {
+        assert!(calls.contains(&format!("host.serve_disk.{step}")), "{calls:?}");
+    }
+    rig.run(&vm, Operation::Unplug(second(), Unplugging::Clean)).unwrap();
+    for (nth, site) in (0..).zip(&calls) {
+        rig.machine.faults.arm(Fault::Nth { site: None, nth, when: When::Before });
+        let outcome = rig.run(&vm, Operation::Plug(second()));
+        rig.machine.faults.disarm();
+        if outcome.is_ok() {
+            rig.run(&vm, Operation::Unplug(second(), Unplugging::Clean)).unwrap();
+        }
+        rig.until_remains(&vm, &before, &format!("call {nth} ({site}) of a plug: {outcome:?}"));
+    }
+}
+
+/// The daemon is killed at each call of a plug and of an unplug: the next one ends what no device has.
+#[test]
+fn a_killed_daemon_leaves_no_server() {
+    let mut rig = Rig::new(&quick());
+    let vm = served(&rig);
+    rig.start_connected(&vm);
+    rig.run(&vm, Operation::Unplug(second(), Unplugging::Clean)).unwrap();
+    rig = rig.restart();
+    rig.settle(&vm);
+    let before = rig.remains(&vm);
+    for (prepare, operation) in [
+        (None, Operation::Plug(second())),
+        (Some(Operation::Plug(second())), Operation::Unplug(second(), Unplugging::Clean)),
+    ] {
+        let run_prepared = |rig: &Rig| prepare.iter().for_each(|first| rig.run(&vm, first.clone()).unwrap());
+        run_prepared(&rig);
+        let calls = calls_of(&rig, &vm, operation.clone());
+        let _ = rig.run(&vm, Operation::Unplug(second(), Unplugging::Forced));
+        for (nth, site) in (0..).zip(&calls) {
+            run_prepared(&rig);
+            rig.machine.faults.arm(Fault::From { nth });
+            let outcome = rig.run(&vm, operation.clone());
+            rig = rig.restart();
+            rig.settle(&vm);
+            if crate::device::is_plugged(&rig.core, &vm, &second()).unwrap() {
+                assert_eq!(state(&rig, &vm), (true, true), "{nth} {site}");
+                rig.run(&vm, Operation::Unplug(second(), Unplugging::Forced)).unwrap();
+            }
+            rig.until_remains(&vm, &before, &format!("a kill at {nth} {site} of {operation}: {outcome:?}"));
+        }
+    }
+    rig.run(&vm, Operation::Shutdown(None)).unwrap();
+    assert!(rig.machine.network_disks().is_empty() && rig.machine.processes().is_empty());
+}
