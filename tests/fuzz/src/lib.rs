@@ -23,6 +23,8 @@ use vncterm::term::{Size, Terminal};
 use xenopsd::api::value::Value;
 use xenopsd::api::{Call, FromValue, ToValue, Vbd, Vif, Vm};
 use xenopsd::dm::qmp::{Qmp, QmpError, RunState};
+use xenopsd::edge::disk_image::{self, FOOTER, HEAD, ImageFormat};
+use xenopsd::edge::linux::nbd::negotiate;
 use xenopsd::edge::linux::ovsdb;
 use xenopsd::edge::storage::{self, StorageError, Verb};
 use xenopsd::rfb;
@@ -40,7 +42,7 @@ use xenstore::wire::{Decoder, Kind};
 pub type Target = fn(&[u8]);
 
 /// Every function by the name of its fuzz target.
-pub const TARGETS: [(&str, Target); 28] = [
+pub const TARGETS: [(&str, Target); 30] = [
     ("http", http),
     ("json", json),
     ("xml", xml),
@@ -69,6 +71,8 @@ pub const TARGETS: [(&str, Target); 28] = [
     ("qmp", qmp),
     ("storage_answer", storage_answer),
     ("ovsdb", ovsdb),
+    ("disk_image", disk_image),
+    ("nbd", nbd),
 ];
 
 /// Most bytes of a target's input: more finds nothing that less does not, and takes longer.
@@ -435,5 +439,53 @@ pub fn depth(value: &Value) -> usize {
         Value::Array(items) => 1 + items.iter().map(depth).max().unwrap_or(0),
         Value::Dict(members) => 1 + members.iter().map(|(_, item)| depth(item)).max().unwrap_or(0),
         _ => 0,
+    }
+}
+
+/// A header that is taken names no other file, and its disk has a size that Linux takes.
+pub fn disk_image(bytes: &[u8]) {
+    let length = u64::try_from(bytes.len()).expect("it is in memory");
+    let head = &bytes[..bytes.len().min(HEAD)];
+    let footer = &bytes[bytes.len().saturating_sub(FOOTER)..];
+    for format in ImageFormat::ALL {
+        let Ok(size) = disk_image::check(format, head, footer, length) else { continue };
+        assert!(size > 0 && i64::try_from(size).is_ok());
+        match format {
+            ImageFormat::Raw => assert_eq!(size, length),
+            ImageFormat::Qcow2 => assert!(head.starts_with(b"QFI\xfb") && head[8..16] == [0; 8]),
+            ImageFormat::Vhd => assert!(head.starts_with(b"conectix") || footer.starts_with(b"conectix")),
+        }
+    }
+}
+
+/// What a disk server says is answered with one request of a known length, and ends in an export or a short refusal.
+pub fn nbd(bytes: &[u8]) {
+    let mut server = Said { says: bytes, heard: 0 };
+    match negotiate::negotiate(&mut server) {
+        Ok(_) => assert_eq!(server.heard, 26),
+        Err(refused) => assert!(refused.to_string().len() < 1024 && server.heard <= 26),
+    }
+}
+
+/// A peer that says what it says, whatever it hears.
+struct Said<'a> {
+    says: &'a [u8],
+    heard: usize,
+}
+
+impl Read for Said<'_> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        self.says.read(into)
+    }
+}
+
+impl Write for Said<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.heard += bytes.len();
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }

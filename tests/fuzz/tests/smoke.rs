@@ -302,6 +302,8 @@ fn seeds(target: &str) -> Vec<Vec<u8>> {
         "ftp" => FTP.map(|text| text.as_bytes().to_vec()).to_vec(),
         "nfs" => vec![nfs()],
         "ovsdb" => OVSDB.map(|text| text.as_bytes().to_vec()).to_vec(),
+        "disk_image" => disk_images(),
+        "nbd" => vec![nbd()],
         "storage_answer" => STORAGE.map(|text| text.as_bytes().to_vec()).to_vec(),
         "qmp" => QMP.map(|text| text.as_bytes().to_vec()).to_vec(),
         other => panic!("{other} has no seeds"),
@@ -386,4 +388,33 @@ fn changes_are_the_same_each_time() {
     };
     assert_eq!(once(), once());
     assert!(once().iter().all(|input| input.len() <= 64));
+}
+
+/// Headers of a qcow2 image, of a dynamic VHD, and the footer of a fixed one.
+fn disk_images() -> Vec<Vec<u8>> {
+    let mut qcow2 = vec![0; 512];
+    qcow2[..8].copy_from_slice(b"QFI\xfb\0\0\0\x03");
+    qcow2[23] = 16;
+    qcow2[29] = 0x80;
+    let vhd = |kind| {
+        let mut footer = vec![0; 512];
+        footer[..8].copy_from_slice(b"conectix");
+        footer[53] = 0x80;
+        footer[63] = kind;
+        footer
+    };
+    vec![qcow2, [vhd(3), vec![0; 512]].concat(), [vec![0; 512], vhd(2)].concat()]
+}
+
+/// What QEMU says.
+fn nbd() -> Vec<u8> {
+    let mut said = b"NBDMAGICIHAVEOPT\0\x03".to_vec();
+    for (kind, data) in [(3u32, &b"\0\0\0\0\0\0\0\x80\0\0\x01\x6d"[..]), (1, b"")] {
+        said.extend(0x0003_e889_0455_65a9_u64.to_be_bytes());
+        said.extend(7u32.to_be_bytes());
+        said.extend(kind.to_be_bytes());
+        said.extend(u32::try_from(data.len()).unwrap().to_be_bytes());
+        said.extend(data);
+    }
+    said
 }

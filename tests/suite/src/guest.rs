@@ -7,6 +7,8 @@ use xenopsd::api::{
     SchedulerParams, Vbd, VbdMode, VbdType, Vif, Vm,
 };
 
+use xenopsd::edge::{IMAGE_FORMAT, ImageFormat};
+
 /// The test guest's kernel in dom0.
 const KERNEL: &str = "/guests/vmlinux";
 /// Its initial ramdisk.
@@ -171,6 +173,17 @@ impl Guest {
             backend: Some(Disk::Local(path.to_owned())),
             ..Vbd::default()
         });
+        self
+    }
+
+    /// With the last disk in an image that is served, and other keys of its backend.
+    #[must_use]
+    pub fn image(mut self, format: ImageFormat, keys: &[(&str, &str)]) -> Self {
+        if let Some(vbd) = self.vbds.last_mut() {
+            for (key, value) in [(IMAGE_FORMAT, format.name())].iter().chain(keys) {
+                vbd.extra_backend_keys.insert(*key, (*value).to_owned());
+            }
+        }
         self
     }
 

@@ -15,6 +15,7 @@ echo '== domain'; xl list
 echo '== free MiB'; xl info free_memory
 echo '== store'; xenstore-ls -f
 echo '== loop'; for file in /sys/block/loop*/loop/backing_file; do read -r line <$file; echo $file $line; done
+echo '== network disk'; for file in /sys/block/nbd*/backend; do read -r line <$file; echo $file $line; done
 echo '== link'; ip -o link
 echo '== file'; for file in /run/nonpersistent/**; do
     # What is remembered of a VM stays as long as the VM is defined.

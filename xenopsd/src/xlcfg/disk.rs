@@ -8,6 +8,7 @@
 //! ```
 
 use crate::api::DeviceNumber;
+use crate::edge::ImageFormat;
 
 use super::error::{Fault, Remark};
 
@@ -18,6 +19,8 @@ pub struct DiskConfig {
     pub line: usize,
     /// Block device or raw file in dom0; absent for an empty CD-ROM drive.
     pub target: Option<String>,
+    /// The format of its image, if a disk server is to serve it.
+    pub image: Option<ImageFormat>,
     /// Where the guest sees it.
     pub vdev: DeviceNumber,
     /// Whether the guest may write.
@@ -42,7 +45,7 @@ impl DiskConfig {
 }
 
 const ACCESS: &str = "r or ro, w or rw";
-const ONLY_RAW: &str = "convert the image with `qemu-img convert -O raw IMAGE IMAGE.raw` and name that";
+const TO_QCOW2: &str = "convert the image with `qemu-img convert -O qcow2 IMAGE IMAGE.qcow2` and name that";
 const NO_SCRIPTS: &str = "attach the disk in dom0 first and name its block device";
 
 #[derive(Default)]
@@ -55,6 +58,10 @@ struct Fields {
     direct_io_safe: bool,
     discard: Option<bool>,
     untrusted: bool,
+    /// The disk is QEMU's to serve, whatever its format.
+    qdisk: bool,
+    /// The kernel is to serve it.
+    phy: bool,
     /// xend's spelling, which has no place for a format after the target.
     xend_style: bool,
 }
@@ -108,12 +115,15 @@ impl Fields {
                 _ => Err(Fault::bad(format!("devtype={value}"), "cdrom, or leave it out for a disk")),
             },
             "backendtype" => match value {
-                "phy" | "" => Ok(()),
-                "qdisk" | "tap" | "standalone" => Err(Fault::unsupported(
+                "phy" | "qdisk" | "" => {
+                    (self.phy, self.qdisk) = (value == "phy", value == "qdisk");
+                    Ok(())
+                }
+                "tap" | "standalone" => Err(Fault::unsupported(
                     format!("backendtype={value}"),
-                    "leave it out: files and block devices are served by the kernel (phy)",
+                    "leave it out: raw disks are served by the kernel, images by QEMU",
                 )),
-                _ => Err(Fault::bad(format!("backendtype={value}"), "phy, or leave it out")),
+                _ => Err(Fault::bad(format!("backendtype={value}"), "phy or qdisk, or leave it out")),
             },
             "specification" if matches!(value, "xen" | "") => Ok(()),
             "specification" => {
@@ -189,14 +199,29 @@ impl Fields {
         Ok(rest)
     }
 
-    fn finish(self, line: usize) -> Result<DiskConfig, Fault> {
-        match self.format.as_deref() {
-            None | Some("" | "raw" | "empty") => {}
-            Some(format @ ("qcow" | "qcow2" | "vhd" | "qed")) => {
-                return Err(Fault::unsupported(format!("format {format}"), ONLY_RAW));
+    /// libxl's choice: the kernel for raw disks, QEMU for images, unless it is said.
+    fn image(&self) -> Result<Option<ImageFormat>, Fault> {
+        let image = match self.format.as_deref() {
+            Some("empty") => None,
+            None | Some("" | "raw") => self.qdisk.then_some(ImageFormat::Raw),
+            Some("qcow2") => Some(ImageFormat::Qcow2),
+            Some("vhd") => Some(ImageFormat::Vhd),
+            Some(format @ ("qcow" | "qed")) => {
+                return Err(Fault::unsupported(format!("format {format}"), TO_QCOW2));
             }
-            Some(other) => return Err(Fault::bad(other, "the format is raw, or empty")),
+            Some(other) => return Err(Fault::bad(other, "the format is raw, qcow2, vhd, or empty")),
+        };
+        match image {
+            Some(format) if self.phy => Err(Fault::bad(
+                format!("backendtype=phy, format={format}"),
+                "the kernel serves raw disks only: backendtype=qdisk, or leave it out",
+            )),
+            image => Ok(image),
         }
+    }
+
+    fn finish(self, line: usize) -> Result<DiskConfig, Fault> {
+        let image = self.image()?;
         let vdev = self.vdev.filter(|vdev| !vdev.is_empty()).ok_or_else(|| {
             Fault::bad("", "a disk needs a vdev, the place the guest sees it in, like xvda")
         })?;
@@ -217,6 +242,7 @@ impl Fields {
         Ok(DiskConfig {
             line,
             target,
+            image,
             vdev,
             writable,
             cdrom: self.cdrom,
@@ -289,6 +315,21 @@ mod tests {
     }
 
     #[test]
+    fn images_are_served_and_raw_disks_if_it_is_said() {
+        for (spec, image) in [
+            ("/srv/a,qcow2,xvda", Some(ImageFormat::Qcow2)),
+            ("format=qcow2, vdev=xvda, backendtype=qdisk, target=/srv/a", Some(ImageFormat::Qcow2)),
+            ("vhd:/srv/a,xvda,w", Some(ImageFormat::Vhd)),
+            ("/srv/a,raw,xvda,backendtype=qdisk", Some(ImageFormat::Raw)),
+            ("/srv/a,raw,xvda,backendtype=phy", None),
+            ("/srv/a,,xvda", None),
+            (",empty,hdc,cdrom,backendtype=qdisk", None),
+        ] {
+            assert_eq!(disk(spec).image, image, "{spec}");
+        }
+    }
+
+    #[test]
     fn mistakes_and_what_is_not_supported() {
         for (spec, part) in [
             ("/srv/a", "needs a vdev"),
@@ -300,15 +341,16 @@ mod tests {
             ("/srv/a,raw,xvda,vdev=xvdb", "already given"),
             ("/srv/a,raw,xvda,colour=red", "the names are"),
             ("/srv/a,ext4,xvda", "the format is raw"),
+            ("/srv/a,qcow2,xvda,backendtype=phy", "raw disks only"),
             ("/srv/a,raw,xvda,devtype=floppy", "cdrom, or"),
         ] {
             let Fault::Bad { accepted, .. } = parse(1, spec).expect_err(spec) else { panic!("{spec}") };
             assert!(accepted.contains(part), "{spec}: {accepted}");
         }
         for (spec, part) in [
-            ("/srv/a,qcow2,xvda", "qemu-img"),
-            ("vhd:/srv/a,xvda,w", "qemu-img"),
-            ("/srv/a,raw,xvda,backendtype=qdisk", "leave it out"),
+            ("/srv/a,qed,xvda", "qemu-img"),
+            ("qcow:/srv/a,xvda,w", "qemu-img"),
+            ("/srv/a,raw,xvda,backendtype=tap", "leave it out"),
             ("/srv/a,raw,xvda,backend=storage", "driver domains"),
             ("iscsi:target,xvda,w", "in dom0 first"),
             ("vdev=xvda,script=block-nbd,target=x", "in dom0 first"),

@@ -1,6 +1,7 @@
 //! [`XlConfig`] to the records of the contract.
 
 use crate::api;
+use crate::edge::IMAGE_FORMAT;
 
 use super::{DiskConfig, Guest, HvmConfig, Kernel, StopAction, Vga, VifConfig, XlConfig};
 
@@ -137,7 +138,8 @@ impl DiskConfig {
             .direct_io_safe
             .then(|| flag("direct-io-safe", true))
             .into_iter()
-            .chain(self.discard.map(|on| flag("discard-enable", on)));
+            .chain(self.discard.map(|on| flag("discard-enable", on)))
+            .chain(self.image.map(|format| (IMAGE_FORMAT.to_owned(), format.to_string())));
         api::Vbd {
             id: api::DeviceId::new(vm, self.vdev.to_string()),
             position: Some(self.vdev),

@@ -234,8 +234,8 @@ fn all_mistakes_are_reported_at_once() {
             "line 4: `memory`: \"0\" is not accepted: a number from 1 to 16777216",
             "line 5: `vcpus`: \"0\" is not accepted: a number from 1 to 8192",
             "line 8: `disk`: vdev xvda is already used on line 7: give each device its own",
-            "line 9: `disk`: \"format qcow2\" is not supported: convert the image with `qemu-img convert -O raw IMAGE \
-         IMAGE.raw` and name that",
+            "line 9: `disk`: \"format qed\" is not supported: convert the image with `qemu-img convert -O qcow2 IMAGE \
+         IMAGE.qcow2` and name that",
             "line 11: `vif`: \"00:16:3e:zz:00:01\" is not accepted: \"00:16:3e:zz:00:01\" is not a MAC address: write \
          six two-digit hexadecimal bytes, like 00:16:3e:12:34:56",
             "line 12: `on_crash`: \"explode\" is not accepted: the actions are destroy, restart, rename-restart, \

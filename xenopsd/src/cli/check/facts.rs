@@ -17,7 +17,7 @@ use crate::rpc::codec::Codec;
 pub(super) const NODES: [&str; 4] = ["privcmd", "evtchn", "gntdev", "xenbus"];
 
 /// Backends, and what makes block devices of files.
-pub(super) const MODULES: [&str; 3] = ["xen-blkback", "xen-netback", "loop"];
+pub(super) const MODULES: [&str; 4] = ["xen-blkback", "xen-netback", "loop", "nbd"];
 
 /// How long a daemon may take to say that it is there.
 const PATIENCE: Duration = Duration::from_secs(5);

@@ -189,8 +189,13 @@ fn xenconsoled(facts: &Facts) -> Verdict {
 
 fn kernel_module(name: &str, module: Module) -> Verdict {
     let what = format!("module {name}");
-    let load = format!("`modprobe {name}`, and add it to /etc/modules");
+    let load = match name {
+        // dom0's kernel has no business in what is in guests' disks.
+        "nbd" => "`modprobe nbd max_part=0`, with `options nbd max_part=0` in /etc/modprobe.d".to_owned(),
+        name => format!("`modprobe {name}`, and add it to /etc/modules"),
+    };
     let needed_for = match name {
+        "nbd" => "disks in qcow2 and VHD images",
         "loop" => "disks that are files",
         "xen-netback" => "network interfaces",
         _ => "disks",
@@ -203,7 +208,11 @@ fn kernel_module(name: &str, module: Module) -> Verdict {
             "install a kernel with Xen backends (Debian: linux-image-amd64)".to_owned(),
         ),
     };
-    if name == "loop" { optional(&what, absent.0, absent.1) } else { missing(&what, absent.0, absent.1) }
+    if matches!(name, "loop" | "nbd") {
+        optional(&what, absent.0, absent.1)
+    } else {
+        missing(&what, absent.0, absent.1)
+    }
 }
 
 fn bridge(facts: &Facts) -> Verdict {
@@ -278,7 +287,7 @@ mod tests {
     #[test]
     fn each_thing_that_is_missing_is_named_with_what_to_do() {
         type Break = fn(&mut Facts);
-        let cases: [(&str, Standing, Break); 15] = [
+        let cases: [(&str, Standing, Break); 16] = [
             ("user", Standing::Missing, |facts| facts.root = false),
             ("hypervisor", Standing::Missing, |facts| facts.hypervisor = Some("kvm".to_owned())),
             ("dom0", Standing::Missing, |facts| facts.capabilities = Some(String::new())),
@@ -289,6 +298,7 @@ mod tests {
             ("xenconsoled", Standing::Optional, |facts| facts.xenconsoled = false),
             ("module xen-blkback", Standing::Missing, |facts| facts.modules[0].1 = Module::Loadable),
             ("module loop", Standing::Optional, |facts| facts.modules[2].1 = Module::Absent),
+            ("module nbd", Standing::Optional, |facts| facts.modules[3].1 = Module::Loadable),
             ("bridge", Standing::Optional, |facts| facts.bridges = Ok(Vec::new())),
             ("bridge", Standing::Optional, |facts| facts.bridges = Ok(vec!["br0".to_owned()])),
             ("memory", Standing::Missing, |facts| facts.free_memory_mib = Ok(3)),

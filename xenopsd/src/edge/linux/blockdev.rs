@@ -328,13 +328,6 @@ fn regular_file(
     }
     let size = metadata.len();
     check_size(path, size)?;
-    if !size.is_multiple_of(SECTOR_SIZE) {
-        tracing::warn!(
-            path = %path.display(),
-            size,
-            "the size of the disk image is not a multiple of {SECTOR_SIZE}: the guest will not see its last bytes"
-        );
-    }
     let id = FileId { device: metadata.dev(), inode: metadata.ino() };
     Ok(Disk::File(FileDisk { file, path: path.to_owned(), id, size, access }))
 }

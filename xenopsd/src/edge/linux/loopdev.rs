@@ -23,7 +23,7 @@ use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 
-use super::blockdev::{Access, DevNumber, FileDisk, FileId};
+use super::blockdev::{Access, DevNumber, FileDisk, FileId, SECTOR_SIZE};
 
 /// Major number of loop devices (Linux `include/uapi/linux/major.h`).
 pub const MAJOR: u64 = 7;
@@ -184,6 +184,13 @@ pub fn attach(
     options: &AttachOptions<'_>,
     reserve: &mut dyn FnMut(u32) -> io::Result<()>,
 ) -> Result<(LoopDevice, File), LoopError> {
+    if !disk.size.is_multiple_of(SECTOR_SIZE) {
+        tracing::warn!(
+            path = %disk.path.display(),
+            size = disk.size,
+            "the size of the disk image is not a multiple of {SECTOR_SIZE}: the guest will not see its last bytes"
+        );
+    }
     let wanted_direct_io = options.direct_io;
     let options = &AttachOptions { direct_io: wanted_direct_io && direct_io_works(&disk.file), ..*options };
     let control = open(LOOP_CONTROL, OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty())
