@@ -4,6 +4,7 @@ use suite::{Dom0, Guest};
 use xen_host::boot_sector::{SECTOR, UP, WRITTEN};
 use xen_host::quote;
 use xenopsd::api::{Action, ConsoleProtocol, Int, PowerState, VbdMode, VmSetVcpus};
+use xenopsd::edge::ImageFormat;
 
 const DISK: &str = "/root/sector.img";
 
@@ -58,6 +59,9 @@ fn greeting(dom0: &Dom0, port: Int) -> String {
 fn the_screen_is_on_localhost_only_and_survives_the_daemon() {
     let dom0 = Dom0::start();
     let guest = sector_guest(&dom0, "screen").machine(|hvm| hvm.vnc_ip = Some("127.0.0.1".to_owned()));
+    // Its disk is an image that is served, to the device model and the backend by one process, whose socket nobody sees.
+    dom0.sh(&format!("qemu-img convert -f raw -O qcow2 {DISK} {DISK}.qcow2; mv {DISK}.qcow2 {DISK}"));
+    let guest = guest.image(ImageFormat::Qcow2, &[]);
     dom0.add(&guest);
     let listeners = |dom0: &Dom0| dom0.sh("ss -Hltun | awk '{print $5}'");
     let before = listeners(&dom0);
@@ -87,6 +91,8 @@ fn the_screen_is_on_localhost_only_and_survives_the_daemon() {
     assert_eq!(greeting(&dom0, first), "RFB 003.008\n 01 01\n");
     dom0.type_on_serial(&guest, "d");
     dom0.serial_said(&guest, "from the disk");
+
+    assert_eq!(dom0.sh("pgrep -fc '^disk-server'").trim(), "1");
 
     // Without its device model it is as one that has crashed.
     let pid = dom0.read(&format!("/local/domain/{domid}/image/device-model-pid")).expect("a process");
