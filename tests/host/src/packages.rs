@@ -42,6 +42,7 @@ pub const PACKAGES: &[Package] = &[
     package("zstd", "unpacking kernels compressed with it"),
     package("acpica-tools", "reading the ACPI tables of PVH guests back"),
     package("btrfs-progs", "disk images of the boot loader's tests"),
+    package("cryptsetup-bin", "encrypted disks of the boot loader's tests"),
     package("debian-installer-12-netboot-amd64", "the installer that guests are started with"),
     package("dosfstools", "disk images of the boot loader's tests"),
     package("e2fsprogs", "disk images of the boot loader's tests"),
