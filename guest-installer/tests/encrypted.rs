@@ -30,7 +30,10 @@ fn encrypted_disks() {
         child.stdin.take().unwrap().write_all(b"pass").unwrap();
         assert!(child.wait().unwrap().success(), "cryptsetup makes {kind}");
         let refused = Mounted::open(&open(&image));
-        assert!(matches!(&refused, Err(Error::Unsupported(what)) if what == "LUKS encryption"), "{refused:?}");
+        assert!(
+            matches!(&refused, Err(Error::Unsupported(what)) if what == "LUKS encryption"),
+            "{refused:?}"
+        );
 
         let disk = scratch.empty("disk", 40 << 20);
         partition(&disk, "label: dos\nstart=2048, size=65536, type=83\n");

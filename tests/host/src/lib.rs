@@ -11,7 +11,7 @@
 //! ```
 //!
 //! Everything has a deadline, and failures carry the end of the Xen console. Nothing here needs root, except for
-//! installing packages; everything lives under `target/nested`.
+//! installing packages and for [`DebianDisk`]; everything lives under `target/nested`.
 
 pub mod boot_sector;
 mod error;
@@ -35,7 +35,7 @@ mod watch;
 pub use error::{Error, Result};
 pub use forward::Forward;
 pub use host::{COMMAND_LIMIT, Host};
-pub use image::Image;
+pub use image::{DebianDisk, Image};
 pub use lock::{SLOTS_VARIABLE, slots};
 pub use machine::Options;
 pub use paths::{target, workspace};

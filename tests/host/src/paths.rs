@@ -3,6 +3,7 @@
 //! ```text
 //! target/nested/apt/            package lists and downloaded packages
 //!              /image-KEY/      xen, vmlinux, initramfs, root, ssh keys (one per recipe)
+//!              /debian-KEY/     a disk with Debian 12 on it
 //!              /template-KEY/   RAM file and device state of a snapshot
 //!              /host-NAME/      a running host: console, monitor socket, ssh control sockets
 //!              /lock/           lock files and clone slots

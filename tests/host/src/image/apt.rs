@@ -1,9 +1,10 @@
-//! Finding and fetching dom0's packages with this machine's `apt-get`, its mirrors and its keys, but with a state of
+//! Finding and fetching an image's packages with this machine's `apt-get`, its mirrors and its keys, but with a state of
 //! our own: what is installed here plays no part, and nothing is installed.
 
-use super::recipe::{PACKAGES, RELEASE};
+use super::recipe::RELEASE;
 use crate::{
     error::{Context as _, Error, Result},
+    lock::Lock,
     paths, process,
 };
 use std::{
@@ -24,13 +25,16 @@ const MIRROR_VARIABLE: &str = "XEN_HOST_MIRROR";
 
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
-/// An apt of our own under `target/nested/apt`.
+/// An apt of our own under `target/nested/apt`. One process at a time has it.
 pub(super) struct Apt {
     dir: PathBuf,
+    #[expect(dead_code, reason = "holding it is its purpose")]
+    lock: Lock,
 }
 
 impl Apt {
     pub(super) fn new() -> Result<Self> {
+        let lock = Lock::exclusive("apt")?;
         let dir = paths::nested_dir("apt")?;
         for sub in ["lists/partial", "archives/partial", "parts"] {
             let path = dir.join(sub);
@@ -47,10 +51,10 @@ impl Apt {
         }
         let list = dir.join("sources.list");
         fs::write(&list, sources.join("\n") + "\n").at("write", list)?;
-        // Nothing is installed in the dom0 to be: every dependency is part of the answer.
+        // Nothing is installed in the system to be: every dependency is part of the answer.
         let status = dir.join("status");
         fs::write(&status, "").at("write", status)?;
-        Ok(Self { dir })
+        Ok(Self { dir, lock })
     }
 
     fn get(&self) -> Command {
@@ -87,17 +91,17 @@ impl Apt {
         self.dir.join("archives")
     }
 
-    /// Fetches dom0's packages and returns their files in an order in which dependencies come first.
-    pub(super) fn fetch(&self) -> Result<Vec<PathBuf>> {
+    /// Fetches packages and what they depend on, and returns their files in an order in which dependencies come first.
+    pub(super) fn fetch(&self, packages: &[&str]) -> Result<Vec<PathBuf>> {
         let fresh = self.lists_are_fresh();
         if !fresh {
             self.update()?;
         }
-        match self.download() {
+        match self.download(packages) {
             // A mirror may have moved on since the lists were fetched.
             Err(Error::Program { .. }) if fresh => {
                 self.update()?;
-                self.download()
+                self.download(packages)
             }
             other => other,
         }
@@ -115,9 +119,9 @@ impl Apt {
         fs::write(&stamp, "").at("write", stamp)
     }
 
-    fn download(&self) -> Result<Vec<PathBuf>> {
-        process::check(self.get().args(["--download-only", "install"]).args(PACKAGES), LIMIT)?;
-        let plan = process::check(self.get().args(["--simulate", "install"]).args(PACKAGES), LIMIT)?.text();
+    fn download(&self, packages: &[&str]) -> Result<Vec<PathBuf>> {
+        process::check(self.get().args(["--download-only", "install"]).args(packages), LIMIT)?;
+        let plan = process::check(self.get().args(["--simulate", "install"]).args(packages), LIMIT)?.text();
         let files: Vec<_> = planned(&plan).into_iter().map(|name| self.archives().join(name)).collect();
         match files.iter().find(|f| !f.is_file()) {
             Some(lost) => Err(Error::Image(format!("apt-get left no {}", lost.display()))),
@@ -172,7 +176,7 @@ fn configured() -> Result<Vec<SourceFile>> {
     Ok(files)
 }
 
-/// The one-line entries for dom0's release that apt's configuration files amount to.
+/// The one-line entries for the release that apt's configuration files amount to.
 fn sources(files: &[SourceFile]) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
     for (new_form, text) in files {

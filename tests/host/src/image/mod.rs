@@ -13,12 +13,16 @@
 
 mod apt;
 mod cpio;
+mod debian;
+mod grub;
 mod initramfs;
 mod kernel;
 mod media;
 mod modules;
 mod recipe;
 mod rootfs;
+
+pub use debian::DebianDisk;
 
 use crate::{
     error::{Context as _, Result},
@@ -57,7 +61,7 @@ impl Image {
             let _lock = Lock::exclusive(&name)?;
             if !image.dir.is_dir() {
                 step("dom0 image", || build(&name, &image.dir))?;
-                prune(&name)?;
+                prune("image-", &name)?;
             }
         }
         Ok(image)
@@ -116,7 +120,7 @@ fn build(name: &str, to: &Path) -> Result<()> {
     for dir in [&product, &root] {
         fs::create_dir_all(dir).at("create", dir)?;
     }
-    let packages = step("  fetch packages", || apt::Apt::new()?.fetch())?;
+    let packages = step("  fetch packages", || apt::Apt::new()?.fetch(recipe::PACKAGES))?;
     step("  unpack packages", || rootfs::unpack(&root, &packages))?;
     let modules = step("  kernel modules", || {
         let modules = modules::Modules::new(&root)?;
@@ -147,12 +151,12 @@ fn keygen(path: &Path) -> Result<()> {
     process::check(&mut command, KEYGEN_LIMIT).map(drop)
 }
 
-/// Removes images of older recipes; hosts that still run from one keep its files open.
-fn prune(current: &str) -> Result<()> {
+/// Removes products of older recipes; hosts that still run from one keep its files open.
+fn prune(kind: &str, current: &str) -> Result<()> {
     let dir = paths::nested()?;
     for entry in fs::read_dir(&dir).at("list", &dir)? {
         let name = entry.at("list", &dir)?.file_name().to_string_lossy().into_owned();
-        if !name.starts_with("image-") || name == current {
+        if !name.starts_with(kind) || name == current {
             continue;
         }
         if let Some(_lock) = Lock::try_exclusive(&name)? {

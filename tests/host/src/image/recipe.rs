@@ -62,6 +62,49 @@ pub(super) const PACKAGES: &[&str] = &[
     "zstd",
 ];
 
+/// Packages on the disk of [`super::DebianDisk`], besides what they depend on: what `debootstrap --variant=minbase` installs
+/// without apt, an init system, and a kernel with its boot loader.
+pub(super) const DEBIAN_PACKAGES: &[&str] = &[
+    "base-files",
+    "base-passwd",
+    "bash",
+    "bsdutils",
+    "coreutils",
+    "dash",
+    "debianutils",
+    "diffutils",
+    "dpkg",
+    "e2fsprogs",
+    "findutils",
+    "grep",
+    "grub-pc-bin",
+    "grub2-common",
+    "gzip",
+    "hostname",
+    "init-system-helpers",
+    "initramfs-tools",
+    "kmod",
+    "libc-bin",
+    "linux-image-amd64",
+    "login",
+    "mount",
+    "ncurses-base",
+    "ncurses-bin",
+    "passwd",
+    "perl-base",
+    "sed",
+    "sysvinit-core",
+    "sysvinit-utils",
+    "tar",
+    "udev",
+    "usr-is-merged",
+    "util-linux",
+    "zstd",
+];
+
+/// The package that brings the kernel which is installed in the guest. Its name makes it the newer one to GRUB.
+pub(super) const DEBIAN_KERNEL: &str = "linux-image-cloud-amd64";
+
 /// Paths of packages that are not unpacked: they would only make the image larger.
 pub(super) const EXCLUDED: &[&str] = &[
     "./usr/share/doc",
