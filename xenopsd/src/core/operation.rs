@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::{Core, Wish};
-use crate::api::{Action, BuilderInfo, Disk, DynamicId, Error, Metadata, PowerState, Vm};
+use crate::api::{Action, Disk, DynamicId, Error, Metadata, PowerState, Vm};
 use crate::device;
 use crate::domain::{VmExecutor, metadata, observe};
 use crate::edge::{DomainInfo, ShutdownReason};
 use crate::ops::explain::Trace;
-use crate::ops::plan::{self, Atom, Device, Step, Unplugging};
+use crate::ops::plan::{self, Atom, Beginning, Device, Step, Unplugging};
 use crate::ops::queue::Slot;
 use crate::ops::runner::run;
 use crate::ops::task::TaskHandle;
@@ -134,12 +134,12 @@ impl Core {
             Operation::Reboot(timeout) => now.reboot(*timeout),
             Operation::Suspend(disk) => {
                 now.need(&[PowerState::Running])?;
-                now.run(&plan::suspend(disk))
+                now.run(&plan::suspend(&self.records.vm(vm)?, disk))
             }
             Operation::Resume(disk) => now.resume(disk),
             Operation::Checkpoint(disk) => {
                 now.need(&[PowerState::Running])?;
-                now.run(&plan::checkpoint(disk))
+                now.run(&plan::checkpoint(&self.records.vm(vm)?, disk))
             }
             Operation::FastResume => now.fast_resume(),
             Operation::Pause => now.pause(),
@@ -238,10 +238,10 @@ impl Request<'_> {
         self.need_built()?;
         let records = self.records()?;
         let has_one = self.core.runtimes.with(self.vm, |r| r.model.is_some());
-        if has_one || !matches!(records.vm.ty, BuilderInfo::Hvm(_)) {
+        if has_one || !plan::has_device_model(&records.vm) {
             return Ok(());
         }
-        self.run(&[Step::Do(Atom::StartDeviceModel)])
+        self.run(&[Step::Do(Atom::StartDeviceModel(Beginning::Fresh))])
     }
 
     fn shutdown(&self, timeout: Option<Duration>) -> Result<(), Error> {

@@ -13,6 +13,7 @@ use std::collections::BTreeSet;
 
 use super::kernel::{DirectKernel, KernelKeyError};
 use crate::api::{BuilderInfo, BusType, HvmInfo, Vbd, VbdMode, VbdType, VideoCard, Vif, Vm};
+use crate::ops::plan::Beginning;
 
 /// Emulated IDE has two channels of two drives; QEMU's PC has no more.
 pub const IDE_DRIVES: usize = 4;
@@ -34,6 +35,9 @@ const MAX_NAME: usize = 64;
 
 /// The set that the serial port's terminal is in; a drive's has the drive's number.
 const SERIAL_SET: usize = IDE_DRIVES;
+
+/// The set that its state goes out through.
+pub const STATE_SET: usize = SERIAL_SET + 1;
 
 /// What the VM asks for cannot be emulated.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -204,7 +208,7 @@ impl Machine {
     }
 
     /// The command line, without the program.
-    pub fn arguments(&self, domid: u16, descriptors: &Descriptors) -> Vec<String> {
+    pub fn arguments(&self, domid: u16, descriptors: &Descriptors, beginning: Beginning) -> Vec<String> {
         let mut line = Line(Vec::new());
         line.pair("-xen-domid", domid.to_string());
         line.flag("-xen-domid-restrict");
@@ -234,6 +238,9 @@ impl Machine {
         line.pair("-machine", "xenfv,suppress-vmdesc=on");
         line.pair("-m", self.memory_mib.to_string());
         self.disks(&mut line, descriptors);
+        if beginning == Beginning::Kept {
+            line.pair("-incoming", "defer");
+        }
         line.0
     }
 

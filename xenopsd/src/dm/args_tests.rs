@@ -50,7 +50,7 @@ fn the_whole_command_line() {
         file.filename=/dev/fdset/0,file.auto-read-only=off,cache=writeback|\
         -device|ide-hd,id=ide-51712,drive=ide-51712,bus=ide.0,unit=0|\
         -drive|if=none,readonly=on,id=ide-5632|-device|ide-cd,id=ide-5632,drive=ide-5632,bus=ide.1,unit=0";
-    assert_eq!(machine.arguments(7, &descriptors).join("|"), expected);
+    assert_eq!(machine.arguments(7, &descriptors, Beginning::Fresh).join("|"), expected);
 }
 
 #[test]
@@ -63,8 +63,8 @@ fn a_kernel_is_a_path_in_the_jail() {
     }
     let machine = Machine::of(&vm, &[], &[]).unwrap();
     assert!(machine.kernel().is_some());
-    let [before, after] =
-        [&plain, &machine].map(|machine| machine.arguments(7, &Descriptors::default()).join(" "));
+    let [before, after] = [&plain, &machine]
+        .map(|machine| machine.arguments(7, &Descriptors::default(), Beginning::Fresh).join(" "));
     let added = "-kernel /boot/kernel -initrd /boot/ramdisk -append root=x ";
     assert_eq!(after.replace(added, ""), before);
     vm.platformdata.0.retain(|(key, _)| key != "kernel");
@@ -74,7 +74,8 @@ fn a_kernel_is_a_path_in_the_jail() {
 #[test]
 fn a_guest_with_nothing_has_no_screen_no_network_and_no_acpi() {
     let vm = hvm(|info| (info.video_mib, info.acpi) = (0, false));
-    let line = Machine::of(&vm, &[], &[]).unwrap().arguments(7, &Descriptors::default()).join(" ");
+    let line =
+        Machine::of(&vm, &[], &[]).unwrap().arguments(7, &Descriptors::default(), Beginning::Fresh).join(" ");
     for part in ["-vnc none", "-net none", "-no-acpi", "-serial null", "-m 256", "order=cd"] {
         assert!(line.contains(part), "{part}: {line}");
     }
@@ -141,11 +142,11 @@ proptest! {
     #[test]
     fn no_string_of_a_vm_adds_an_option(name in "\\PC{0,80}", keymap in "\\PC{0,20}", mac in "\\PC{0,20}") {
         let mut vm = hvm(|info| info.keymap = Some(keymap));
-        let plain = Machine::of(&hvm(|_| {}), &[], &[]).unwrap().arguments(7, &Descriptors::default()).len();
+        let plain = Machine::of(&hvm(|_| {}), &[], &[]).unwrap().arguments(7, &Descriptors::default(), Beginning::Fresh).len();
         vm.name = name;
         let vif = (test_vif(ID, "0"), mac);
         if let Ok(machine) = Machine::of(&vm, &[], &[vif]) {
-            let line = machine.arguments(7, &Descriptors { taps: vec![5], ..Descriptors::default() });
+            let line = machine.arguments(7, &Descriptors { taps: vec![5], ..Descriptors::default() }, Beginning::Fresh);
             // One card more (two pairs for "-net none"), and perhaps a keymap.
             prop_assert!(line.len() <= plain + 4);
             let name = line.iter().position(|a| a == "-name").map(|at| &line[at + 1]).unwrap();
@@ -153,4 +154,12 @@ proptest! {
             prop_assert_eq!(unescaped.matches(',').count(), 1);
         }
     }
+}
+
+#[test]
+fn one_that_is_to_be_told_its_state_waits_for_it() {
+    let machine = Machine::of(&hvm(|_| {}), &[], &[]).unwrap();
+    let [fresh, kept] = [Beginning::Fresh, Beginning::Kept]
+        .map(|beginning| machine.arguments(7, &Descriptors::default(), beginning).join(" "));
+    assert_eq!(kept, format!("{fresh} -incoming defer"));
 }

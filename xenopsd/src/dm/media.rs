@@ -25,12 +25,12 @@ impl Drive {
     }
 }
 
-fn set(drive: &Drive) -> (&'static str, Value) {
-    // 0 to 3.
-    ("fdset-id", Value::Int(i64::try_from(drive.index).unwrap_or(i64::MAX)))
+pub(super) fn set(number: usize) -> (&'static str, Value) {
+    // 0 to 5.
+    ("fdset-id", Value::Int(i64::try_from(number).unwrap_or(i64::MAX)))
 }
 
-fn arguments<const N: usize>(members: [(&str, Value); N]) -> Value {
+pub(super) fn arguments<const N: usize>(members: [(&str, Value); N]) -> Value {
     Value::Dict(members.into_iter().map(|(key, value)| (key.into(), value)).collect())
 }
 
@@ -40,9 +40,9 @@ impl Model {
     /// # Errors
     /// [`ModelError::Monitor`].
     pub fn insert(&self, drive: &Drive, medium: BorrowedFd<'_>) -> Result<(), ModelError> {
-        self.forget_medium(drive)?;
+        self.forget_set(drive.index)?;
         let opaque = ("opaque", Value::string(drive.vbd.as_str()));
-        self.execute("add-fd", arguments([set(drive), opaque]), Some(medium))?;
+        self.execute("add-fd", arguments([set(drive.index), opaque]), Some(medium))?;
         let changed = self.execute(
             "blockdev-change-medium",
             arguments([
@@ -55,7 +55,7 @@ impl Model {
             None,
         );
         if changed.is_err() {
-            self.forget_medium(drive)?;
+            self.forget_set(drive.index)?;
         }
         changed
     }
@@ -67,12 +67,12 @@ impl Model {
     pub fn eject(&self, drive: &Drive, force: bool) -> Result<(), ModelError> {
         let (id, force) = (("id", Value::string(drive.qemu_id())), ("force", Value::Bool(force)));
         self.execute("eject", arguments([id, force]), None)?;
-        self.forget_medium(drive)
+        self.forget_set(drive.index)
     }
 
-    /// There may be none.
-    fn forget_medium(&self, drive: &Drive) -> Result<(), ModelError> {
-        match self.execute("remove-fd", arguments([set(drive)]), None) {
+    /// Lets the descriptors of a set go; there may be none.
+    pub(super) fn forget_set(&self, number: usize) -> Result<(), ModelError> {
+        match self.execute("remove-fd", arguments([set(number)]), None) {
             Err(ModelError::Monitor(QmpError::Refused { class, .. })) if class == GENERIC => Ok(()),
             other => other,
         }

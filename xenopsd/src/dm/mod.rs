@@ -11,4 +11,5 @@ pub mod kernel;
 pub mod media;
 pub mod model;
 pub mod qmp;
-pub mod vcpus;
+pub mod state;
+mod vcpus;

@@ -1,7 +1,7 @@
 //! A running device model: commands to it, and one thread that follows what becomes of it.
 //!
 //! ```text
-//!   attach ─► monitor greets ─► ready (set up, waiting) ─► follow ─► run
+//!   attach ─► monitor greets ─► ready (set up, waiting) ─► follow ─► [load state] ─► run
 //!                                                            │ thread: waits for
 //!                  process ended ──► Notice::Ended ◄─────────┤  the process
 //!                  RTC_CHANGE ─────► Notice::Clock ◄─────────┤  the monitor
@@ -29,6 +29,7 @@ use super::qmp::{Event, Qmp, QmpError, RunState};
 use super::vcpus;
 use crate::api::value::Value;
 use crate::edge::{DeviceModel, HostError, ScreenListener};
+use crate::ops::plan::Beginning;
 
 /// How long a device model that is up may take to answer a command. It answers in microseconds, unless a disk hangs.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
@@ -46,17 +47,27 @@ const MAX_CLOCK_OFFSET: i64 = 10_000 * 366 * 86_400;
 #[derive(Debug, thiserror::Error)]
 pub enum ModelError {
     /// It ended.
-    #[error("the device model ended while it started: {0}")]
-    Ended(String),
+    #[error("the device model ended while it {doing}: {words}")]
+    Ended {
+        /// What it was doing.
+        doing: &'static str,
+        /// The last it said.
+        words: String,
+    },
     /// It was not wanted any more.
     #[error("cancelled")]
     Cancelled,
     /// Its monitor cannot be reached or does not follow the protocol.
     #[error(transparent)]
     Monitor(#[from] QmpError),
-    /// It is up, and not as it was started.
-    #[error("the device model is not waiting for its guest, as it was told, but {0:?}")]
-    State(RunState),
+    /// It is up, and not as it was told.
+    #[error("the device model is not {wanted:?}, as it was told, but {found:?}")]
+    State {
+        /// As it should be.
+        wanted: RunState,
+        /// As it is.
+        found: RunState,
+    },
     /// What the daemon needs for it cannot be had.
     #[error("the device model cannot be followed: {0}")]
     Follow(#[source] io::Error),
@@ -113,7 +124,7 @@ impl Model {
         let qmp = match started {
             Ok(qmp) => qmp,
             Err(QmpError::Connection { .. }) if has_ended(process.ended(), END_LIMIT) => {
-                return Err(ModelError::Ended(process.last_words()));
+                return Err(ModelError::Ended { doing: "started", words: process.last_words() });
             }
             Err(QmpError::Connection { .. }) if is_disconnected(cancelled) => {
                 return Err(ModelError::Cancelled);
@@ -131,12 +142,18 @@ impl Model {
     ///
     /// # Errors
     /// [`ModelError`].
-    pub fn seal(&self) -> Result<(), ModelError> {
-        let state = RunState::of(&self.shared.execute("query-status", None, None)?);
-        if state != RunState::Prelaunch {
-            return Err(ModelError::State(state));
-        }
+    pub fn seal(&self, beginning: Beginning) -> Result<(), ModelError> {
+        self.expect(match beginning {
+            Beginning::Fresh => RunState::Prelaunch,
+            Beginning::Kept => RunState::InMigrate,
+        })?;
         Ok(self.shared.process.seal()?)
+    }
+
+    /// Makes sure that it is in this state.
+    pub(super) fn expect(&self, wanted: RunState) -> Result<(), ModelError> {
+        let found = RunState::of(&self.ask("query-status")?);
+        if found == wanted { Ok(()) } else { Err(ModelError::State { wanted, found }) }
     }
 
     /// Follows it from now on, for as long as this value lives, and hands it the viewers that come.
@@ -166,7 +183,7 @@ impl Model {
     /// # Errors
     /// [`ModelError::Monitor`]; some may be there.
     pub fn plug_vcpus(&self, wanted: usize) -> Result<(), ModelError> {
-        let places = self.shared.execute("query-hotpluggable-cpus", None, None)?;
+        let places = self.ask("query-hotpluggable-cpus")?;
         for arguments in vcpus::missing(&places, wanted)? {
             self.shared.execute("device_add", Some(arguments), None)?;
         }
@@ -181,6 +198,30 @@ impl Model {
         descriptor: Option<BorrowedFd<'_>>,
     ) -> Result<(), ModelError> {
         Ok(self.shared.execute(command, Some(arguments), descriptor).map(drop)?)
+    }
+
+    /// Has a command carried out that answers at once and goes on until there is an event; one that ends instead is an error.
+    pub(super) fn execute_until(
+        &self,
+        command: &str,
+        arguments: Value,
+        is_over: impl Fn(&Event) -> bool,
+        limit: Duration,
+    ) -> Result<(), ModelError> {
+        // The thread that follows it hears of events when this has.
+        let outcome = self.shared.qmp().execute_until(command, Some(arguments), is_over, limit);
+        self.shared.wake();
+        match outcome {
+            Err(QmpError::Connection { .. }) if has_ended(self.shared.process.ended(), END_LIMIT) => {
+                Err(ModelError::Ended { doing: "took its state", words: self.shared.process.last_words() })
+            }
+            other => Ok(other?),
+        }
+    }
+
+    /// What it answers to a question.
+    pub(super) fn ask(&self, question: &str) -> Result<Value, ModelError> {
+        Ok(self.shared.execute(question, None, None)?)
     }
 
     /// Ends it. Nobody is told anything of it after this.

@@ -153,6 +153,34 @@ impl Qmp {
         Err(QmpError::Malformed(format!("more than {MAX_UNRELATED} messages before the answer to {command}")))
     }
 
+    /// The same, and goes on to wait for an event that `is_wanted`, which is dropped.
+    ///
+    /// # Errors
+    /// As [`Qmp::execute`].
+    pub fn execute_until(
+        &mut self,
+        command: &str,
+        arguments: Option<Value>,
+        is_wanted: impl Fn(&Event) -> bool,
+        limit: Duration,
+    ) -> Result<(), QmpError> {
+        let deadline = Instant::now() + limit;
+        self.execute(command, arguments, limit)?;
+        let kept = self.events.len();
+        self.events.retain(|event| !is_wanted(event));
+        if self.events.len() < kept {
+            return Ok(());
+        }
+        for _ in 0..MAX_UNRELATED {
+            match self.message(command, deadline, limit)? {
+                Message::Event(event) if is_wanted(&event) => return Ok(()),
+                Message::Event(event) => self.keep(event),
+                other => return Err(QmpError::Malformed(format!("{} that nobody asked for", kind(&other)))),
+            }
+        }
+        Err(QmpError::Malformed(format!("more than {MAX_UNRELATED} messages before the end of {command}")))
+    }
+
     /// The events that have come, the oldest first, without waiting for any.
     ///
     /// # Errors
@@ -312,6 +340,8 @@ fn parse(line: &[u8]) -> Result<Message, QmpError> {
 pub enum RunState {
     /// Set up, and waiting for `cont`: the state in which a start is complete.
     Prelaunch,
+    /// Set up, and waiting to be told what the machine was like: the same for a resume.
+    InMigrate,
     /// Emulating.
     Running,
     /// Stopped.
@@ -326,6 +356,7 @@ impl RunState {
         let is = |name: &str| matches!(answer.get("status"), Some(Value::String(text)) if text == name);
         match () {
             () if is("prelaunch") => Self::Prelaunch,
+            () if is("inmigrate") => Self::InMigrate,
             () if is("running") => Self::Running,
             () if is("paused") => Self::Paused,
             () => Self::Other,

@@ -14,7 +14,7 @@ const TAKEN: &str = "qom-path";
 ///
 /// # Errors
 /// [`QmpError::Malformed`] when the answer is no such list or has too few places.
-pub fn missing(places: &Value, wanted: usize) -> Result<Vec<Value>, QmpError> {
+pub(super) fn missing(places: &Value, wanted: usize) -> Result<Vec<Value>, QmpError> {
     let malformed = |what: &str| QmpError::Malformed(format!("{what} in the list of processors"));
     let Value::Array(places) = places else { return Err(malformed("no list")) };
     if places.len() < wanted {
@@ -37,6 +37,17 @@ pub fn missing(places: &Value, wanted: usize) -> Result<Vec<Value>, QmpError> {
             Ok(Value::Dict(arguments))
         })
         .collect()
+}
+
+/// How many processors there are, from the same answer.
+///
+/// # Errors
+/// [`QmpError::Malformed`] when it is no list.
+pub(super) fn present(places: &Value) -> Result<usize, QmpError> {
+    let Value::Array(places) = places else {
+        return Err(QmpError::Malformed("no list of processors".to_owned()));
+    };
+    Ok(places.iter().filter(|place| place.get(TAKEN).is_some()).count())
 }
 
 #[cfg(test)]
@@ -64,6 +75,12 @@ mod tests {
         assert_eq!(missing(&places, 2).expect("a list"), [parse(second)]);
         let ids: Vec<_> = missing(&places, 3).expect("a list").iter().map(|a| a.get("id").cloned()).collect();
         assert_eq!(ids, [Some(Value::string("cpu-1")), Some(Value::string("cpu-2"))]);
+    }
+
+    #[test]
+    fn those_that_are_there_are_counted() {
+        assert_eq!(present(&parse(PLACES)).expect("a list"), 1);
+        assert!(present(&parse("{}")).is_err());
     }
 
     #[test]

@@ -43,7 +43,6 @@ impl VmExecutor<'_> {
         let wanted = Wanted::of(vm)?;
         platform(vm)?;
         platform::nodes(vm)?;
-        platform::check_generation_id(vm)?;
         let host = self.core.edges.hypervisor()?.host()?;
         creation(vm, wanted.kind, &host)?;
         Scheduling::of(vm, &host)?;
@@ -229,8 +228,9 @@ impl VmExecutor<'_> {
                 },
                 dynamic_max: wanted.dynamic_max_kib,
                 dynamic_min: wanted.dynamic_min_kib,
-                // As `xl` has it: the balloon is not to ask for what the video card has.
-                target: target_kib.saturating_sub(wanted.video_kib),
+                // That of its video card included, as in the size it was built with: Linux' balloon takes the one from the
+                // other. With less, as `xl` has it, each guest would give that memory back as soon as it is up.
+                target: target_kib,
                 video: wanted.video_kib,
             },
             max_vcpus: wanted.vcpu_max,

@@ -21,7 +21,7 @@ use crate::edge::{
     DeviceModel, DomId, FIRST_DESCRIPTOR, HostError, MONITOR, NewDeviceModel, ScreenAddress, ScreenListener,
     ScreenPlace, StartFile,
 };
-use crate::ops::plan::Unplugging;
+use crate::ops::plan::{Beginning, Unplugging, has_device_model};
 use crate::state::journal::{ProcessId, Resource};
 
 /// What clients know the device model as.
@@ -46,21 +46,21 @@ impl Luggage {
 impl VmExecutor<'_> {
     /// Finds what would make the start of a device model fail, taking nothing.
     pub(super) fn check_device_model(&self) -> Result<(), Error> {
-        if !matches!(self.records.vm.ty, BuilderInfo::Hvm(_)) {
+        if !has_device_model(&self.records.vm) {
             return Ok(());
         }
         self.start_files(&self.machine()?)?;
         self.core.edges.host().check_device_model().map_err(|error| self.not_started(&error))
     }
 
-    pub(super) fn start_device_model(&self) -> Result<(), Error> {
+    pub(super) fn start_device_model(&self, beginning: Beginning) -> Result<(), Error> {
         let (vm, domid) = (&self.records.vm, self.domid()?);
         let machine = self.machine()?;
         let luggage = self.pack(domid, &machine)?;
         let new = NewDeviceModel {
             domid,
             vm: self.vm(),
-            arguments: &machine.arguments(domid.get(), &luggage.descriptors),
+            arguments: &machine.arguments(domid.get(), &luggage.descriptors, beginning),
             descriptors: luggage.given,
             files: self.start_files(&machine)?,
         };
@@ -79,7 +79,7 @@ impl VmExecutor<'_> {
         let model = self
             .slot
             .without(|| Model::attach(started, limit, cancelled))
-            .and_then(|model| model.seal().map(|()| model))
+            .and_then(|model| model.seal(beginning).map(|()| model))
             .map_err(|error| match error {
                 ModelError::Cancelled => self.task.cancelled_error(),
                 other => self.not_started(&other),
@@ -101,7 +101,7 @@ impl VmExecutor<'_> {
     /// An HVM guest runs only while its device model does.
     pub(super) fn run_device_model(&self) -> Result<(), Error> {
         match self.core.runtimes.with(self.vm(), |r| r.model.clone()) {
-            None if matches!(self.records.vm.ty, BuilderInfo::Hvm(_)) => {
+            None if has_device_model(&self.records.vm) => {
                 Err(self.not_started(&"there is none; VM.create_device_model starts it"))
             }
             None => Ok(()),
@@ -194,7 +194,7 @@ impl VmExecutor<'_> {
         Ok(self.core.edges.host().make_tap(&name, &vif::settings(vif)?, &mut note)?)
     }
 
-    fn not_started(&self, error: &dyn std::fmt::Display) -> Error {
+    pub(super) fn not_started(&self, error: &dyn std::fmt::Display) -> Error {
         let message = error.to_string();
         Error::FailedToStartEmulator { id: self.vm().to_owned(), name: NAME.to_owned(), message }
     }

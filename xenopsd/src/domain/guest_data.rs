@@ -55,8 +55,6 @@ pub struct GuestData {
 pub struct Own {
     /// What the balloon is to leave the guest, in KiB.
     pub target_kib: i64,
-    /// What its video card has beside, in KiB.
-    pub video_kib: i64,
     /// It was found that the balloon does not follow.
     pub uncooperative: bool,
     /// Terminals of its serial port and of its console, as far as they are there.
@@ -69,14 +67,13 @@ pub struct Own {
 /// When xenstored does not answer.
 pub fn own(store: &mut xenstore::Client, domid: DomId) -> Result<Own, Error> {
     let home = domain_path(store_domid(domid));
-    let nodes = ["memory/target", "memory/videoram", "memory/uncooperative", "serial/0/tty", "console/tty"];
+    let nodes = ["memory/target", "memory/uncooperative", "serial/0/tty", "console/tty"];
     let nodes: Result<Vec<Path>, _> = nodes.iter().map(|node| home.join(node)).collect();
     let mut values = store.read_all(&nodes.map_err(xenstore::Error::from)?)?.into_iter();
     let mut next = || values.next().flatten();
     let kib = |value: Option<Vec<u8>>| value.and_then(|v| text_of(&v).parse().ok()).unwrap_or(0);
     Ok(Own {
         target_kib: kib(next()),
-        video_kib: kib(next()),
         uncooperative: next().is_some(),
         terminals: [next(), next()].map(|tty| tty.filter(|tty| !tty.is_empty()).map(|tty| text_of(&tty))),
     })

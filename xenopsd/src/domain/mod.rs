@@ -35,6 +35,7 @@ use crate::ops::runner::Executor;
 use crate::ops::task::TaskHandle;
 use create::BootFiles;
 use guest_installer::eliloader::Changes;
+use suspend::ModelState;
 
 /// Carries out the atoms of one operation on one VM.
 pub struct VmExecutor<'a> {
@@ -48,6 +49,8 @@ pub struct VmExecutor<'a> {
     changes: Mutex<Option<Changes>>,
     /// A suspend image, open while it is written or read.
     image: Mutex<Option<SuspendFile>>,
+    /// The device model's state, between it and the image.
+    state: Mutex<Option<ModelState>>,
     /// The guest was asked to suspend, and may still do it.
     late: AtomicBool,
 }
@@ -63,6 +66,7 @@ impl<'a> VmExecutor<'a> {
             files: Mutex::default(),
             changes: Mutex::default(),
             image: Mutex::default(),
+            state: Mutex::default(),
             late: AtomicBool::new(false),
         }
     }
@@ -140,7 +144,9 @@ impl Executor for VmExecutor<'_> {
                 self.core.edges.store()?.rm(&marker)?;
                 self.core.records.end_round(self.vm())
             }
-            Atom::StartDeviceModel => self.start_device_model(),
+            Atom::StartDeviceModel(beginning) => self.start_device_model(*beginning),
+            Atom::SaveDeviceModel => self.save_device_model(),
+            Atom::LoadDeviceModel => self.load_device_model(),
             Atom::StopDeviceModel => self.stop_device_model(),
             Atom::Unpause => {
                 self.run_device_model()?;

@@ -115,7 +115,7 @@ fn domain_number(domid: DomId) -> Int {
 fn read_store(core: &Core, vm: &str, domid: DomId, state: &mut VmState) -> Result<(), Error> {
     let mut store = core.edges.store()?;
     let own = guest_data::own(&mut store, domid)?;
-    state.memory_target = own.target_kib.saturating_add(own.video_kib).saturating_mul(1024);
+    state.memory_target = own.target_kib.saturating_mul(1024);
     state.uncooperative_balloon_driver = own.uncooperative;
     state.consoles = consoles(core, vm, own.terminals);
     let seen = core.runtimes.with(vm, |r| r.guest_data.clone()).filter(|(of, _)| *of == domid);

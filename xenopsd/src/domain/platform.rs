@@ -94,6 +94,7 @@ pub(super) fn platform(vm: &Vm) -> Result<Platform, Error> {
         nx: keys.flag("nx", default.nx)?,
         pae: keys.flag("pae", default.pae)?,
         nested_virt: nested_virt(&keys)?,
+        generation_id: generation_id(vm)?,
         tsc,
         timer_mode: keys.number("timer_mode", 0..=3, "0 to 3")?.unwrap_or(default.timer_mode),
         apic: keys.flag("apic", default.apic)?,
@@ -179,16 +180,14 @@ pub(super) fn hole_size(vm: &Vm) -> Result<u64, Error> {
 }
 
 /// A generation id is two numbers of 64 bits with a colon between, as hvmloader reads them.
-pub(super) fn check_generation_id(vm: &Vm) -> Result<(), Error> {
-    let Some(id) = &vm.generation_id else { return Ok(()) };
-    let number = |text: &str| text.parse::<u64>().is_ok() || text.parse::<i64>().is_ok();
-    if id.is_empty() || id.split_once(':').is_some_and(|(high, low)| number(high) && number(low)) {
-        return Ok(());
-    }
-    Err(Error::internal(format!(
-        "VM {}: generation id {id:?} is not two numbers with a colon between",
-        vm.id
-    )))
+fn generation_id(vm: &Vm) -> Result<Option<[u64; 2]>, Error> {
+    let Some(id) = vm.generation_id.as_ref().filter(|id| !id.is_empty()) else { return Ok(None) };
+    let signed = |text: &str| text.parse().ok().map(i64::cast_unsigned);
+    let number = |text: &str| text.parse().ok().or_else(|| signed(text));
+    let numbers = id.split_once(':').and_then(|(first, second)| Some([number(first)?, number(second)?]));
+    numbers.map(Some).ok_or_else(|| {
+        Error::internal(format!("VM {}: generation id {id:?} is not two numbers with a colon between", vm.id))
+    })
 }
 
 /// Whether the guest sees ACPI tables: both places must want it.
@@ -283,6 +282,7 @@ mod tests {
             nx: false,
             pae: false,
             nested_virt: true,
+            generation_id: None,
             tsc: TscMode::Native,
             timer_mode: 0,
             apic: false,
@@ -372,9 +372,12 @@ mod tests {
             let error = hole_size(&vm(&[("mmio_hole_size", bad)])).unwrap_err().to_string();
             assert!(error.contains("mmio_hole_size") && error.contains(bad), "{error}");
         }
-        let with = |id: &str| check_generation_id(&Vm { generation_id: Some(id.to_owned()), ..vm(&[]) });
-        for good in ["", "0:0", "18446744073709551615:1", "-5:7"] {
-            assert!(with(good).is_ok(), "{good}");
+        let with = |id: &str| generation_id(&Vm { generation_id: Some(id.to_owned()), ..vm(&[]) });
+        assert_eq!(with("").unwrap(), None);
+        for (good, numbers) in
+            [("0:0", [0, 0]), ("18446744073709551615:1", [u64::MAX, 1]), ("-5:7", [u64::MAX - 4, 7])]
+        {
+            assert_eq!(with(good).unwrap(), Some(numbers), "{good}");
         }
         for bad in ["1", "1:", "a:b", "1:2:3", "18446744073709551616:0"] {
             assert!(with(bad).is_err(), "{bad}");

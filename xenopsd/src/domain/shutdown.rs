@@ -70,8 +70,7 @@ impl VmExecutor<'_> {
         let node = control(domid)?;
         self.core.edges.store()?.commit(request).map_err(Error::from)?;
         let waiting = self.core.waiting(Some(self.task), self.slot);
-        let released = Path::new("@releaseDomain").map_err(|e| Error::from(xenstore::Error::from(e)))?;
-        let watched = [node.clone(), released];
+        let watched = [node.clone(), released()?];
         waiting
             .until(&watched, started + ack, || {
                 // A guest may stop without ever touching the node.
@@ -82,11 +81,16 @@ impl VmExecutor<'_> {
                 Ended::TimedOut => Refused::NotAcknowledged,
                 Ended::Failed(error) => Refused::Failed(error),
             })?;
-        waiting.until(&watched, started + all, || Ok(self.stopped(domid)?.then_some(()))).map_err(|ended| {
-            match ended {
-                Ended::TimedOut => Refused::NotInTime,
-                Ended::Failed(error) => Refused::Failed(error),
-            }
+        self.until_stopped(domid, started + all)
+    }
+
+    /// Waits until it has stopped, for whatever reason, but no longer than that.
+    pub(super) fn until_stopped(&self, domid: DomId, deadline: Instant) -> Result<(), Refused> {
+        let waiting = self.core.waiting(Some(self.task), self.slot);
+        let stopped = waiting.until(&[released()?], deadline, || Ok(self.stopped(domid)?.then_some(())));
+        stopped.map_err(|ended| match ended {
+            Ended::TimedOut => Refused::NotInTime,
+            Ended::Failed(error) => Refused::Failed(error),
         })
     }
 
@@ -103,6 +107,11 @@ impl VmExecutor<'_> {
         let domain = self.core.edges.hypervisor()?.domain(domid)?;
         Ok(domain.is_none_or(|d| d.shutdown.is_some() || d.dying))
     }
+}
+
+/// What changes when a domain stops.
+fn released() -> Result<Path, Error> {
+    Ok(Path::new("@releaseDomain").map_err(xenstore::Error::from)?)
 }
 
 /// Where a guest is asked.

@@ -99,6 +99,9 @@ pub struct Platform {
     pub pae: bool,
     /// As at creation.
     pub nested_virt: bool,
+    /// What tells a guest that goes on from an image whether it is the only one: the two halves as they are in its memory.
+    /// HVM only.
+    pub generation_id: Option<[u64; 2]>,
     /// The time stamp counter.
     pub tsc: TscMode,
     /// What happens to timer ticks that a vcpu has missed (`HVMPTM_*`). Not for PV.
@@ -123,6 +126,7 @@ impl Default for Platform {
             nx: true,
             pae: true,
             nested_virt: false,
+            generation_id: None,
             tsc: TscMode::Default,
             timer_mode: NO_DELAY_FOR_MISSED_TICKS,
             apic: true,

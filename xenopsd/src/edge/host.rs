@@ -11,7 +11,7 @@ use crossbeam::channel::Receiver;
 use super::{
     Access, Attached, BlockSize, BridgeKind, DeviceModel, DomId, FileId, Firmware, FoundKernel, ImageFile,
     ImageFormat, KernelSearch, KernelSearchError, NewDeviceModel, Note, NoteServer, ScreenListener,
-    ScreenPlace, ServerWanted, StorageCall, StorageError, SuspendFile, Tell, Terminal, VifScripts,
+    ScreenPlace, ServerWanted, StateFile, StorageCall, StorageError, SuspendFile, Tell, Terminal, VifScripts,
     VifSettings,
 };
 use crate::api::Error;
@@ -386,6 +386,12 @@ pub trait Host: Send + Sync {
     /// # Errors
     /// [`HostError::Unusable`].
     fn open_terminal(&self) -> Result<Terminal, HostError>;
+
+    /// Makes the place for a device model's state: an empty one to be written, or one that holds `state` to be read.
+    ///
+    /// # Errors
+    /// [`HostError::Unusable`].
+    fn make_state_file(&self, state: Option<&[u8]>) -> Result<StateFile, HostError>;
 
     /// Listens for viewers of a domain's screen, writing down with `note` what stays when the daemon is killed.
     ///

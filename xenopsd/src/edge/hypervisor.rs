@@ -72,6 +72,18 @@ pub trait Hypervisor: Send {
         image: &DomainImage<'_>,
     ) -> Result<Built, HypervisorError>;
 
+    /// Whether an HVM guest has a PV driver that hears a request to suspend, and is awake.
+    ///
+    /// # Errors
+    /// [`HypervisorError::Call`], also for PV.
+    fn hears(&self, domid: DomId) -> Result<bool, HypervisorError>;
+
+    /// Suspends an HVM guest without asking it: its processors stop where they are. It may take a moment.
+    ///
+    /// # Errors
+    /// [`HypervisorError::Call`].
+    fn suspend(&self, domid: DomId) -> Result<(), HypervisorError>;
+
     /// Writes a suspended domain's memory and processors to `stream`. The domain is still suspended afterwards, whatever
     /// came of it.
     ///
@@ -79,8 +91,8 @@ pub trait Hypervisor: Send {
     /// [`HypervisorError::Call`], also when the disk is full; [`HypervisorError::Stopped`].
     fn save(&self, domid: DomId, stream: &Stream) -> Result<(), HypervisorError>;
 
-    /// Fills an equipped domain of `kind` from what [`Hypervisor::save`] wrote, instead of a build. On failure the domain is
-    /// still there, to be destroyed.
+    /// Fills an equipped domain of `kind` from what [`Hypervisor::save`] wrote, instead of a build, and tells an HVM guest its
+    /// generation id. On failure the domain is still there, to be destroyed.
     ///
     /// # Errors
     /// Any [`HypervisorError`].

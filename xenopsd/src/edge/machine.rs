@@ -29,8 +29,8 @@ use super::{
     Access, Attached, AttachedDisk, BridgeKind, DeviceModel, DiskId, DiskWanted, DomId, Edges, FileId,
     Firmware, FirmwarePaths, Followed, FoundKernel, Host, HostError, ImageFile, ImageFormat, IoPriority,
     KernelSearch, KernelSearchError, NewDeviceModel, Note, NoteServer, Prepared, Reserve, ScreenListener,
-    ScreenPlace, ScriptEnd, ScriptError, ScriptRun, ServerWanted, StorageCall, StorageError, Terminal,
-    TerminalSockets, TerminalWanted, VifScripts, VifSettings, disk_of,
+    ScreenPlace, ScriptEnd, ScriptError, ScriptRun, ServerWanted, StateFile, StorageCall, StorageError,
+    Terminal, TerminalSockets, TerminalWanted, VifScripts, VifSettings, disk_of,
 };
 use crate::state::journal::{DiskServerId, ProcessId, Resource};
 
@@ -339,6 +339,13 @@ impl Host for LinuxHost {
         serial::open().map_err(|error| HostError::Unusable {
             class: "terminal",
             text: format!("a pseudo-terminal cannot be made: {error}"),
+        })
+    }
+
+    fn make_state_file(&self, state: Option<&[u8]>) -> Result<StateFile, HostError> {
+        state.map_or_else(StateFile::empty, StateFile::holding).map_err(|error| HostError::Unusable {
+            class: "device model",
+            text: format!("no memory for a device model's state: {error}"),
         })
     }
 

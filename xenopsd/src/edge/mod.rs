@@ -25,6 +25,7 @@ mod machine;
 mod network;
 mod pool;
 mod screen;
+mod state_file;
 pub mod storage;
 mod xen;
 
@@ -63,4 +64,5 @@ pub use machine::{LinuxHost, StoreAddress, real};
 pub use network::{BridgeKind, VifScripts, VifSettings};
 pub use pool::{Edges, Lent};
 pub use screen::{ScreenAddress, ScreenListener, ScreenPlace};
+pub use state_file::{MAX_STATE, StateFile};
 pub use storage::{Attached, Datapath, StorageCall, StorageError, Vdi, Verb};

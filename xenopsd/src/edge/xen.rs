@@ -2,7 +2,9 @@
 
 use ffi::builder::{self, BuildError, Module, PvImage, PvhAcpi, PvhImage};
 use ffi::evtchn::Port;
+use ffi::foreignmemory::ForeignMemory;
 use ffi::migrate::{self, MigrateError, RingEnds, SaveCallbacks};
+use ffi::shared::{Access, PAGE_SIZE};
 use ffi::xenctrl::{
     CpuidPolicy, CreateDomain, GrantVersion, HvmParam, SchedParams, Scheduler, VcpuAffinity, Xenctrl,
 };
@@ -11,8 +13,8 @@ use super::acpi::Tables;
 use super::build::GRANT_FRAMES;
 use super::{
     Built, CpuMap, DomId, DomainImage, DomainInfo, FeatureSet, GrantFrames, GuestKind, HvmImage, Hypervisor,
-    HypervisorError, Image, KernelImage, NewDomain, Physinfo, Platform, Resources, Ring, ShimImage, Stream,
-    XenVersion,
+    HypervisorError, Image, KernelImage, NewDomain, Physinfo, Platform, Resources, Ring, ShimImage,
+    ShutdownReason, Stream, XenVersion,
 };
 
 /// What libxl leaves above the target in the hard limit, in KiB: a guest's balloon is allowed this much slack
@@ -174,6 +176,30 @@ impl XenHypervisor {
     }
 }
 
+/// What hvmloader has room for: two numbers of 64 bits.
+const GENERATION_ID_BYTES: usize = 16;
+
+impl XenHypervisor {
+    /// Replaces what hvmloader told the guest when it was started. The place is as the guest says, and in its own memory; a
+    /// guest whose firmware knows of none has none.
+    fn tell_generation_id(&self, domid: DomId, id: [u64; 2]) -> Result<(), HypervisorError> {
+        let failed = |what: String| HypervisorError::Call(format!("domain {domid}: generation id: {what}"));
+        let address = self.xc.hvm_param_get(domid, HvmParam::VM_GENERATION_ID_ADDR)?;
+        if address == 0 {
+            return Ok(());
+        }
+        let page = u64::try_from(PAGE_SIZE).unwrap_or(u64::MAX);
+        let offset = usize::try_from(address % page).unwrap_or(usize::MAX);
+        let mut bytes = [0; GENERATION_ID_BYTES];
+        let (first, second) = bytes.split_at_mut(GENERATION_ID_BYTES / 2);
+        first.copy_from_slice(&id[0].to_le_bytes());
+        second.copy_from_slice(&id[1].to_le_bytes());
+        let mapped = ForeignMemory::open()?.map(domid, &[address / page], Access::ReadWrite)?;
+        // Beyond the page's end is an error of the mapping's.
+        mapped.memory().write(offset, &bytes).map_err(|error| failed(error.to_string()))
+    }
+}
+
 /// The guest was suspended before the save began.
 struct Suspended;
 
@@ -290,6 +316,16 @@ impl Hypervisor for XenHypervisor {
         Ok(ports.with(built))
     }
 
+    /// As libxl's test for PV drivers in a container.
+    fn hears(&self, domid: DomId) -> Result<bool, HypervisorError> {
+        let value = |param| self.xc.hvm_param_get(domid, param);
+        Ok(value(HvmParam::CALLBACK_IRQ)? != 0 && value(HvmParam::ACPI_S_STATE)? == 0)
+    }
+
+    fn suspend(&self, domid: DomId) -> Result<(), HypervisorError> {
+        Ok(self.xc.shutdown(domid, ShutdownReason::Suspend)?)
+    }
+
     fn save(&self, domid: DomId, stream: &Stream) -> Result<(), HypervisorError> {
         Ok(migrate::save(&self.xc, domid, stream, false, &mut Suspended)?)
     }
@@ -308,7 +344,11 @@ impl Hypervisor for XenHypervisor {
             console_evtchn: ports.console,
             console_domid: DomId::DOM0,
         };
-        Ok(ports.with(migrate::restore(&self.xc, domid, stream, &ends)?))
+        let built = migrate::restore(&self.xc, domid, stream, &ends)?;
+        if let (GuestKind::Hvm, Some(id)) = (kind, resources.platform.generation_id) {
+            self.tell_generation_id(domid, id)?;
+        }
+        Ok(ports.with(built))
     }
 
     fn resume(&self, domid: DomId) -> Result<(), HypervisorError> {

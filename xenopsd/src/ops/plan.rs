@@ -8,8 +8,9 @@
 //!   shutdown  hook ─► [ask the guest] ─► destroy ─► hook
 //!   reboot    [ask the guest] ─► hook ─► destroy ─► hooks ─► start ─► unpause
 //!   plug      begin ─► [attach storage] ─► [serve] ─► plug ─► end          unplug    unplug
-//!   suspend   hook ─► open image ─► ask the guest ─► save ─► hook ─► seal ─► keep ─► stop terminal ─► destroy ─► hook
-//!   resume    check ─► hook ─► create ─► as start, with restore for build ─► settle ─► forget ─► hook
+//!   suspend   hook ─► open image ─► ask the guest ─► [save device model] ─► save ─► hook ─► seal ─► keep ─►
+//!             stop terminal ─► destroy ─► hook
+//!   resume    check ─► hook ─► create ─► as start, with restore for build ─► [load device model] ─► settle ─► forget ─► hook
 //! ```
 //!
 //! The build and the devices run side by side: backends only need the device's own nodes, and their probing is the
@@ -55,6 +56,15 @@ pub enum Screen {
     /// Nothing yet; nothing is kept.
     Fresh,
     /// What it showed when the VM was suspended.
+    Kept,
+}
+
+/// What a device model begins with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Beginning {
+    /// A machine that was just switched on.
+    Fresh,
+    /// Nothing, until it is told what the machine was like when the VM was suspended.
     Kept,
 }
 
@@ -113,7 +123,12 @@ pub enum Atom {
     /// What runs is brought in line with its record.
     Apply(Change),
     /// A QEMU that emulates for the domain, set up and waiting.
-    StartDeviceModel,
+    StartDeviceModel(Beginning),
+    /// The device model of a suspended guest stopped, and its state taken for the image. Before the memory, of which it may
+    /// change some until then.
+    SaveDeviceModel,
+    /// That state given to the device model of the domain that was restored, whose memory it needs.
+    LoadDeviceModel,
     /// Ends it; there may be none.
     StopDeviceModel,
     /// Marks the domain as complete: until then a restarted daemon takes it for half built and removes it.
@@ -204,48 +219,9 @@ fn keep_round(vm: &Vm) -> Option<Step> {
     installs.then_some(Step::Do(Atom::KeepRound))
 }
 
-/// To an image, and the domain away.
-pub fn suspend(disk: &Disk) -> Vec<Step> {
-    let mut steps = vec![hook(Hook::PreSuspend, HookReason::Suspend)];
-    steps.extend(attach_image(disk, Access::ReadWrite));
-    let save = [Atom::OpenImage(disk.clone()), Atom::RequestSuspend, Atom::SaveDomain];
-    steps.extend(save.map(Step::Do));
-    steps.push(hook(Hook::PreShutdown, HookReason::Suspend));
-    steps.extend([Atom::SealImage, Atom::KeepImage, Atom::StopTerminal(Screen::Kept)].map(Step::Do));
-    steps.extend(destroy());
-    steps.push(hook(Hook::PostDestroy, HookReason::Suspend));
-    steps
-}
-
-/// From an image, leaving the domain paused.
-pub fn resume(records: &Records, disk: &Disk) -> Vec<Step> {
-    let attach = attach_image(disk, Access::ReadOnly);
-    let detach = attach.as_ref().map(|_| Step::Do(Atom::DetachImage));
-    let resume = [
-        Step::Do(Atom::CheckResume(disk.clone())),
-        hook(Hook::PreResume, HookReason::None),
-        Step::Do(Atom::CreateDomain),
-        attach_storage(records),
-        fill(Atom::RestoreDomain(disk.clone()), Screen::Kept, records),
-        Step::Do(Atom::Settle),
-        Step::Do(Atom::ForgetImage),
-    ];
-    let end = hook(Hook::PostResume, HookReason::None);
-    tidy(attach.into_iter().chain(resume).chain(detach).chain([end]).collect())
-}
-
-/// To an image, and on with the same domain.
-pub fn checkpoint(disk: &Disk) -> Vec<Step> {
-    let image = Atom::OpenImage(disk.clone());
-    let steps = [image, Atom::RequestSuspend, Atom::SaveDomain, Atom::ResumeDomain, Atom::SealImage];
-    let attach = attach_image(disk, Access::ReadWrite);
-    let detach = attach.as_ref().map(|_| Step::Do(Atom::DetachImage));
-    attach.into_iter().chain(steps.map(Step::Do)).chain(detach).collect()
-}
-
-/// An image in dom0's files needs nothing of the kind.
-fn attach_image(disk: &Disk, access: Access) -> Option<Step> {
-    matches!(disk, Disk::Vdi(_)).then(|| Step::Do(Atom::AttachImage(disk.clone(), access)))
+/// Whether something is emulated for the VM's guest.
+pub fn has_device_model(vm: &Vm) -> bool {
+    matches!(vm.ty, BuilderInfo::Hvm(_))
 }
 
 /// Disks of a storage layer, writable ones first: it cannot turn a read-only attachment into a writable one. Before their
@@ -266,11 +242,6 @@ fn reach(vbd: &Vbd) -> impl Iterator<Item = Atom> {
     let name = &vbd.id.device;
     let attach = storage.then(|| Atom::AttachStorage(Device::Vbd(name.clone())));
     attach.into_iter().chain(served.then(|| Atom::ServeDisk(name.clone())))
-}
-
-/// On with a domain whose suspend did not come to its end.
-pub fn abandon_suspend(disk: &Disk) -> Vec<Step> {
-    [Atom::ResumeDomain, Atom::DiscardImage(disk.clone()), Atom::DetachImage].map(Step::Do).to_vec()
 }
 
 /// Whether the VM's text console has a terminal server.
@@ -310,14 +281,15 @@ fn fill(atom: Atom, screen: Screen, records: &Records) -> Step {
         let these = records.vbds.iter().filter(|vbd| vbd.mode == mode);
         Step::Parallel(these.map(|vbd| Step::Do(Atom::Plug(Device::Vbd(vbd.id.device.clone())))).collect())
     };
+    let beginning = if matches!(atom, Atom::RestoreDomain(_)) { Beginning::Kept } else { Beginning::Fresh };
     let mut together = vec![
         Step::Serial(filled(atom, screen, records)),
         // Storage cannot turn a read-only attachment into a writable one, so writable disks go first.
         Step::Serial(vec![plug(VbdMode::ReadWrite), plug(VbdMode::ReadOnly)]),
     ];
     // It maps memory of the domain's only when the guest runs.
-    if matches!(records.vm.ty, BuilderInfo::Hvm(_)) {
-        together.push(Step::Do(Atom::StartDeviceModel));
+    if has_device_model(&records.vm) {
+        together.push(Step::Do(Atom::StartDeviceModel(beginning)));
     }
     together.extend(records.vifs.iter().map(|vif| Step::Do(Atom::Plug(Device::Vif(vif.id.device.clone())))));
     Step::Parallel(together)
@@ -410,7 +382,7 @@ impl Atom {
             Self::InsertMedium(drive) => vec![Self::EjectMedium(drive.clone(), Unplugging::Forced)],
             Self::EjectMedium(drive, Unplugging::Clean) => vec![Self::InsertMedium(drive.clone())],
             Self::Keep(change) => change.undo(),
-            Self::StartDeviceModel => vec![Self::StopDeviceModel],
+            Self::StartDeviceModel(_) => vec![Self::StopDeviceModel],
             Self::KeepRound => vec![Self::ForgetRound],
             Self::CheckStart
             | Self::AttachStorage(_)
@@ -429,6 +401,8 @@ impl Atom {
             | Self::Unplug(..)
             | Self::Apply(_)
             | Self::StopDeviceModel
+            | Self::SaveDeviceModel
+            | Self::LoadDeviceModel
             | Self::Settle
             | Self::Unpause
             | Self::Pause
@@ -458,7 +432,7 @@ impl Atom {
             // Some ten megabytes from a server.
             Self::LoadInstaller => 20,
             // Some tenths of a second, as long as the build of a small guest.
-            Self::StartDeviceModel => 4,
+            Self::StartDeviceModel(_) => 4,
             _ => 1,
         }
     }
@@ -525,7 +499,9 @@ fn group(mut steps: Vec<Step>, wrap: fn(Vec<Step>) -> Step) -> Option<Step> {
     }
 }
 
+mod suspend;
 mod text;
+pub use suspend::{abandon_suspend, checkpoint, resume, suspend};
 
 #[cfg(test)]
 mod tests;

@@ -9,16 +9,21 @@ use std::net::{Ipv4Addr, Shutdown, TcpListener};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-
-use xenstore::Operations;
 
 use super::Shared;
 use crate::api::Int;
 use crate::api::value::Value;
+use crate::dm::args::STATE_SET;
 use crate::edge::{DeviceModel, DomId, HostError, NewDeviceModel, Note, ScreenListener, ScreenPlace};
 use crate::state::journal::{ProcessId, Resource};
+
+mod emulated;
+mod state;
+
+use emulated::Media;
+pub use emulated::Vcpus;
 
 /// Above every number that Linux gives to a process, so that none is ever meant.
 const FIRST_PID: i64 = 1 << 23;
@@ -41,6 +46,20 @@ enum Manners {
     Flood,
     /// Its guest keeps drives closed.
     Lock,
+    /// Does not write its state.
+    Refuse,
+    /// Says that it has, and has not.
+    Empty,
+    /// Writes more than there is room for.
+    Huge,
+    /// Ends when it is to write its state.
+    Die,
+    /// Does not go on after that.
+    Halt,
+    /// Ends when it is to take a state.
+    Choke,
+    /// Never comes to the end of taking it.
+    Chew,
 }
 
 impl Manners {
@@ -52,6 +71,13 @@ impl Manners {
             "crash" => Self::Crash,
             "flood" => Self::Flood,
             "lock" => Self::Lock,
+            "refuse" => Self::Refuse,
+            "empty" => Self::Empty,
+            "huge" => Self::Huge,
+            "die" => Self::Die,
+            "halt" => Self::Halt,
+            "choke" => Self::Choke,
+            "chew" => Self::Chew,
             _ => Self::Work,
         }
     }
@@ -69,8 +95,24 @@ pub(super) struct DeviceModels {
 pub enum Doing {
     /// Set up, and waiting.
     Waiting,
+    /// The same, for the state of another one.
+    Expecting,
     /// Emulating.
     Emulating,
+    /// Not any more, or not yet again.
+    Stopped,
+}
+
+impl Doing {
+    /// What `query-status` says of it.
+    fn status(self) -> &'static str {
+        match self {
+            Self::Waiting => r#"{"status": "prelaunch"}"#,
+            Self::Expecting => r#"{"status": "inmigrate"}"#,
+            Self::Emulating => r#"{"status": "running"}"#,
+            Self::Stopped => r#"{"status": "paused"}"#,
+        }
+    }
 }
 
 /// Of a port, any that is free: nobody looks for simulated screens in the range of real ones.
@@ -146,7 +188,7 @@ impl DeviceModels {
 pub(super) struct Life {
     domid: DomId,
     manners: Manners,
-    emulates: AtomicBool,
+    doing: Mutex<Doing>,
     /// Closed when it ends, which makes the other end readable.
     breath: Mutex<Option<PipeWriter>>,
     ended: PipeReader,
@@ -160,120 +202,23 @@ pub(super) struct Life {
     files: Vec<(&'static Path, usize)>,
 }
 
-/// Emulated CD-ROM drives, and what they are given.
-#[derive(Debug, Default)]
-struct Media {
-    /// The set of descriptors that each drive with a medium reads.
-    inserted: BTreeMap<String, i64>,
-    sets: BTreeMap<i64, Option<OwnedFd>>,
-}
-
-impl Media {
-    /// As a command line says.
-    fn of(arguments: &[String]) -> Self {
-        let mut media = Self::default();
-        for drive in arguments.iter().filter(|word| word.starts_with("if=none,readonly=on,id=")) {
-            let value = |key: &str| drive.split(',').find_map(|part| part.strip_prefix(key));
-            let set = value("file.filename=/dev/fdset/").and_then(|set| set.parse().ok());
-            if let (Some(id), Some(set)) = (value("id="), set) {
-                media.inserted.insert(id.to_owned(), set);
-                media.sets.insert(set, None);
-            }
-        }
-        media
-    }
-
-    /// What a command about media does; none when it is about something else, an error's text when it is refused.
-    fn obey(
-        &mut self,
-        name: &str,
-        arguments: Option<&Value>,
-        passed: &mut Option<OwnedFd>,
-        locked: bool,
-    ) -> Option<Result<(), &'static str>> {
-        let get = |key| arguments.and_then(|all| all.get(key));
-        let text = |key| match get(key) {
-            Some(Value::String(text)) => text.as_str().unwrap_or_default(),
-            _ => "",
-        };
-        let set = match get("fdset-id") {
-            Some(Value::Int(set)) => *set,
-            _ => -1,
-        };
-        let id = text("id");
-        Some(match name {
-            "add-fd" => passed.take().ok_or("No file descriptor supplied via SCM_RIGHTS").map(|medium| {
-                self.sets.insert(set, Some(medium));
-            }),
-            "remove-fd" => {
-                self.sets.remove(&set).map(drop).ok_or("File descriptor named 'fdset-id' not found")
-            }
-            "eject" if locked && get("force") != Some(&Value::Bool(true)) => {
-                Err("Device is locked and force was not specified")
-            }
-            "eject" => {
-                self.inserted.remove(id);
-                Ok(())
-            }
-            "blockdev-change-medium" => {
-                let set = text("filename").strip_prefix("host_device:/dev/fdset/");
-                let set = set.and_then(|set| set.parse().ok()).filter(|set| self.sets.contains_key(set));
-                match set {
-                    None => Err("Could not open the medium"),
-                    Some(set) => {
-                        self.inserted.insert(id.to_owned(), set);
-                        Ok(())
-                    }
-                }
-            }
-            _ => return None,
-        })
-    }
-}
-
-/// Processors that are there, and places for them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Vcpus {
-    /// Those that are there.
-    pub present: usize,
-    /// Those that can be.
-    pub max: usize,
-}
-
-impl Vcpus {
-    /// As a command line says; there is one if it says nothing.
-    fn of(arguments: &[String]) -> Self {
-        let said = arguments.iter().skip_while(|word| *word != "-smp").nth(1);
-        let numbers = said.and_then(|text| text.split_once(",maxcpus="));
-        let numbers = numbers.and_then(|(present, max)| Some((present.parse().ok()?, max.parse().ok()?)));
-        let (present, max) = numbers.unwrap_or((1, 1));
-        Self { present, max }
-    }
-
-    /// The answer to `query-hotpluggable-cpus`.
-    fn places(self) -> String {
-        let place = |index| {
-            let taken = if index < self.present { r#", "qom-path": "/machine/cpu""# } else { "" };
-            format!(r#"{{"type": "simulated-cpu", "props": {{"socket-id": {index}}}{taken}}}"#)
-        };
-        format!("[{}]", (0..self.max).rev().map(place).collect::<Vec<_>>().join(", "))
-    }
-}
-
 impl Life {
     fn begin(shared: &Shared, new: &NewDeviceModel<'_>) -> io::Result<Arc<Self>> {
         let domid = new.domid;
-        let node = format!("/local/domain/{domid}/vm-data/sim/device-model");
-        let node = xenstore::Path::new(&node).map_err(io::Error::other)?;
-        let word = shared.store.client(xenstore::DomId::DOM0).read(&node).map_err(io::Error::other)?;
-        let manners = Manners::of(&String::from_utf8_lossy(&word.unwrap_or_default()));
+        let word = shared.script_word(domid, "device-model");
+        let manners = Manners::of(&word.unwrap_or_default());
         let (ended, breath) = io::pipe()?;
         let breath = Mutex::new((manners != Manners::Exit).then_some(breath));
-        let (emulates, monitor, viewers) = (AtomicBool::new(false), Mutex::default(), Mutex::default());
+        let beginning = if new.arguments.iter().any(|word| word == "-incoming") {
+            Doing::Expecting
+        } else {
+            Doing::Waiting
+        };
+        let (doing, monitor, viewers) = (Mutex::new(beginning), Mutex::default(), Mutex::default());
         let vcpus = Mutex::new(Vcpus::of(new.arguments));
         let media = Mutex::new(Media::of(new.arguments));
         let files = new.files.iter().map(|file| (file.path, file.file.length())).collect();
-        let life = Self { domid, manners, emulates, breath, ended, monitor, viewers, vcpus, media, files };
+        let life = Self { domid, manners, doing, breath, ended, monitor, viewers, vcpus, media, files };
         Ok(Arc::new(life))
     }
 
@@ -292,7 +237,7 @@ impl Life {
     }
 
     pub(super) fn doing(&self) -> Doing {
-        if self.emulates.load(Ordering::Acquire) { Doing::Emulating } else { Doing::Waiting }
+        *lock(&self.doing)
     }
 
     /// The processors its guest has got.
@@ -330,6 +275,39 @@ impl Life {
         Ok(())
     }
 
+    /// What a command about its state does, as [`Media::obey`] does what is about media.
+    fn keep_state(&self, name: &str, passed: Option<&OwnedFd>) -> Option<Result<(), &'static str>> {
+        let kept = match name {
+            "stop" => {
+                *lock(&self.doing) = Doing::Stopped;
+                Ok(())
+            }
+            "cont" if self.manners == Manners::Halt && self.doing() == Doing::Stopped => {
+                Err("It does not go on")
+            }
+            "xen-save-devices-state" => match (self.manners, lock(&self.media).given(STATE_SET)) {
+                (Manners::Refuse, _) => Err("An IO error has occurred"),
+                (Manners::Empty, _) => Ok(()),
+                (Manners::Die, _) => {
+                    self.end();
+                    Ok(())
+                }
+                (_, None) => Err("Could not open the file"),
+                (manners, Some(file)) => state::write(file, self.vcpus(), manners == Manners::Huge),
+            },
+            "migrate-incoming" if self.doing() != Doing::Expecting => Err("Not started with -incoming defer"),
+            "migrate-incoming" => {
+                if self.manners == Manners::Choke || !state::is_of(passed, self.vcpus()) {
+                    // As QEMU: there is nothing else that it could do then.
+                    self.end();
+                }
+                Ok(())
+            }
+            _ => return None,
+        };
+        Some(kept)
+    }
+
     fn serve(&self, stream: &UnixStream) -> io::Result<()> {
         match self.manners {
             Manners::Mute => return Ok(()),
@@ -352,14 +330,17 @@ impl Life {
                 lock(&self.vcpus).present += 1;
             }
             let answer = match &*name {
-                "query-status" if self.doing() == Doing::Waiting => r#"{"status": "prelaunch"}"#.to_owned(),
-                "query-status" => r#"{"status": "running"}"#.to_owned(),
+                "query-status" => self.doing().status().to_owned(),
                 "query-hotpluggable-cpus" => self.vcpus().places(),
                 _ => "{}".to_owned(),
             };
             let locked = self.manners == Manners::Lock;
             let arguments = command.get("arguments");
             let obeyed = lock(&self.media).obey(&name, arguments, &mut commands.passed, locked);
+            let obeyed = obeyed.or_else(|| self.keep_state(&name, commands.passed.as_ref()));
+            if !self.lives() {
+                return Ok(());
+            }
             if let Some(Err(why)) = obeyed {
                 let error = format!(r#"{{"class": "GenericError", "desc": "{why}"}}"#);
                 writeln!(&*stream, r#"{{"error": {error}, "id": {id}}}"#)?;
@@ -370,9 +351,13 @@ impl Life {
                     self.end();
                     return Ok(());
                 }
-                self.emulates.store(true, Ordering::Release);
+                *lock(&self.doing) = Doing::Emulating;
             }
             writeln!(&*stream, r#"{{"return": {answer}, "id": {id}}}"#)?;
+            if name == "migrate-incoming" && self.manners != Manners::Chew {
+                *lock(&self.doing) = Doing::Stopped;
+                writeln!(&*stream, r#"{{"event": "MIGRATION", "data": {{"status": "completed"}}}}"#)?;
+            }
             if self.manners == Manners::Flood && self.doing() == Doing::Emulating {
                 // Until nobody listens any more.
                 loop {

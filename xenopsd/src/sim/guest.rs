@@ -37,8 +37,18 @@ const PAGE_KIB: u64 = 4;
 const MAX_VCPUS: u32 = 512;
 
 /// The keys of a script, below `vm-data/sim`.
-pub const SCRIPT_KEYS: &[&str] =
-    &["shutdown", "suspend", "then", "then-ms", "devices", "device-model", "flood", "balloon", "agent"];
+pub const SCRIPT_KEYS: &[&str] = &[
+    "shutdown",
+    "suspend",
+    "then",
+    "then-ms",
+    "devices",
+    "device-model",
+    "drivers",
+    "flood",
+    "balloon",
+    "agent",
+];
 
 /// How a guest takes a request to shut down.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -107,7 +117,8 @@ impl Script {
         };
         Self {
             shutdown: Manners::of(&word("shutdown")),
-            suspend: Manners::of(&word("suspend")),
+            // Without drivers it hears of nothing.
+            suspend: if word("drivers") == "none" { Manners::Ignore } else { Manners::of(&word("suspend")) },
             devices: match &*word("devices") {
                 "keep" => Devices::Keep,
                 "refuse" => Devices::Refuse,

@@ -26,8 +26,8 @@ use crate::edge::{
     Access, Attached, AttachedDisk, BridgeKind, DeviceModel, DiskId, DiskWanted, DomId, FileId, Firmware,
     Followed, FoundKernel, Host, HostError, Image, ImageFile, ImageFormat, IoPriority, KernelSearch,
     KernelSearchError, NewDeviceModel, Note, NoteServer, Prepared, Reserve, ScreenListener, ScreenPlace,
-    ScriptEnd, ScriptError, ScriptRun, ServerWanted, StorageCall, StorageError, SuspendFile, Tell, Terminal,
-    TerminalSockets, TerminalWanted, VifScripts, VifSettings,
+    ScriptEnd, ScriptError, ScriptRun, ServerWanted, StateFile, StorageCall, StorageError, SuspendFile, Tell,
+    Terminal, TerminalSockets, TerminalWanted, VifScripts, VifSettings,
 };
 use crate::state::journal::{DiskServerId, ProcessId, Resource};
 
@@ -330,6 +330,11 @@ impl Host for SimHost {
     fn open_terminal(&self) -> Result<Terminal, HostError> {
         self.shared.faults.check("host.open_terminal")?;
         serial::open().map_err(|e| unusable("terminal", &e))
+    }
+
+    fn make_state_file(&self, state: Option<&[u8]>) -> Result<StateFile, HostError> {
+        self.shared.faults.check("host.make_state_file")?;
+        state.map_or_else(StateFile::empty, StateFile::holding).map_err(|e| unusable("device model", &e))
     }
 
     fn listen_for_viewers(

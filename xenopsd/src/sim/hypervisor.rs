@@ -9,7 +9,7 @@ use super::world::Signal;
 use super::{Shared, store_domid};
 use crate::edge::{
     Built, CpuMap, DomId, DomainImage, DomainInfo, FeatureSet, GuestKind, Hypervisor, HypervisorError, Image,
-    NewDomain, Physinfo, Resources, Ring, Stream, XenVersion,
+    NewDomain, Physinfo, Resources, Ring, ShutdownReason, Stream, XenVersion,
 };
 
 /// KiB of a page.
@@ -128,6 +128,17 @@ impl Hypervisor for SimHypervisor {
         })
     }
 
+    fn hears(&self, domid: DomId) -> Result<bool, HypervisorError> {
+        self.shared.faults.check("hypervisor.hears")?;
+        Ok(self.shared.script_word(domid, "drivers").as_deref() != Some("none"))
+    }
+
+    fn suspend(&self, domid: DomId) -> Result<(), HypervisorError> {
+        self.shared.faults.check("hypervisor.suspend")?;
+        self.shared.shut_down(domid, ShutdownReason::Suspend);
+        Ok(())
+    }
+
     fn save(&self, domid: DomId, stream: &Stream) -> Result<(), HypervisorError> {
         let saved = self.call("hypervisor.save", |hardware| hardware.suspended(domid))?;
         memory::save(&saved, stream, self.shared.copying)
@@ -142,7 +153,9 @@ impl Hypervisor for SimHypervisor {
     ) -> Result<Built, HypervisorError> {
         self.call("hypervisor.restore", |_| Ok(()))?;
         let saved = memory::restore(stream, self.shared.copying)?;
-        if saved.kind != kind || saved.vcpus > resources.max_vcpus {
+        // The stream of a guest in a container does not say whether it has a device model.
+        let alike = (saved.kind == GuestKind::Pv) == (kind == GuestKind::Pv);
+        if !alike || saved.vcpus > resources.max_vcpus {
             return Err(HypervisorError::Call(format!(
                 "restore: a {:?} domain with {} vcpus does not fit",
                 saved.kind, saved.vcpus

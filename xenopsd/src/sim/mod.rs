@@ -36,6 +36,9 @@
 //! | `vm-data/sim/devices` | `connect`, `keep`, `refuse`, `ignore`, `hostile` | connects its frontends; and does not give them back; and says why not; leaves them alone; writes nonsense into everything it may write |
 //! | `vm-data/sim/flood` | number | how many nodes it writes as fast as it can once it is up |
 //! | `vm-data/sim/device-model` | `work`, `exit`, `mute`, `nonsense`, `crash`, `flood`, `lock` | an HVM guest's: does its work; ends at once; never greets; greets with nonsense; ends when the guest is to run; sends events without end; its guest keeps drives closed |
+//! | | `refuse`, `empty`, `huge`, `die`, `halt` | does not write its state; says that it has and has not; writes too much; ends instead; does not go on afterwards |
+//! | | `choke`, `chew` | ends when it is to take a state; never comes to the end of that |
+//! | `vm-data/sim/drivers` | `pv`, `none` | an HVM guest has PV drivers; it has none and cannot be asked to suspend |
 //! | `vm-data/sim/balloon` | `obey`, `refuse`, `slow` | follows `memory/target` as far as there is memory; never; a MiB at a time |
 //! | `vm-data/sim/agent` | `none`, `linux`, `hostile` | has no agent; one that says what Linux' do; one that writes what a terminal would obey, and much of it |
 //!
@@ -69,8 +72,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crossbeam::channel::{Sender, unbounded};
-use xenstore::WatchStream;
 use xenstore::store::{Listening, SharedStore, listen};
+use xenstore::{Operations, WatchStream};
 
 use crate::edge::{DomId, Edges, Events, FileId, IoPriority, VifSettings};
 use crate::state::journal::LoopId;
@@ -200,6 +203,14 @@ impl Shared {
     fn signal(&self, signal: Signal) {
         // A world that has ended has nobody left to tell.
         let _ = self.signals.send(signal);
+    }
+
+    /// What a domain's script says of `key`.
+    fn script_word(&self, domid: DomId, key: &str) -> Option<String> {
+        let node = format!("/local/domain/{domid}/vm-data/sim/{key}");
+        let node = xenstore::Path::new(&node).ok()?;
+        let word = self.store.client(xenstore::DomId::DOM0).read(&node).ok()??;
+        String::from_utf8(word).ok()
     }
 
     /// What happens to a domain that nobody holds any more.

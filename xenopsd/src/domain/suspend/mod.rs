@@ -1,18 +1,23 @@
 //! A guest to an image and back.
 //!
 //! ```text
-//!   open image ─► ask the guest ─► save ─► seal ─► keep ─► (the domain's end)
-//!       │              │            │        │
-//!       └──────────────┴────────────┴────────┴── failure, cancel: the guest runs on where it is, the image goes
+//!   open image ─► ask the guest ─► [save device model] ─► save ─► seal ─► keep ─► (the domain's end)
+//!       │              │                   │               │        │
+//!       └──────────────┴───────────────────┴───────────────┴────────┴── failure, cancel: the guest runs on where it is,
+//!                                                                       the image goes
 //!
 //!   a daemon killed in between finds the note in the domain's private tree:
 //!       not kept ─► the guest runs on, the image goes          kept ─► the domain's end is finished
 //! ```
 //!
 //! The disks stay connected until the image is kept, so that the guest can run on; its block requests wait in a ring that
-//! is in the image, and are done again after a resume.
+//! is in the image, and are done again after a resume. An HVM guest without PV drivers is not asked but stopped; its device
+//! model has all that it wrote.
 
+mod device_model;
 mod resume;
+
+pub(super) use device_model::ModelState;
 
 use std::convert::Infallible;
 use std::fs::File;
@@ -21,7 +26,7 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam::channel::bounded;
 use xenstore::layout::libxl_path;
@@ -29,13 +34,14 @@ use xenstore::{Batch, Operations};
 
 use super::VmExecutor;
 use super::shutdown::{Refused, control};
-use super::suspend_image::{self, ImageWriter};
-use crate::api::{BuilderInfo, Disk, Error};
+use super::suspend_image::{self, ImageWriter, RecordKind};
+use crate::api::{Disk, Error};
 use crate::core::SUSPENDING;
 use crate::device::storage::{self, Purpose};
 use crate::device::store_domid;
 use crate::edge::{Access, DomId, DomainInfo, HypervisorError, ShutdownReason, Stream, SuspendFile};
 use crate::ops::SMALL_STACK;
+use crate::ops::plan::has_device_model;
 
 /// The request in `control/shutdown`.
 const SUSPEND: &str = "suspend";
@@ -63,14 +69,6 @@ fn suspended(domain: &DomainInfo) -> bool {
 }
 
 impl VmExecutor<'_> {
-    /// An image holds the state of the domain; an HVM guest has as much again in its device model.
-    fn must_be_suspendable(&self) -> Result<(), Error> {
-        match self.records.vm.ty {
-            BuilderInfo::Hvm(_) => Err(Error::Unimplemented("suspend and resume of HVM guests".to_owned())),
-            _ => Ok(()),
-        }
-    }
-
     /// Where the image is.
     fn image_path(&self, disk: &Disk) -> Result<PathBuf, Error> {
         match disk {
@@ -81,7 +79,6 @@ impl VmExecutor<'_> {
 
     /// Makes a storage layer's disk reachable for the image that is on it, or is to be.
     pub(super) fn attach_image(&self, disk: &Disk, access: Access) -> Result<(), Error> {
-        self.must_be_suspendable()?;
         self.must_not_be_its_own(disk)?;
         let Disk::Vdi(vdi) = disk else { return Ok(()) };
         storage::check(self.core, vdi)?;
@@ -110,7 +107,6 @@ impl VmExecutor<'_> {
     }
 
     pub(super) fn open_image(&self, disk: &Disk) -> Result<(), Error> {
-        self.must_be_suspendable()?;
         self.must_not_be_its_own(disk)?;
         let path = self.image_path(disk)?;
         let domain = self.domain()?;
@@ -124,10 +120,7 @@ impl VmExecutor<'_> {
         let domid = self.domid()?;
         let patience = &self.core.patience;
         let all = patience.suspend_ack + patience.suspend;
-        let mut request = Batch::new();
-        request.write(control(domid)?, SUSPEND);
-        request.write(asked(domid)?, "");
-        self.ask(domid, &request, patience.suspend_ack, all).map_err(|refused| match refused {
+        self.have_suspended(domid, all).map_err(|refused| match refused {
             Refused::NotAcknowledged => Error::FailedToAcknowledgeSuspendRequest,
             Refused::NotInTime => {
                 Error::FailedToSuspend { id: self.vm().to_owned(), timeout: all.as_secs_f64() }
@@ -145,13 +138,34 @@ impl VmExecutor<'_> {
         )))
     }
 
+    /// Asks the guest; one that cannot hear is stopped.
+    fn have_suspended(&self, domid: DomId, all: Duration) -> Result<(), Refused> {
+        let hears = !has_device_model(&self.records.vm) || {
+            let hypervisor = self.core.edges.hypervisor()?;
+            hypervisor.hears(domid).map_err(Error::from)?
+        };
+        let mut request = Batch::new();
+        request.write(asked(domid)?, "");
+        if hears {
+            request.write(control(domid)?, SUSPEND);
+            return self.ask(domid, &request, self.core.patience.suspend_ack, all);
+        }
+        tracing::info!(vm = self.vm(), %domid, "the guest has no PV drivers: it is stopped where it is");
+        let started = Instant::now();
+        self.core.edges.store()?.commit(&request).map_err(Error::from)?;
+        self.core.edges.hypervisor()?.suspend(domid).map_err(Error::from)?;
+        self.until_stopped(domid, started + all)
+    }
+
     pub(super) fn save_domain(&self) -> Result<(), Error> {
         let domain = self.domain()?;
-        let record =
-            suspend_image::xenops_record(&self.records.vm, domain.tot_pages * PAGE, SystemTime::now());
+        let model = self.take_state();
+        let vcpus = model.as_ref().map(|model| model.vcpus);
+        let bytes = domain.tot_pages * PAGE;
+        let record = suspend_image::xenops_record(&self.records.vm, bytes, vcpus, SystemTime::now());
         self.with_image(|image| {
             let failed = |error: io::Error| image_failed(image, &error);
-            let writer = ImageWriter::begin(image.file(), &record).map_err(failed)?;
+            let mut writer = ImageWriter::begin(image.file(), &record).map_err(failed)?;
             let hypervisor = self.core.edges.hypervisor()?;
             self.stream(image, |stream| hypervisor.save(domain.domid, stream)).map_err(
                 |error| match error {
@@ -159,6 +173,9 @@ impl VmExecutor<'_> {
                     other => Error::internal(format!("suspend image {}: {other}", image.path().display())),
                 },
             )?;
+            if let Some(model) = &model {
+                writer.record(RecordKind::QemuTrad, &model.bytes).map_err(failed)?;
+            }
             writer.end().map(drop).map_err(failed)
         })
     }
@@ -199,6 +216,7 @@ impl VmExecutor<'_> {
         let hypervisor = self.core.edges.hypervisor()?;
         let stopped = hypervisor.domain(domid)?.filter(|now| now.shutdown.is_some());
         if stopped.as_ref().is_some_and(suspended) {
+            self.continue_device_model();
             hypervisor.resume(domid)?;
             self.core.runs_on(domid);
             // xenstored tells of a domain's end once, until it hears of its resumption.

@@ -1,5 +1,6 @@
 //! A domain from an image.
 
+use super::ModelState;
 use crate::api::{Disk, Error};
 use crate::domain::VmExecutor;
 use crate::domain::memory::{Wanted, bytes};
@@ -11,7 +12,6 @@ use crate::edge::{GuestKind, HypervisorError, SuspendFile};
 impl VmExecutor<'_> {
     /// Finds all that can be found wrong before anything is taken.
     pub(in crate::domain) fn check_resume(&self, disk: &Disk) -> Result<(), Error> {
-        self.must_be_suspendable()?;
         let wanted = Wanted::of(&self.records.vm)?;
         let image = self.core.edges.host().open_image(&self.image_path(disk)?)?;
         let (_, record) = ImageReader::open(image.file()).map_err(|e| unusable(&image, &e))?;
@@ -28,6 +28,7 @@ impl VmExecutor<'_> {
         self.check_devices()?;
         self.check_passed_through(&host)?;
         self.check_terminal()?;
+        self.check_device_model()?;
         self.hold_image(image);
         Ok(())
     }
@@ -54,10 +55,38 @@ impl VmExecutor<'_> {
         })?;
         drop(hypervisor);
         let rest = reader.rest().map_err(|e| unusable(&image, &e))?;
-        if let Some((kind, _)) = rest.iter().find(|(kind, _)| *kind != RecordKind::QemuXen) {
-            tracing::warn!(vm = self.vm(), ?kind, "state in the image that has no use here is left out");
-        }
+        self.keep_state(rest, &record, &wanted).ok_or_else(|| {
+            Error::internal(format!("suspend image {}: {NO_MODEL}", image.path().display()))
+        })?;
         self.introduce(domid, &wanted, target_kib, built)
+    }
+
+    /// Takes a device model's state out of what is in the image beside the memory; none when it should be there and is not.
+    fn keep_state(
+        &self,
+        rest: Vec<(RecordKind, Vec<u8>)>,
+        record: &XenopsRecord,
+        wanted: &Wanted,
+    ) -> Option<()> {
+        let mut state = None;
+        for (kind, bytes) in rest {
+            match kind {
+                RecordKind::QemuTrad | RecordKind::QemuXen if wanted.kind == GuestKind::Hvm => {
+                    state = Some(bytes);
+                }
+                _ => tracing::warn!(
+                    vm = self.vm(),
+                    ?kind,
+                    "state in the image that has no use here is left out"
+                ),
+            }
+        }
+        // An image of somebody else's does not say; its device model had as many as its guest.
+        let said = record.emulated_vcpus.or_else(|| usize::try_from(wanted.vcpus).ok());
+        let found = state.zip(said).map(|(bytes, vcpus)| ModelState { bytes, vcpus });
+        let complete = found.is_some() || wanted.kind != GuestKind::Hvm;
+        self.hold_state(found);
+        complete.then_some(())
     }
 
     pub(in crate::domain) fn forget_image(&self) -> Result<(), Error> {
@@ -70,8 +99,7 @@ impl VmExecutor<'_> {
         let had = if remembered > 0 { Some(remembered) } else { record.memory_bytes };
         let kib =
             had.map_or(wanted.dynamic_max_kib, |had| had.div_ceil(1024).saturating_sub(wanted.shim_kib));
-        // Beside its memory such a guest has a few pages for tables and rings, which its balloon is not to ask for.
-        let kib = if wanted.kind == GuestKind::Pv { kib } else { kib / 1024 * 1024 };
+        let kib = whole_mib(wanted, kib);
         if kib > wanted.static_max_kib.saturating_add(SLACK_KIB) {
             return Err(Error::internal(format!(
                 "VM {}: the image has {} bytes of memory, more than memory_static_max",
@@ -82,6 +110,23 @@ impl VmExecutor<'_> {
         Ok(kib)
     }
 }
+
+/// Without what a guest in a container has beside the memory it was given, which its balloon is not to ask for: a few pages for
+/// tables and rings, and with a device model the firmware of its cards; the window of its video card is missing instead.
+fn whole_mib(wanted: &Wanted, kib: u64) -> u64 {
+    match wanted.kind {
+        GuestKind::Pv => kib,
+        GuestKind::Pvh => kib / 1024 * 1024,
+        GuestKind::Hvm => {
+            let nearest = (kib + 512) / 1024 * 1024;
+            let given = wanted.dynamic_max_kib / 1024 * 1024;
+            if (given..=given + SLACK_KIB).contains(&nearest) { given } else { nearest }
+        }
+    }
+}
+
+/// Why an image is of no use to an HVM guest.
+const NO_MODEL: &str = "it has no state of a device model: it is not of an HVM guest";
 
 /// What a domain may have above its target: the hypervisor's limit leaves as much (`LIBXL_MAXMEM_CONSTANT`).
 const SLACK_KIB: u64 = 1024;

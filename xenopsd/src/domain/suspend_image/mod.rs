@@ -5,7 +5,7 @@
 //!   Xenops   length  S-expression: time, word size, VM    each record: type, length (two little-endian 64-bit
 //!   Libxc    0       libxenguest's stream, which knows      numbers), then as many bytes
 //!                    its own end
-//!   Qemu_xen length  device model's state                 HVM only
+//!   Qemu_trad length device model's state                 HVM only; the model's own name for it, whichever QEMU
 //!   End      0
 //! ```
 //!
@@ -48,9 +48,9 @@ pub enum RecordKind {
     Libxl = 0x00f1,
     /// The same in the format before version 2.
     LibxcLegacy = 0x00f2,
-    /// State of the old device model.
+    /// State of the device model. The model calls it that for every QEMU.
     QemuTrad = 0x0f00,
-    /// State of the device model.
+    /// The same under its newer name.
     QemuXen = 0x0f01,
     /// State of a mediated GPU.
     Demu = 0x0f10,
@@ -140,18 +140,21 @@ pub struct XenopsRecord {
     pub vm: Option<String>,
     /// Memory of the domain in bytes; only in our own images.
     pub memory_bytes: Option<u64>,
+    /// Processors that the device model emulated for; only in our own images of HVM guests.
+    pub emulated_vcpus: Option<usize>,
 }
 
-/// The first record's text for a VM that has `memory_bytes`.
-pub fn xenops_record(vm: &Vm, memory_bytes: u64, now: SystemTime) -> String {
-    Sexp::List(vec![
+/// The first record's text for a VM that has `memory_bytes`, and whose device model emulates for so many processors.
+pub fn xenops_record(vm: &Vm, memory_bytes: u64, emulated_vcpus: Option<usize>, now: SystemTime) -> String {
+    let mut fields = vec![
         Sexp::field("time", Sexp::atom(compact_time(now))),
         Sexp::field("word_size", Sexp::atom(usize::BITS.to_string())),
         Sexp::field("vm_str", Sexp::atom(Sexp::of_value(&vm.to_value()).print())),
         Sexp::field("xs_subtree", Sexp::List(Vec::new())),
         Sexp::field("memory_bytes", Sexp::atom(memory_bytes.to_string())),
-    ])
-    .print()
+    ];
+    fields.extend(emulated_vcpus.map(|n| Sexp::field("emulated_vcpus", Sexp::atom(n.to_string()))));
+    Sexp::List(fields).print()
 }
 
 impl XenopsRecord {
@@ -163,6 +166,7 @@ impl XenopsRecord {
             time: field("time").map(str::to_owned),
             vm: vm.as_ref().and_then(|vm| vm.get("id")?.as_str()).map(str::to_owned),
             memory_bytes: field("memory_bytes").and_then(|n| n.parse().ok()),
+            emulated_vcpus: field("emulated_vcpus").and_then(|n| n.parse().ok()),
         })
     }
 }

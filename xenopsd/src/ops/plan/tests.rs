@@ -123,7 +123,7 @@ fn everything_a_start_takes_is_undone_by_its_creation() {
 #[test]
 fn a_suspend_is_undone_until_the_image_is_kept() {
     let disk = Disk::Local("/image".to_owned());
-    let steps = suspend(&disk);
+    let steps = suspend(&records(&[], &[]).vm, &disk);
     let atoms: Vec<_> = steps
         .iter()
         .map(|step| match step {
@@ -149,6 +149,37 @@ fn a_resume_is_a_start_from_an_image() {
     let Step::Parallel(started) = &start(&records)[3] else { panic!() };
     assert_eq!(together[1..], started[1..]);
     assert_eq!(resumed.iter().map(Step::weight).sum::<u32>(), 18);
+}
+
+/// It writes into the guest's memory until it is stopped, and needs it to go on.
+#[test]
+fn a_device_model_is_saved_before_the_memory_and_loaded_after_it() {
+    let disk = Disk::Local("/image".to_owned());
+    let mut records = records(&[], &[]);
+    let places = |steps: &[Step], atoms: [Atom; 2]| {
+        let is = |step: &Step, atom: &Atom| match step {
+            Step::Parallel(together) => together.contains(&Step::Do(atom.clone())),
+            step => *step == Step::Do(atom.clone()),
+        };
+        atoms.map(|atom| steps.iter().position(|step| is(step, &atom)))
+    };
+    let saves = [Atom::SaveDeviceModel, Atom::SaveDomain];
+    let loads = [Atom::RestoreDomain(disk.clone()), Atom::LoadDeviceModel];
+    assert_eq!(places(&suspend(&records.vm, &disk), saves.clone())[0], None);
+    assert_eq!(places(&resume(&records, &disk), loads.clone())[1], None);
+    records.vm.ty = BuilderInfo::Hvm(crate::api::HvmInfo::default());
+    for steps in [suspend(&records.vm, &disk), checkpoint(&records.vm, &disk)] {
+        let [Some(model), Some(memory)] = places(&steps, saves.clone()) else { panic!("{steps:?}") };
+        assert!(model < memory);
+    }
+    let resumed = resume(&records, &disk);
+    let [Some(memory), Some(model)] = places(&resumed, loads) else { panic!("{resumed:?}") };
+    assert!(memory < model);
+    let begins = |steps: &[Step]| {
+        [Beginning::Fresh, Beginning::Kept]
+            .map(|b| places(steps, [Atom::StartDeviceModel(b), Atom::Settle])[0].is_some())
+    };
+    assert_eq!([begins(&start(&records)), begins(&resumed)], [[true, false], [false, true]]);
 }
 
 #[test]

@@ -15,7 +15,7 @@ use std::net::{Ipv4Addr, TcpStream};
 use std::os::unix::net::UnixStream;
 use xenstore::Operations;
 
-const START: [Atom; 3] = [Atom::CreateDomain, Atom::StartDeviceModel, Atom::Settle];
+const START: [Atom; 3] = [Atom::CreateDomain, Atom::StartDeviceModel(plan::Beginning::Fresh), Atom::Settle];
 
 fn hvm(rig: &Rig, word: &str, on_crash: Action) -> String {
     let script = [("device-model", word)];

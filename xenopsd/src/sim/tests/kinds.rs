@@ -1,7 +1,7 @@
 //! Guests of every kind.
 
 use super::*;
-use crate::api::{DeviceId, GvtG, HvmInfo, Pci, PciAddress, PvInfo, Vgpu, VgpuImplementation, Vusb};
+use crate::api::{DeviceId, GvtG, Pci, PciAddress, PvInfo, Vgpu, VgpuImplementation, Vusb};
 use crate::ops::plan::{Device, Unplugging};
 
 fn as_kind(kind: fn(PvInfo) -> BuilderInfo) -> impl FnOnce(&mut Vm) {
@@ -46,21 +46,6 @@ fn pvh_guests_and_pv_guests_in_the_shim_live_as_pv_guests_do() {
         rig.run(&vm, Operation::Shutdown(Some(LONG))).unwrap();
         rig.until_remains(&vm, &before, "the life of a guest");
     }
-}
-
-#[test]
-fn an_image_is_not_taken_for_a_whole_hvm_guest() {
-    let rig = Rig::new(&quick());
-    let vm = rig.add(1, &[], |_| ());
-    let image = Disk::Local(rig.directory.path().join("image").display().to_string());
-    rig.start(&vm).unwrap();
-    rig.run(&vm, Operation::Suspend(image.clone())).unwrap();
-    let mut record = rig.core.records.vm(&vm).unwrap();
-    record.ty = BuilderInfo::Hvm(HvmInfo::default());
-    rig.core.records.put_vm(&record).unwrap();
-    let refused = rig.run(&vm, Operation::Resume(image));
-    assert!(matches!(&refused, Err(Error::Unimplemented(what)) if what.contains("HVM")), "{refused:?}");
-    assert_eq!(rig.state(&vm), PowerState::Suspended);
 }
 
 #[test]

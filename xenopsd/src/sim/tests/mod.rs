@@ -26,6 +26,8 @@ mod sharing;
 mod state_dir;
 mod storage;
 mod suspend;
+mod suspend_faults;
+mod suspend_hvm;
 mod terminals;
 
 use std::path::PathBuf;

@@ -9,7 +9,7 @@ use crate::core::SUSPENDING;
 
 impl Rig {
     /// Whether its domain is there and neither stopped nor paused.
-    fn executes(&self, vm: &str) -> bool {
+    pub(super) fn executes(&self, vm: &str) -> bool {
         self.core.domain_of(vm).unwrap().is_some_and(|d| d.shutdown.is_none() && !d.paused && !d.dying)
     }
 
@@ -18,7 +18,7 @@ impl Rig {
     }
 
     /// The guest goes on as if nothing had been, and nothing is left of the attempt.
-    fn runs_on(&self, vm: &str, domid: DomId, what: &str) {
+    pub(super) fn runs_on(&self, vm: &str, domid: DomId, what: &str) {
         assert_eq!(self.domid(vm), Some(domid), "{what}");
         assert_eq!(self.state(vm), PowerState::Running, "{what}");
         assert!(self.executes(vm), "{what}");
@@ -30,8 +30,18 @@ impl Rig {
 
 /// A running guest whose devices are connected.
 fn running(options: &SimOptions, patience: Patience, script: &[(&str, &str)]) -> (Rig, String, DomId) {
+    running_as(|_| (), options, patience, script)
+}
+
+/// The same of another kind.
+pub(super) fn running_as(
+    kind: fn(&mut Vm),
+    options: &SimOptions,
+    patience: Patience,
+    script: &[(&str, &str)],
+) -> (Rig, String, DomId) {
     let rig = Rig::with_patience(options, patience);
-    let vm = rig.add(1, script, |_| ());
+    let vm = rig.add(1, script, kind);
     rig.start(&vm).unwrap();
     rig.until("its disk is connected", || rig.connected(&vm));
     let domid = rig.domid(&vm).unwrap();
@@ -352,137 +362,4 @@ fn an_image_in_use_is_left_alone() {
     assert_eq!(fs::read(rig.image_path()).unwrap(), b"\0\0\0");
     fs::remove_file(rig.image_path()).unwrap();
     rig.runs_on(&vm, domid, "an image in use");
-}
-
-/// The calls that `operation` makes, by name and in order.
-fn calls_of(rig: &Rig, vm: &str, operation: Operation) -> Vec<String> {
-    rig.machine.faults.record();
-    rig.run(vm, operation).unwrap();
-    rig.machine.faults.recorded()
-}
-
-#[test]
-fn each_failing_call_of_a_suspend_leaves_it_running_or_suspended() {
-    let (rig, vm, _) = running(&quick(), long(), &[]);
-    let calls = calls_of(&rig, &vm, Operation::Suspend(rig.image()));
-    rig.resume(&vm).unwrap();
-    let (mut ran, mut suspended) = (0, 0);
-    for nth in 0..calls.len() {
-        let nth = u64::try_from(nth).unwrap();
-        fs::remove_file(rig.image_path()).unwrap_or_default();
-        rig.until("its disk is connected", || rig.connected(&vm));
-        let domid = rig.domid(&vm).unwrap();
-        rig.machine.faults.arm(Fault::Nth { site: None, nth, when: crate::sim::When::Before });
-        let outcome = rig.suspend(&vm);
-        rig.machine.faults.disarm();
-        let what = format!("call {nth}: {outcome:?}");
-        // What failed in the end of the domain is finished when it is looked at.
-        if rig.core.records.extra(&vm).unwrap().is_suspended() {
-            if rig.domid(&vm).is_some() {
-                assert!(outcome.is_err(), "{what}");
-                rig.run(&vm, Operation::Check).unwrap();
-            }
-            assert_eq!(rig.state(&vm), PowerState::Suspended, "{what}");
-            rig.resume(&vm).unwrap_or_else(|e| panic!("{what}: {e}"));
-            suspended += 1;
-        } else {
-            assert!(outcome.is_err(), "{what}");
-            rig.until(&format!("{what}: it runs on"), || rig.executes(&vm));
-            let gone = || !rig.image_path().exists();
-            eventually(&format!("{what}: the image is gone"), gone);
-            eventually(&format!("{what}: the note is gone"), || !rig.noted());
-            rig.until(&format!("{what}: it runs on"), || rig.executes(&vm));
-            rig.runs_on(&vm, domid, &what);
-            ran += 1;
-        }
-    }
-    assert!(ran > 10 && suspended > 10, "{ran} {suspended}");
-}
-
-#[test]
-fn each_failing_call_of_a_resume_leaves_it_suspended() {
-    let (rig, vm, _) = running(&quick(), long(), &[]);
-    rig.suspend(&vm).unwrap();
-    let before = rig.remains(&vm);
-    let calls = calls_of(&rig, &vm, Operation::Resume(rig.image()));
-    rig.run(&vm, Operation::Unpause).unwrap();
-    rig.suspend(&vm).unwrap();
-    let mut failed = 0;
-    for nth in 0..calls.len() {
-        let nth = u64::try_from(nth).unwrap();
-        rig.machine.faults.arm(Fault::Nth { site: None, nth, when: crate::sim::When::Before });
-        let outcome = rig.run(&vm, Operation::Resume(rig.image()));
-        rig.machine.faults.disarm();
-        let what = format!("call {nth}: {outcome:?}");
-        if outcome.is_ok() || rig.state(&vm) == PowerState::Paused {
-            rig.run(&vm, Operation::Unpause).unwrap();
-            rig.suspend(&vm).unwrap_or_else(|e| panic!("{what}: {e}"));
-        } else {
-            assert_eq!(rig.state(&vm), PowerState::Suspended, "{what}");
-            failed += 1;
-        }
-        rig.until_remains(&vm, &before, &what);
-    }
-    assert!(failed > 25, "only {failed} failures");
-}
-
-#[test]
-fn a_daemon_killed_in_a_suspend_lets_the_guest_run_on_or_has_suspended_it() {
-    let (mut rig, vm, _) = running(&quick(), long(), &[]);
-    let calls = calls_of(&rig, &vm, Operation::Suspend(rig.image()));
-    rig.resume(&vm).unwrap();
-    let (mut ran, mut suspended) = (0, 0);
-    for (nth, site) in (0..).zip(&calls) {
-        fs::remove_file(rig.image_path()).unwrap_or_default();
-        rig.until("its disk is connected", || rig.connected(&vm));
-        rig.machine.faults.arm(Fault::From { nth });
-        let outcome = rig.suspend(&vm);
-        rig = rig.restart();
-        let what = format!("a kill at {nth} {site}: {outcome:?}");
-        rig.until(&format!("{what}: it is one or the other"), || match rig.state(&vm) {
-            PowerState::Suspended => true,
-            PowerState::Running => rig.executes(&vm) && !rig.core.records.extra(&vm).unwrap().is_suspended(),
-            _ => false,
-        });
-        if rig.state(&vm) == PowerState::Suspended {
-            rig.resume(&vm).unwrap_or_else(|e| panic!("{what}: {e}"));
-            suspended += 1;
-        } else {
-            eventually(&format!("{what}: the image is gone"), || !rig.image_path().exists());
-            ran += 1;
-        }
-    }
-    assert!(ran > 5 && suspended > 3, "{ran} {suspended}");
-    rig.suspend(&vm).unwrap();
-    rig.resume(&vm).unwrap();
-}
-
-#[test]
-fn a_daemon_killed_in_a_resume_leaves_it_suspended_or_resumed() {
-    let (mut rig, vm, _) = running(&quick(), long(), &[]);
-    rig.suspend(&vm).unwrap();
-    let calls = calls_of(&rig, &vm, Operation::Resume(rig.image()));
-    rig.run(&vm, Operation::Unpause).unwrap();
-    rig.suspend(&vm).unwrap();
-    let before = rig.remains(&vm);
-    for (nth, site) in (0..).zip(&calls) {
-        rig.machine.faults.arm(Fault::From { nth });
-        let outcome = rig.run(&vm, Operation::Resume(rig.image()));
-        rig = rig.restart();
-        let what = format!("a kill at {nth} {site}: {outcome:?}");
-        // Behind the check that follows the restart.
-        rig.until(&format!("{what}: it is one or the other"), || match rig.domid(&vm) {
-            None => rig.state(&vm) == PowerState::Suspended,
-            Some(domid) => {
-                let settled = !rig.core.pending(domid).unwrap();
-                settled && !rig.core.records.extra(&vm).unwrap().is_suspended()
-            }
-        });
-        if rig.state(&vm) != PowerState::Suspended {
-            rig.run(&vm, Operation::Unpause).unwrap();
-            rig.suspend(&vm).unwrap_or_else(|e| panic!("{what}: {e}"));
-        }
-        rig.until_remains(&vm, &before, &what);
-    }
-    rig.resume(&vm).unwrap();
 }
