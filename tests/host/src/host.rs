@@ -167,6 +167,11 @@ impl Host {
         &self.name
     }
 
+    /// Its directory here.
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
     /// Process id of its QEMU.
     pub fn pid(&self) -> i32 {
         self.pid

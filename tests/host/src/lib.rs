@@ -23,6 +23,7 @@ mod lock;
 mod machine;
 pub mod packages;
 mod paths;
+mod plug;
 mod process;
 pub mod programs;
 pub mod progress;

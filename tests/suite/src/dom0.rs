@@ -374,14 +374,26 @@ impl Dom0 {
     /// Types a command into the shell on the guest's console, and returns what it printed.
     #[track_caller]
     pub fn type_into(&self, guest: &Guest, command: &str) -> String {
+        self.type_within(guest, command, LIMIT)
+    }
+
+    /// Types a line into the guest's console.
+    #[track_caller]
+    pub fn enter(&self, guest: &Guest, line: &str) {
+        let tty = format!("/local/domain/{}/console/tty", self.domid(guest));
+        self.sh(&format!("printf '%s\\r' {} >$(xenstore-read {tty})", quote(line)));
+    }
+
+    /// As [`Dom0::type_into`] with a limit.
+    #[track_caller]
+    pub fn type_within(&self, guest: &Guest, command: &str, limit: Duration) -> String {
         let mark = self.marks.fetch_add(1, Ordering::Relaxed);
         // The kernel's messages go to the same console: from now on only the gravest. What is typed comes back as echo:
         // the quotes make it differ from what the command prints.
         let quiet = "echo 1 >/proc/sys/kernel/printk";
-        let line = format!("{quiet}; echo BE''GIN{mark}; {command}; echo E''ND{mark}\r");
-        let tty = format!("/local/domain/{}/console/tty", self.domid(guest));
-        self.sh(&format!("printf %s {} >$(xenstore-read {tty})", quote(&line)));
-        self.said(guest, &format!("END{mark}"));
+        self.enter(guest, &format!("{quiet}; echo BE''GIN{mark}; {command}; echo E''ND{mark}"));
+        let said = self.host.wait_for_guest(guest.name(), &format!("END{mark}"), limit);
+        said.unwrap_or_else(|error| panic!("{error}"));
         let log = self.sh(&format!("cat {}", quote(&Host::guest_log(guest.name()))));
         let printed = log.split_once(&format!("BEGIN{mark}")).and_then(|(_, rest)| rest.split_once("END"));
         let (printed, _) = printed.unwrap_or_else(|| panic!("{} printed no marks: {log}", guest.name()));

@@ -1,7 +1,7 @@
 //! `cargo xtask bench boot`: from a Debian guest's disk to its kernel and ramdisk, beside Debian's pygrub.
 //!
-//! Both programs run in turn on the same image, whose files are in the page cache, and write to memory, as
-//! `/var/run/xen/pygrub` is.
+//! Both programs run in turn on the same image, which is in memory, and write to memory, as `/var/run/xen/pygrub` is. One
+//! image is Debian's own with a small ramdisk, the other has files of the sizes that Debian has with all drivers.
 
 use std::fs::{self, File};
 use std::io::Write as _;
@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeValLike as _;
 use tempfile::TempDir;
+use xen_host::DebianDisk;
 
 /// Where `xen-utils-4.17` has it.
 const DEBIANS: &str = "/usr/lib/xen-4.17/bin/pygrub";
@@ -91,32 +92,42 @@ fn median(mut times: Vec<Duration>) -> f64 {
     times[times.len() / 2].as_secs_f64() * 1000.0
 }
 
-#[test]
-fn bench() {
+/// Runs both in turn and prints how they compare.
+fn compare(what: &str, image: &Path, out: &Path) {
     let ours = xen_host::target().join("release/pygrub");
-    let directory = TempDir::new_in("/dev/shm").or_else(|_| TempDir::new()).expect("a directory");
-    let out = directory.path().join("out");
-    fs::create_dir_all(&out).expect("a directory");
-    let image = image(directory.path());
-    let [our_memory, their_memory] =
-        [&*ours, Path::new(DEBIANS)].map(|program| memory(program, &image, &out));
-    for program in [&*ours, Path::new(DEBIANS)] {
-        run(program, &image, &out);
+    let programs = [&*ours, Path::new(DEBIANS)];
+    let [our_memory, their_memory] = programs.map(|program| memory(program, image, out));
+    for program in programs {
+        run(program, image, out);
     }
     let mut times: [Vec<(Duration, Duration)>; 2] = Default::default();
     for _ in 0..RUNS {
-        for (times, program) in times.iter_mut().zip([&*ours, Path::new(DEBIANS)]) {
-            times.push(run(program, &image, &out));
+        for (times, program) in times.iter_mut().zip(programs) {
+            times.push(run(program, image, out));
         }
     }
     let [ours, theirs] = times.map(|times| {
         let (wall, processor): (Vec<_>, Vec<_>) = times.into_iter().unzip();
         (median(wall), median(processor))
     });
-    println!("from a disk to kernel and ramdisk ({} MiB), median of {RUNS} runs:", (KERNEL + RAMDISK) >> 20);
+    println!("{what}, median of {RUNS} runs:");
     println!("            ours   Debian's   ratio   (aim: 0.33)");
     println!("  wall    {:6.1} ms {:6.1} ms   {:.2}", ours.0, theirs.0, ours.0 / theirs.0);
     println!("  CPU     {:6.1} ms {:6.1} ms   {:.2}", ours.1, theirs.1, ours.1 / theirs.1);
     let ratio = f64::from(our_memory) / f64::from(their_memory);
     println!("  memory  {our_memory:6} KiB {their_memory:5} KiB   {ratio:.2}");
+}
+
+#[test]
+fn bench() {
+    let directory = TempDir::new_in("/dev/shm").or_else(|_| TempDir::new()).expect("a directory");
+    let out = directory.path().join("out");
+    fs::create_dir_all(&out).expect("a directory");
+    let made = image(directory.path());
+    compare(&format!("a disk with {} MiB of kernel and ramdisk", (KERNEL + RAMDISK) >> 20), &made, &out);
+    let debian = DebianDisk::get().unwrap_or_else(|error| panic!("{error}"));
+    let copy = directory.path().join("debian");
+    let copied = Command::new("cp").arg("--sparse=always").args([&debian.image(), &copy]).status();
+    assert!(copied.expect("cp runs").success());
+    compare("a disk as Debian's packages make it", &copy, &out);
 }
