@@ -178,9 +178,15 @@ impl Guest {
 
     /// With the last disk in an image that is served, and other keys of its backend.
     #[must_use]
-    pub fn image(mut self, format: ImageFormat, keys: &[(&str, &str)]) -> Self {
+    pub fn image(self, format: ImageFormat, keys: &[(&str, &str)]) -> Self {
+        self.keys(&[(IMAGE_FORMAT, format.name())]).keys(keys)
+    }
+
+    /// With keys of the last disk's backend.
+    #[must_use]
+    pub fn keys(mut self, keys: &[(&str, &str)]) -> Self {
         if let Some(vbd) = self.vbds.last_mut() {
-            for (key, value) in [(IMAGE_FORMAT, format.name())].iter().chain(keys) {
+            for (key, value) in keys {
                 vbd.extra_backend_keys.insert(*key, (*value).to_owned());
             }
         }

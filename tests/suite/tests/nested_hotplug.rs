@@ -1,8 +1,12 @@
 //! Disks and network interfaces that come and go while the guest runs, on real Xen, and the scripts run for events.
 
+use std::time::Instant;
+
 use suite::{Dom0, Guest};
+use xen_host::Options;
 use xenopsd::api::{
-    DeviceId, Error, StepState, VbdMode, VbdPlug, VbdStat, VbdUnplug, VifPlug, VifUnplug, VmExplain,
+    DeviceId, Disk, Error, StepState, TaskStat, TaskState, Vbd, VbdAdd, VbdMode, VbdPlug, VbdStat, VbdUnplug,
+    VifPlug, VifUnplug, VmExplain,
 };
 
 /// How often a device comes and goes.
@@ -78,6 +82,96 @@ fn disks_come_and_go_and_what_was_written_stays() {
     let table = dom0.sh("xenops explain hot");
     assert!(table.contains("undone by: unplug disk xvdb by force"), "{table}");
     dom0.shutdown(&guest, 60.0).expect("goes down");
+}
+
+/// Milliseconds of the slowest of some cycles of a disk.
+fn slowest_cycle(dom0: &Dom0, id: &DeviceId) -> u128 {
+    let cycle = || {
+        let begun = Instant::now();
+        plug_disk(dom0, id).expect("is plugged");
+        unplug_disk(dom0, id, false).expect("goes");
+        begun.elapsed().as_millis()
+    };
+    (0..3).map(|_| cycle()).max().unwrap_or_default()
+}
+
+/// A guest that does not let go of a disk it uses: it is paused, so that its driver answers nothing; then it says what Linux
+/// before 5.16 says in its place.
+#[test]
+fn a_guest_that_keeps_its_disk_is_overruled_and_in_nobody_elses_way() {
+    let dom0 = Dom0::without_daemon(Options::default());
+    // As long as anything here can take: that nobody waits for this guest is seen, not timed.
+    dom0.start_daemon("--hotplug-timeout 600");
+    dom0.sh("truncate -s 8M /root/kept.img /root/other.img /root/both.img");
+    let keeper = Guest::new("keeper").disk("xvdb", "/root/kept.img", VbdMode::ReadWrite);
+    let other = Guest::new("other").disk("xvdb", "/root/other.img", VbdMode::ReadWrite);
+    boot_bare(&dom0, &keeper);
+    boot_bare(&dom0, &other);
+    let (kept, others) = (&keeper.vbds[0].id, &other.vbds[0].id);
+    let before = dom0.snapshot();
+
+    // Two clients plug it at once: it is there, once.
+    std::thread::scope(|scope| {
+        let both = [0, 1].map(|_| scope.spawn(|| plug_disk(&dom0, kept)));
+        for client in both {
+            client.join().expect("a client").expect("is plugged");
+        }
+    });
+    assert_eq!(dom0.sh("losetup -nO BACK-FILE").trim(), "/root/kept.img");
+    let wait = "n=0; while [ ! -e /sys/block/xvdb ] && [ $n -lt 100 ]; do sleep 0.1; n=$((n + 1)); done";
+    dom0.type_into(&keeper, &format!("{wait}; exec 9<>/dev/xvdb"));
+
+    let alone = slowest_cycle(&dom0, others);
+    dom0.pause(&keeper).expect("pauses");
+    let unplug = VbdUnplug { debug_info: dbg(), id: kept.clone(), force: false };
+    let task = dom0.call(&unplug).expect("is begun");
+    let meanwhile = slowest_cycle(&dom0, others);
+    let state = dom0.call(&TaskStat { debug_info: dbg(), id: task.clone() }).expect("is known").state;
+    assert!(matches!(state, TaskState::Pending(_)), "{state:?}");
+    println!(
+        "the other VM's slowest plug and unplug: {alone} ms, and {meanwhile} ms while one guest does not answer"
+    );
+    assert!(meanwhile < 3 * alone.max(100), "{alone} ms alone, {meanwhile} ms meanwhile");
+
+    // It says no, and is heard at once.
+    let said = format!("/local/domain/{}/error/device/vbd/51728/error", dom0.domid(&keeper));
+    dom0.sh(&format!("xenstore-write {said} '16 Device in use; refusing to close'"));
+    let Err(Error::DeviceDetachRejected { class, id, message }) = dom0.wait_task(&task) else {
+        panic!("it kept the disk")
+    };
+    assert!(class == "VBD" && id == kept.to_string() && message.contains("Device in use"), "{message}");
+    assert!(dom0.call(&VbdStat { debug_info: dbg(), id: kept.clone() }).expect("is known").1.plugged);
+    unplug_disk(&dom0, kept, true).expect("goes by force");
+    dom0.sh(&format!("xenstore-rm {}", said.trim_end_matches("/vbd/51728/error")));
+    before.must_be_left(&dom0);
+    dom0.unpause(&keeper).expect("goes on");
+    let read = dom0.type_into(&keeper, "dd bs=512 count=1 <&9 2>&1 >/dev/null; exec 9<&-");
+    assert!(!read.contains("1+0 records in"), "{read}");
+    plug_disk(&dom0, kept).expect("is plugged again");
+    unplug_disk(&dom0, kept, false).expect("goes");
+
+    // Two VMs want the same disk at once: one gets it.
+    let shared = |guest: &Guest| {
+        let vbd = Vbd {
+            id: DeviceId::new(guest.id(), "xvde"),
+            position: Some("xvde".parse().expect("a place")),
+            backend: Some(Disk::Local("/root/both.img".to_owned())),
+            ..Vbd::default()
+        };
+        dom0.call(&VbdAdd { debug_info: dbg(), vbd }).expect("is added")
+    };
+    let (one, two) = (shared(&keeper), shared(&other));
+    let outcomes = std::thread::scope(|scope| {
+        let both = [&one, &two].map(|id| scope.spawn(|| plug_disk(&dom0, id)));
+        both.map(|client| client.join().expect("a client"))
+    });
+    let refused: Vec<_> = outcomes.iter().filter_map(|outcome| outcome.as_ref().err()).collect();
+    let [Error::StorageBackendError { code, .. }] = refused[..] else { panic!("{outcomes:?}") };
+    assert_eq!(code, "DISK_IN_USE");
+    for guest in [&keeper, &other] {
+        dom0.shutdown(guest, 60.0).expect("goes down");
+    }
+    assert_eq!(dom0.sh("losetup -ln").trim(), "");
 }
 
 #[test]

@@ -4,8 +4,8 @@ use suite::{Dom0, Guest};
 use xen_host::Options;
 use xen_host::boot_sector::UP;
 use xenopsd::api::{
-    DeviceId, Disk, Error, PowerState, Qos, QosClass, QosScheduler, VbdEject, VbdInsert, VbdMode, VbdPlug,
-    VbdRefresh, VbdStat, VbdUnplug, VmResume, VmSuspend,
+    DeviceId, DeviceNumber, Disk, Error, PowerState, Qos, QosClass, QosScheduler, VbdEject, VbdInsert,
+    VbdMode, VbdPlug, VbdRefresh, VbdStat, VbdUnplug, VmResume, VmSuspend,
 };
 
 /// The storage program that comes with the daemon.
@@ -125,18 +125,78 @@ fn a_storage_programs_disks_are_plugged_written_grown_and_suspended_to() {
     assert_eq!(dom0.sh("losetup -ln").trim(), "");
 }
 
+/// The last disk of those that Linux numbers, and the last of the interface's, which Linux does not take.
+const LAST_OF_LINUX: &str = "d4095";
+const LAST: &str = "d1048575";
+
+/// Disks with settings of their own: large blocks, no discarding, read-only, at the ends of the numbers.
+fn with_settings(guest: Guest) -> Guest {
+    guest
+        .disk("xvdd", "/root/large.img", VbdMode::ReadWrite)
+        .keys(&[("sector-size", "4096"), ("mine", "kept")])
+        .disk("xvde", "/root/read.img", VbdMode::ReadOnly)
+        .keys(&[("discard-enable", "0")])
+        .disk(LAST_OF_LINUX, "/root/last.img", VbdMode::ReadWrite)
+        .disk(LAST, "/root/none.img", VbdMode::ReadWrite)
+}
+
+fn settings_are_what_the_guest_sees(dom0: &Dom0, guest: &Guest) {
+    let last: DeviceNumber = LAST_OF_LINUX.parse().expect("a number");
+    let last = last.linux_name().expect("a name");
+    let there = format!(
+        "n=0; while [ ! -e /sys/block/{last}/queue ] && [ $n -lt 100 ]; do sleep 0.1; n=$((n + 1)); done"
+    );
+    dom0.type_into(guest, &there);
+    let show = |disk: &str| {
+        let files = ["ro", "queue/logical_block_size", "queue/discard_max_bytes"];
+        let files = files.map(|file| format!("/sys/block/{disk}/{file}")).join(" ");
+        let shown = dom0.type_into(guest, &format!("cat {files} | tr '\\n' ' '"));
+        let numbers: Vec<u64> =
+            shown.split_whitespace().map(|word| word.parse().expect("a number")).collect();
+        (numbers[0], numbers[1], numbers[2] > 0)
+    };
+    assert_eq!(["xvdd", "xvde", &last].map(show), [(0, 4096, true), (1, 512, false), (0, 512, true)]);
+    let backend = format!("/local/domain/0/backend/vbd/{}", dom0.domid(guest));
+    let large = guest.vbds[2].position.expect("a place").to_xenstore().expect("a number");
+    assert_eq!(dom0.read(&format!("{backend}/{large}/mine")).as_deref(), Some("kept"));
+    assert_eq!(
+        dom0.read(&format!("{backend}/{}/sector-size", (1u32 << 28) + (1_048_575 << 8))).as_deref(),
+        Some("512")
+    );
+
+    // Nobody in dom0 has the read-only one open to write, and the guest cannot.
+    assert_eq!(dom0.sh("losetup -nO RO -j /root/read.img").trim(), "1");
+    let touched = dom0.sh("stat -c %y%z /root/read.img; md5sum /root/read.img");
+    let wrote = dom0
+        .type_into(guest, "printf x | dd of=/dev/xvde bs=512 conv=sync,fsync 2>/dev/null && echo written");
+    assert_eq!(wrote, "");
+    assert_eq!(dom0.sh("stat -c %y%z /root/read.img; md5sum /root/read.img"), touched);
+
+    // What is discarded is given back.
+    let blocks = || dom0.sh("stat -c %b /root/large.img").trim().parse::<u64>().expect("a number");
+    dom0.type_into(guest, "head -c 8388608 /dev/urandom | dd of=/dev/xvdd bs=65536 conv=fsync 2>/dev/null");
+    let full = blocks();
+    assert_eq!(dom0.type_into(guest, "/bin/busybox blkdiscard /dev/xvdd && echo discarded"), "discarded");
+    assert_eq!((full, blocks()), (16384, 0));
+}
+
 /// What happens to a disk's file is its guest's trouble and nobody else's.
 #[test]
-fn a_disk_whose_file_is_deleted_or_full_is_unplugged_like_any_other() {
+fn a_disk_is_what_its_record_says_and_goes_when_its_file_is_deleted_or_full() {
     let dom0 = Dom0::start();
     dom0.sh("mkdir /root/small; mount -t tmpfs -o size=4M tmpfs /root/small
-        truncate -s 8M /root/small/full.img /root/gone.img");
-    let guest = Guest::new("trouble").disk("xvdb", "/root/small/full.img", VbdMode::ReadWrite).disk(
-        "xvdc",
-        "/root/gone.img",
-        VbdMode::ReadWrite,
-    );
+        truncate -s 8M /root/small/full.img /root/{gone,large,read,last,none}.img");
+    let guest =
+        with_settings(Guest::new("trouble").disk("xvdb", "/root/small/full.img", VbdMode::ReadWrite).disk(
+            "xvdc",
+            "/root/gone.img",
+            VbdMode::ReadWrite,
+        ));
     dom0.boot(&guest);
+    settings_are_what_the_guest_sees(&dom0, &guest);
+    // Linux' driver has given the last one up and does not answer for it any more.
+    let last = VbdUnplug { debug_info: dbg(), id: guest.vbds[5].id.clone(), force: true };
+    dom0.task(&last).expect("goes by force");
     let wrote = dom0.type_into(
         &guest,
         "dd if=/dev/zero bs=65536 count=128 2>/dev/null | tr '\\0' x | dd of=/dev/xvdb bs=65536 conv=fsync 2>/dev/null && echo all of it",
@@ -145,7 +205,7 @@ fn a_disk_whose_file_is_deleted_or_full_is_unplugged_like_any_other() {
     dom0.sh("rm /root/gone.img");
     let wrote = dom0.type_into(&guest, "printf x | dd of=/dev/xvdc conv=fsync 2>/dev/null && echo written");
     assert_eq!(wrote, "written", "the file is there for as long as somebody has it");
-    for vbd in &guest.vbds {
+    for vbd in &guest.vbds[..5] {
         unplug(&dom0, &vbd.id).unwrap_or_else(|error| panic!("{}: {error}", vbd.id));
     }
     assert_eq!(dom0.sh("losetup -ln").trim(), "");
