@@ -2,6 +2,7 @@
 //!
 //! The file is `key = value` lines with the flags' long names; `#` begins a comment; surrounding quotes are removed;
 //! later lines win. A key this daemon does not know is named in the log, because the file may be shared with another.
+//! From a line `[nic CARD]` to the next of the kind, the lines are settings of that network card.
 
 mod printed;
 
@@ -14,6 +15,7 @@ use guest_installer::{fetch, limits};
 
 use crate::core::Patience;
 use crate::edge::linux::device_model;
+use crate::edge::linux::nic::Cards;
 use crate::edge::linux::ovsdb;
 use crate::edge::linux::terminal::{ConsoleLog, TerminalServers};
 use crate::edge::{BootLoader, FirmwarePaths, StoreAddress, VifScripts};
@@ -190,6 +192,9 @@ pub struct Config {
     /// Print something about the daemon and exit
     #[arg(long, value_enum, value_name = "WHAT")]
     pub print: Option<Printed>,
+    /// Settings of physical network cards; only in the file
+    #[arg(skip)]
+    pub cards: Cards,
 }
 
 fn workers(text: &str) -> Result<usize, String> {
@@ -285,14 +290,25 @@ impl Config {
     fn override_with(&self, text: &str, args: &[String]) -> Result<Loaded, ConfigError> {
         let command = Self::command().args_override_self(true);
         let mut all = args.to_vec();
-        let mut unknown = Vec::new();
+        let (mut unknown, mut cards, mut card) = (Vec::new(), Cards::default(), None);
         for (index, line) in text.lines().enumerate() {
             let at = |what: String| ConfigError::Line { path: self.config.clone(), line: index + 1, what };
             let line = line.split('#').next().unwrap_or_default().trim();
             if line.is_empty() {
                 continue;
             }
+            if line.starts_with('[') {
+                let name = section(line).ok_or_else(|| at("a section begins with [nic CARD]".to_owned()))?;
+                cards.of(name).map_err(|e| at(e.to_string()))?;
+                card = Some(name.to_owned());
+                continue;
+            }
             let (key, value) = line.split_once('=').ok_or_else(|| at("expected `key = value`".to_owned()))?;
+            if let Some(card) = &card {
+                let set = cards.of(card).and_then(|of| of.set(key.trim(), unquoted(value.trim())));
+                set.map_err(|e| at(e.to_string()))?;
+                continue;
+            }
             let (key, value) = (key.trim().replace('_', "-"), unquoted(value.trim()));
             let Some(argument) = command.get_arguments().find(|a| a.get_long() == Some(&*key)) else {
                 unknown.push((index + 1, key));
@@ -311,7 +327,7 @@ impl Config {
             command.clone().try_get_matches_from(&all).map_err(|e| at(first_line(&e)))?;
         }
         let matches = command.try_get_matches_from(&all)?;
-        Ok(Loaded { config: Self::from_arg_matches(&matches)?, unknown })
+        Ok(Loaded { config: Self { cards, ..Self::from_arg_matches(&matches)? }, unknown })
     }
 
     /// How boot loaders run: their worker is this program.
@@ -389,6 +405,12 @@ impl Config {
     }
 }
 
+/// The card that a section is about.
+fn section(line: &str) -> Option<&str> {
+    let inside = line.strip_prefix('[')?.strip_suffix(']')?.trim();
+    Some(inside.strip_prefix("nic")?.trim_start()).filter(|name| !name.is_empty() && *name != &inside[3..])
+}
+
 fn unquoted(value: &str) -> &str {
     let inside = |quote| value.strip_prefix(quote).and_then(|v: &str| v.strip_suffix(quote));
     inside('"').or_else(|| inside('\'')).unwrap_or(value)
@@ -400,103 +422,4 @@ fn first_line(error: &clap::Error) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    pub(super) fn load(file: &str, flags: &[&str]) -> Result<Loaded, ConfigError> {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("conf");
-        std::fs::write(&path, file).unwrap();
-        let mut args = vec!["xenopsd".to_owned(), format!("--config={}", path.display())];
-        args.extend(flags.iter().map(|f| (*f).to_owned()));
-        Config::load(&args)
-    }
-
-    #[test]
-    fn the_file_overrides_flags_and_later_lines_win() {
-        let text = "worker-pool-size = 7 # comment\n\nworker-pool-size='9'\nlog-json = true\nxenstore = \"xenbus\"\n";
-        let loaded = load(text, &["--worker-pool-size", "2"]).unwrap();
-        assert_eq!(loaded.config.worker_pool_size, 9);
-        assert!(loaded.config.log_json);
-        assert_eq!(loaded.config.xenstore, StoreAddress::Xenbus);
-    }
-
-    #[test]
-    fn unknown_keys_are_named_with_their_line() {
-        let loaded = load("\nsearch-path = /opt/xensource/libexec\n", &[]).unwrap();
-        assert_eq!(loaded.unknown, [(2, "search-path".to_owned())]);
-    }
-
-    #[test]
-    fn the_switch_is_off_unless_asked_for() {
-        let defaults = load("", &[]).unwrap().config;
-        assert!(!defaults.use_switch);
-        assert_eq!(defaults.queue, "org.xen.xapi.xenops.classic");
-        assert!(load("queue = a/b", &[]).is_err());
-        let config = load("use-switch = true\nswitch_path = /run/s\nqueue = q\n", &[]).unwrap().config;
-        assert!(config.use_switch);
-        assert_eq!((config.switch_path.to_str(), config.queue.as_str()), (Some("/run/s"), "q"));
-    }
-
-    #[test]
-    fn a_bad_value_is_an_error_with_its_line() {
-        for (text, line) in
-            [("worker-pool-size = 0", 1), ("# x\nlog-json = maybe", 2), ("nonsense", 1), ("config=/x", 1)]
-        {
-            match load(text, &[]) {
-                Err(ConfigError::Line { line: at, what, .. }) => {
-                    assert_eq!(at, line, "{text}");
-                    assert!(!what.is_empty());
-                }
-                other => panic!("{text}: {other:?}"),
-            }
-        }
-    }
-
-    #[test]
-    fn simulated_guests_have_the_habits_of_the_table() {
-        let flags = ["--simulate-guest=shutdown=ignore", "--simulate-guest=then-ms=5"];
-        let loaded = load("simulate-guest = devices=hostile", &flags).unwrap();
-        let pairs = loaded.config.simulate_guest.iter().map(|(k, v)| format!("{k}={v}"));
-        assert_eq!(pairs.collect::<Vec<_>>(), ["shutdown=ignore", "then-ms=5", "devices=hostile"]);
-        for bad in ["--simulate-guest=manners=good", "--simulate-guest=shutdown"] {
-            assert!(matches!(load("", &[bad]), Err(ConfigError::Usage(_))), "{bad}");
-        }
-    }
-
-    #[test]
-    fn user_numbers_of_boot_loaders_leave_room_for_every_domain() {
-        assert_eq!(load("boot-loader-uid-base = 200000", &[]).unwrap().config.boot_loader_uid_base, 200_000);
-        for bad in ["0", "999", "4294967295", "x"] {
-            assert!(load(&format!("boot-loader-uid-base = {bad}"), &[]).is_err(), "{bad}");
-        }
-    }
-
-    #[test]
-    fn user_numbers_of_terminals_leave_room_for_every_domain() {
-        assert_eq!(load("vncterm-uid-base = 200000", &[]).unwrap().config.vncterm_uid_base, 200_000);
-        for bad in ["0", "4294967295", "x"] {
-            assert!(load(&format!("vncterm-uid-base = {bad}"), &[]).is_err(), "{bad}");
-        }
-        let named = load("", &["--vncterm=/opt/vncterm"]).unwrap().config;
-        assert_eq!(named.vncterm(), Path::new("/opt/vncterm"));
-    }
-
-    #[test]
-    fn a_console_s_log_is_bounded_and_in_memory_unless_asked() {
-        let log = load("", &[]).unwrap().config.console_log();
-        assert_eq!((log.size, log.directory), (ConsoleLog::DEFAULT_SIZE, None));
-        let log = load("console-log-size = 1000\nconsole_log_directory = /var/log/consoles", &[]).unwrap();
-        let log = log.config.console_log();
-        assert_eq!((log.size, log.directory), (1000, Some("/var/log/consoles".into())));
-        for bad in ["0", "16777217", "-1", "x"] {
-            assert!(load(&format!("console-log-size = {bad}"), &[]).is_err(), "{bad}");
-        }
-    }
-
-    #[test]
-    fn a_named_file_must_exist() {
-        let args = ["xenopsd".to_owned(), "--config=/nonexistent".to_owned()];
-        assert!(matches!(Config::load(&args), Err(ConfigError::Unreadable { .. })));
-    }
-}
+mod tests;

@@ -8,13 +8,14 @@
 
 mod change;
 mod guests;
+mod networks;
 mod observers;
 mod operation;
 mod recovery;
 mod runtime;
 
 use std::collections::HashSet;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use xenstore::Path;
@@ -23,7 +24,7 @@ use crate::api::value::Value;
 use crate::api::{Error, Int, NumaAffinityPolicy};
 use crate::device::sharing::DisksInUse;
 use crate::domain::observe;
-use crate::edge::{DomId, DomainInfo, Edges, Events, Tell};
+use crate::edge::{DomId, DomainInfo, Edges, Events, Followed, Tell};
 use crate::ops::explain::Traces;
 use crate::ops::queue::{Queues, Slot};
 use crate::ops::task::{TaskHandle, Tasks};
@@ -125,6 +126,8 @@ pub struct Core {
     pub(crate) me: Weak<Self>,
     /// Follows what guests tell of themselves.
     guests: Guests,
+    /// Follows what somebody else does to networks.
+    networks: OnceLock<Followed>,
     /// Domains as last seen, to tell which began or ended.
     seen: Mutex<Vec<Seen>>,
 }
@@ -172,9 +175,13 @@ impl Core {
             observers: Observers::default(),
             numa_policy: Mutex::default(),
             guests,
+            networks: OnceLock::new(),
             seen: Mutex::default(),
         });
         guests::start(&core, news)?;
+        if let Some(following) = networks::follow(&core) {
+            let _ = core.networks.set(following);
+        }
         core.follow_domains()?;
         Ok(core)
     }

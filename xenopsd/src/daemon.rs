@@ -76,6 +76,7 @@ pub fn run(config: &Config) -> Result<(), DaemonError> {
             storage: config.storage_program.clone(),
             open_vswitch: config.openvswitch_socket.clone(),
             vif_scripts: config.vif_scripts(),
+            cards: config.cards.clone(),
         };
         real(config.xenstore, host)
     };

@@ -268,6 +268,19 @@ pub enum Command {
     /// Print what the daemon is doing, as JSON: queues, tasks, timers, what guests ask for
     Diagnostics,
 
+    /// Show the physical network cards of this host, or give one other settings
+    ///
+    /// Settings are autoneg=on|off, speed=10|100|1000, duplex=half|full, mtu=BYTES, promiscuous=on|off and rx, tx, sg, tso,
+    /// ufo, gso=on|off. They hold until the card or the host is started again; for good they are lines of the section
+    /// [nic CARD] in the daemon's settings file. Speaks to the kernel, not to the daemon.
+    Nic {
+        /// The card
+        card: Option<String>,
+        /// What it is to be given
+        #[arg(value_name = "KEY=VALUE")]
+        settings: Vec<String>,
+    },
+
     /// Say whether this is a working dom0, and what to do about what is missing
     Check,
 
@@ -318,6 +331,7 @@ impl Command {
             Self::Events { .. } => "events",
             Self::Tasks => "tasks",
             Self::Cancel { .. } => "cancel",
+            Self::Nic { .. } => "nic",
             Self::Check => "check",
             Self::Completions { .. } => "completions",
             Self::Man { .. } => "man",

@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::api;
+use crate::edge::linux::nic::CardError;
 use crate::rfb::{Address, PictureError, RfbError};
 use crate::rpc::ClientError;
 use crate::xlcfg::{ConfigErrors, Fault};
@@ -83,6 +84,9 @@ pub enum CliError {
     /// A device.
     #[error(transparent)]
     Device(#[from] DeviceError),
+    /// A network card.
+    #[error(transparent)]
+    Card(#[from] CardError),
     /// `check` has printed what is missing.
     #[error("{missing} essential things are missing")]
     NotReady {
@@ -303,6 +307,7 @@ impl CliError {
             | Self::File { .. }
             | Self::NoSuchCommand { .. }
             | Self::Device(DeviceError::Spec { .. }) => USAGE,
+            Self::Card(error) if error.is_usage() => USAGE,
             Self::Resolve(_) => NO_SUCH_VM,
             Self::Client(error) => client_code(error),
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => 0,
@@ -311,6 +316,7 @@ impl CliError {
             | Self::Console(_)
             | Self::Device(_)
             | Self::Screen(_)
+            | Self::Card(_)
             | Self::NotReady { .. }
             | Self::Write { .. }
             | Self::Output(_) => FAILED,

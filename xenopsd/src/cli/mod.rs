@@ -5,6 +5,7 @@
 //!                ├─► vbd, vif ──► device, machine ───────► rpc::client ──► daemon
 //!                ├─► console ──► pty of xenconsoled, or the socket of a terminal server
 //!                ├─► screen ───► rfb ──► terminal server or device model ──► PNG
+//!                ├─► nic ──────► the kernel
 //!                ├─► check ────► facts of this host ──► verdicts
 //!                └─► completions, man
 //! ```
@@ -23,6 +24,7 @@ mod events;
 mod explain;
 mod machine;
 mod metadata;
+mod nic;
 mod progress;
 mod resolve;
 mod screen;
@@ -95,6 +97,7 @@ pub fn main() -> ExitCode {
 pub fn run(cli: &Cli, streams: &mut Streams<'_>) -> Result<(), CliError> {
     match &cli.command {
         Command::Check => return check::run(&cli.socket, cli.json, streams),
+        Command::Nic { card, settings } => return nic::run(card.as_deref(), settings, cli.json, streams),
         Command::Completions { shell } => return completions(*shell, streams),
         Command::Man { command } => return man(command, streams),
         Command::Create(options) => {
@@ -135,7 +138,11 @@ pub fn run(cli: &Cli, streams: &mut Streams<'_>) -> Result<(), CliError> {
         Command::Events { follow } => events::events(&mut session, *follow),
         Command::Tasks => events::tasks(&mut session),
         Command::Cancel { task } => events::cancel(&mut session, task),
-        Command::Check | Command::Completions { .. } | Command::Man { .. } | Command::Create(_) => Ok(()),
+        Command::Nic { .. }
+        | Command::Check
+        | Command::Completions { .. }
+        | Command::Man { .. }
+        | Command::Create(_) => Ok(()),
     }
 }
 

@@ -415,6 +415,7 @@ impl Request<'_> {
         if let Err(error) = device::qos::apply(self.core, self.vm, domain.domid) {
             tracing::warn!(vm = self.vm, %error, "a disk has not got its I/O priority");
         }
+        self.core.restore_networks(self.vm, domain.domid);
         let suspended = self.core.records.extra(self.vm)?.is_suspended();
         let suspending = self.core.suspending(domain.domid)?;
         if let Some(image) = &suspending {

@@ -39,6 +39,8 @@ pub struct Runtime {
     pub model_ended: bool,
     /// Where the screen that it serves is to be reached.
     pub screen: Option<ScreenAddress>,
+    /// Somebody else has changed what its interfaces are in, and nothing was done about that yet.
+    pub networks_changed: bool,
     /// What its guest was seen to tell of itself, and in which domain.
     pub guest_data: Option<(DomId, Arc<GuestData>)>,
 }

@@ -68,7 +68,8 @@ impl Observed for Vif {
     }
 }
 
-// The classes below have records and no backend yet: nothing plugs them, so that none is ever plugged.
+// The classes below have records and no backend yet: a VM that has one is not started (`domain/passed_through.rs`), so that none
+// is ever plugged.
 
 impl Observed for Pci {
     type State = PciState;

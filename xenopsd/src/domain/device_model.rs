@@ -189,9 +189,7 @@ impl VmExecutor<'_> {
         let wanted = |vif: &&crate::api::Vif| u32::try_from(vif.position) == Ok(card.position);
         let vif = self.records.vifs.iter().find(wanted);
         let vif = vif.ok_or_else(|| Error::does_not_exist("VIF", card.position.to_string()))?;
-        let name = format!("tap{domid}.{}", card.position);
-        let mut note = noting(self.core, self.vm());
-        Ok(self.core.edges.host().make_tap(&name, &vif::settings(vif)?, &mut note)?)
+        vif::make_tap(self.core, domid, vif)
     }
 
     pub(super) fn not_started(&self, error: &dyn std::fmt::Display) -> Error {

@@ -10,9 +10,9 @@ use crossbeam::channel::Receiver;
 
 use super::{
     Access, Attached, BlockSize, BridgeKind, DeviceModel, DomId, FileId, Firmware, FoundKernel, ImageFile,
-    ImageFormat, KernelSearch, KernelSearchError, NewDeviceModel, Note, NoteServer, ScreenListener,
-    ScreenPlace, ServerWanted, StateFile, StorageCall, StorageError, SuspendFile, Tell, Terminal, VifScripts,
-    VifSettings,
+    ImageFormat, KernelSearch, KernelSearchError, NetworkTell, NewDeviceModel, Note, NoteServer,
+    ScreenListener, ScreenPlace, ServerWanted, StateFile, StorageCall, StorageError, SuspendFile, Tell,
+    Terminal, VifScripts, VifSettings,
 };
 use crate::api::Error;
 use crate::state::journal::{DiskServerId, ProcessId, Resource};
@@ -155,7 +155,7 @@ pub struct Prepared {
     pub go: Box<dyn FnOnce() -> Result<(), HostError> + Send>,
 }
 
-/// A process that is followed until this is dropped.
+/// A process, or networks, followed until this is dropped.
 pub struct Followed(pub Box<dyn Send + Sync>);
 
 impl std::fmt::Debug for Followed {
@@ -304,6 +304,12 @@ pub trait Host: Send + Sync {
         settings: &VifSettings,
         note: &mut Note<'_>,
     ) -> Result<(), HostError>;
+
+    /// Tells, until what is returned is dropped, of what somebody else does to bridges and to rules of interfaces.
+    ///
+    /// # Errors
+    /// [`HostError`].
+    fn watch_networks(&self, tell: NetworkTell) -> Result<Followed, HostError>;
 
     /// What may set interfaces up instead of us.
     fn vif_scripts(&self) -> VifScripts;

@@ -19,18 +19,20 @@ use super::linux::loopdev::{self, AttachOptions};
 use super::linux::mac::MacAddr;
 use super::linux::netlink::{IfName, LinkChange, Netlink};
 use super::linux::nftables::Place;
+use super::linux::nic::Cards;
 use super::linux::suspend_file::{SuspendFile, SuspendFileError};
 use super::linux::terminal::{TerminalError, TerminalServers};
 use super::linux::{
-    backend_threads, device_model, disk_server, nbd, nftables, process, release, script, serial, storage, vif,
+    backend_threads, device_model, disk_server, nbd, network_watch, nftables, process, release, script,
+    serial, storage, vif,
 };
 use super::xen::XenHypervisor;
 use super::{
     Access, Attached, AttachedDisk, BridgeKind, DeviceModel, DiskId, DiskWanted, DomId, Edges, FileId,
     Firmware, FirmwarePaths, Followed, FoundKernel, Host, HostError, ImageFile, ImageFormat, IoPriority,
-    KernelSearch, KernelSearchError, NewDeviceModel, Note, NoteServer, Prepared, Reserve, ScreenListener,
-    ScreenPlace, ScriptEnd, ScriptError, ScriptRun, ServerWanted, StateFile, StorageCall, StorageError,
-    Terminal, TerminalSockets, TerminalWanted, VifScripts, VifSettings, disk_of,
+    KernelSearch, KernelSearchError, NetworkTell, NewDeviceModel, Note, NoteServer, Prepared, Reserve,
+    ScreenListener, ScreenPlace, ScriptEnd, ScriptError, ScriptRun, ServerWanted, StateFile, StorageCall,
+    StorageError, Terminal, TerminalSockets, TerminalWanted, VifScripts, VifSettings, disk_of,
 };
 use crate::state::journal::{DiskServerId, ProcessId, Resource};
 
@@ -100,6 +102,8 @@ pub struct LinuxHost {
     pub open_vswitch: PathBuf,
     /// What may set interfaces up.
     pub vif_scripts: VifScripts,
+    /// What physical cards are given.
+    pub cards: Cards,
 }
 
 impl Host for LinuxHost {
@@ -259,6 +263,11 @@ impl Host for LinuxHost {
         let wanted = vif::Wanted { bridge: &bridge, mtu, mac: MacAddr::BACKEND, up, switch };
         vif::connect_vif(&mut netlink, &interface, &wanted, note).map(drop).map_err(unusable_network)?;
         vif::set_promiscuous(&interface, settings.promiscuous).map_err(unusable_network)
+    }
+
+    fn watch_networks(&self, tell: NetworkTell) -> Result<Followed, HostError> {
+        let watching = network_watch::start(self.cards.clone(), tell).map_err(unusable_network)?;
+        Ok(Followed(Box::new(watching)))
     }
 
     fn vif_scripts(&self) -> VifScripts {

@@ -61,7 +61,7 @@ pub use linux::mac::MacAddr;
 pub use linux::nftables::Locked;
 pub use linux::suspend_file::SuspendFile;
 pub use machine::{LinuxHost, StoreAddress, real};
-pub use network::{BridgeKind, VifScripts, VifSettings};
+pub use network::{BridgeKind, NetworkNews, NetworkTell, VifScripts, VifSettings};
 pub use pool::{Edges, Lent};
 pub use screen::{ScreenAddress, ScreenListener, ScreenPlace};
 pub use state_file::{MAX_STATE, StateFile};

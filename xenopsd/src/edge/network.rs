@@ -49,3 +49,17 @@ pub struct VifScripts {
     /// Where those are that an interface may name: they run as root, so a record is not to choose any program of dom0's.
     pub directory: PathBuf,
 }
+
+/// What somebody else has done to dom0's networks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NetworkNews {
+    /// There is a bridge of this name that was not there before.
+    Bridge(String),
+    /// The rules of locked interfaces were removed.
+    RulesGone,
+    /// More has happened than the kernel could tell of.
+    Unknown,
+}
+
+/// Whoever is to be told of that.
+pub type NetworkTell = Box<dyn Fn(NetworkNews) + Send>;

@@ -25,9 +25,9 @@ use crate::edge::linux::{loopdev, nbd, script, serial};
 use crate::edge::{
     Access, Attached, AttachedDisk, BridgeKind, DeviceModel, DiskId, DiskWanted, DomId, FileId, Firmware,
     Followed, FoundKernel, Host, HostError, Image, ImageFile, ImageFormat, IoPriority, KernelSearch,
-    KernelSearchError, NewDeviceModel, Note, NoteServer, Prepared, Reserve, ScreenListener, ScreenPlace,
-    ScriptEnd, ScriptError, ScriptRun, ServerWanted, StateFile, StorageCall, StorageError, SuspendFile, Tell,
-    Terminal, TerminalSockets, TerminalWanted, VifScripts, VifSettings,
+    KernelSearchError, NetworkTell, NewDeviceModel, Note, NoteServer, Prepared, Reserve, ScreenListener,
+    ScreenPlace, ScriptEnd, ScriptError, ScriptRun, ServerWanted, StateFile, StorageCall, StorageError,
+    SuspendFile, Tell, Terminal, TerminalSockets, TerminalWanted, VifScripts, VifSettings,
 };
 use crate::state::journal::{DiskServerId, ProcessId, Resource};
 
@@ -44,7 +44,7 @@ pub enum Present {
 }
 
 impl Present {
-    fn has(&self, name: &str) -> bool {
+    pub(super) fn has(&self, name: &str) -> bool {
         match self {
             Self::All => true,
             Self::Only(names) => names.contains(name),
@@ -56,7 +56,6 @@ impl Present {
 pub(super) struct SimHost {
     shared: Arc<Shared>,
     disks: Present,
-    bridges: Present,
     hooks: Option<PathBuf>,
     /// A real storage program.
     storage: Option<PathBuf>,
@@ -66,8 +65,8 @@ pub(super) struct SimHost {
 
 impl SimHost {
     pub(super) fn new(shared: Arc<Shared>, options: &SimOptions) -> Self {
-        let SimOptions { disks, bridges, hooks, storage, .. } = options.clone();
-        Self { shared, disks, bridges, hooks, storage, qemu: options.qemu }
+        let SimOptions { disks, hooks, storage, .. } = options.clone();
+        Self { shared, disks, hooks, storage, qemu: options.qemu }
     }
 
     fn disk(&self, site: &str, path: &Path) -> Result<FileId, HostError> {
@@ -91,7 +90,7 @@ impl SimHost {
     /// Those whose names begin with `ovs` are Open vSwitch's.
     fn bridge(&self, site: &str, bridge: &str) -> Result<BridgeKind, HostError> {
         self.shared.faults.check(site).map_err(|e| unusable("network", &e))?;
-        if self.bridges.has(bridge) {
+        if self.shared.networks().bridges.has(bridge) {
             let of_switch = bridge.starts_with("ovs");
             return Ok(if of_switch { BridgeKind::OpenVswitch } else { BridgeKind::Linux });
         }
@@ -241,9 +240,14 @@ impl Host for SimHost {
         } else if self.bridge("host.connect_vif", &settings.bridge)? == BridgeKind::OpenVswitch {
             note(Resource::SwitchPort(interface.to_owned()))?;
         }
-        let mut interfaces = self.shared.interfaces.lock().unwrap_or_else(PoisonError::into_inner);
-        interfaces.insert(interface.to_owned(), settings.clone());
+        self.shared.networks().interfaces.insert(interface.to_owned(), settings.clone());
         Ok(())
+    }
+
+    fn watch_networks(&self, tell: NetworkTell) -> Result<Followed, HostError> {
+        self.shared.faults.check("host.watch_networks")?;
+        self.shared.networks().tell = Some(tell);
+        Ok(Followed(Box::new(())))
     }
 
     fn vif_scripts(&self) -> VifScripts {
@@ -319,11 +323,12 @@ impl Host for SimHost {
 
     fn make_tap(
         &self,
-        _interface: &str,
+        interface: &str,
         settings: &VifSettings,
         _note: &mut Note<'_>,
     ) -> Result<OwnedFd, HostError> {
         self.bridge("host.make_tap", &settings.bridge)?;
+        self.shared.networks().interfaces.insert(interface.to_owned(), settings.clone());
         Ok(File::open("/dev/null").map_err(|e| unusable("network", &format!("/dev/null: {e}")))?.into())
     }
 

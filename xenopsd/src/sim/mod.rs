@@ -56,6 +56,7 @@ mod host;
 mod hypervisor;
 mod installer;
 mod memory;
+mod networks;
 mod processes;
 mod storage;
 mod store;
@@ -85,6 +86,7 @@ pub use hardware::{Hardware, Tuning};
 pub use host::Present;
 use host::SimHost;
 use hypervisor::SimHypervisor;
+use networks::Networks;
 use processes::Processes;
 use store::FaultyStore;
 pub use trace::Trace;
@@ -155,8 +157,7 @@ struct Shared {
     changed: Condvar,
     faults: Faults,
     trace: Trace,
-    /// What interfaces in dom0 were set to.
-    interfaces: Mutex<HashMap<String, VifSettings>>,
+    networks: Mutex<Networks>,
     processes: Arc<Processes>,
     device_models: device_model::DeviceModels,
     /// The file behind each loop device that is attached.
@@ -177,6 +178,10 @@ struct Shared {
 impl Shared {
     fn hardware(&self) -> MutexGuard<'_, Hardware> {
         self.hardware.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn networks(&self) -> MutexGuard<'_, Networks> {
+        self.networks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn loops(&self) -> MutexGuard<'_, BTreeMap<u32, FileId>> {
@@ -261,7 +266,7 @@ pub fn machine(options: &SimOptions) -> std::io::Result<Machine> {
         changed: Condvar::new(),
         faults: Faults::default(),
         trace: Trace::default(),
-        interfaces: Mutex::default(),
+        networks: Mutex::new(Networks::new(options.bridges.clone())),
         processes: Arc::default(),
         device_models: device_model::DeviceModels::default(),
         loops: Mutex::default(),
@@ -328,7 +333,22 @@ impl Machine {
 
     /// What an interface in dom0 was last set to.
     pub fn interface(&self, name: &str) -> Option<VifSettings> {
-        self.shared.interfaces.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
+        self.shared.networks().interfaces.get(name).cloned()
+    }
+
+    /// Somebody else removes a bridge: its ports are in none.
+    pub fn remove_bridge(&self, name: &str) {
+        self.shared.networks().remove(name);
+    }
+
+    /// Somebody else makes a bridge, and whoever follows networks is told.
+    pub fn make_bridge(&self, name: &str) {
+        self.shared.networks().make(name);
+    }
+
+    /// Somebody else removes all rules of locked interfaces, and whoever follows networks is told.
+    pub fn remove_rules(&self) {
+        self.shared.networks().remove_rules();
     }
 
     /// The numbers of the loop devices that are attached.

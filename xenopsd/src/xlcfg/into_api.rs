@@ -1,6 +1,7 @@
 //! [`XlConfig`] to the records of the contract.
 
 use crate::api;
+use crate::device::vif::SCRIPT_KEY;
 use crate::edge::IMAGE_FORMAT;
 
 use super::{DiskConfig, Guest, HvmConfig, Kernel, StopAction, Vga, VifConfig, XlConfig};
@@ -31,6 +32,7 @@ impl XlConfig {
             (None, None) => None,
             (weight, cap) => Some((weight.map_or(DEFAULT_WEIGHT, int), int(cap.unwrap_or(0)))),
         };
+        let affinity = self.affinity.into_iter().map(|cpus| cpus.into_iter().map(int).collect()).collect();
         let vm = api::Vm {
             id,
             name: self.name,
@@ -46,7 +48,7 @@ impl XlConfig {
             memory_dynamic_min: memory,
             vcpu_max: int(self.maxvcpus),
             vcpus: int(self.vcpus),
-            scheduler_params: api::SchedulerParams { priority, affinity: Vec::new() },
+            scheduler_params: api::SchedulerParams { priority, affinity },
             on_crash: actions(self.actions.crash),
             on_shutdown: actions(self.actions.poweroff),
             on_reboot: actions(self.actions.reboot),
@@ -168,6 +170,7 @@ impl VifConfig {
             mtu: self.mtu.and_then(|mtu| api::Int::try_from(mtu).ok()).unwrap_or(default.mtu),
             rate,
             backend: api::Network::Local(self.bridge.to_string()),
+            other_config: self.script.iter().map(|script| (SCRIPT_KEY.to_owned(), script.clone())).collect(),
             ..default
         }
     }

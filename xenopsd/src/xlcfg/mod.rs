@@ -9,6 +9,7 @@
 //! happens when it stops. Other keys of the format, and keys that are none, are named in warnings; values that
 //! cannot be what their author meant are errors with line, key and what would be right.
 
+mod cpus;
 mod disk;
 mod error;
 mod hvm;
@@ -44,6 +45,8 @@ pub struct XlConfig {
     pub cpu_weight: Option<u16>,
     /// Limit in percent of one CPU, 0 for none.
     pub cap: Option<u16>,
+    /// The host's processors that each vCPU may run on, the first list for vCPUs that have none; empty for any.
+    pub affinity: Vec<Vec<u16>>,
     /// Disks, no two in the same place.
     pub disks: Vec<DiskConfig>,
     /// Network interfaces.

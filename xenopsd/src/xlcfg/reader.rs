@@ -77,6 +77,7 @@ impl Reader {
         let (vcpus, maxvcpus) = self.vcpus(kind);
         let cpu_weight = self.small("cpu_weight", &CPU_WEIGHT);
         let cap = self.small("cap", &CAP);
+        let affinity = self.affinity();
         let disks = self.disks();
         let vifs = self.vifs();
         let actions = self.actions();
@@ -107,6 +108,7 @@ impl Reader {
             maxvcpus: maxvcpus?,
             cpu_weight,
             cap,
+            affinity,
             disks,
             vifs,
             actions,

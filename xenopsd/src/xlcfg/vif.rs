@@ -41,6 +41,8 @@ pub struct VifConfig {
     pub rate: Option<Rate>,
     /// Model of the emulated card, as it is written.
     pub model: Option<String>,
+    /// Hotplug script, by its path or its name in the directory of scripts.
+    pub script: Option<String>,
 }
 
 const NAMES: &str = "the names are mac, bridge, mtu, rate, type, model, vifname, ip, script";
@@ -48,7 +50,7 @@ const NAMES: &str = "the names are mac, bridge, mtu, rate, type, model, vifname,
 /// Reads one specification.
 pub(super) fn parse(line: usize, spec: &str) -> Result<(VifConfig, Vec<Remark>), Fault> {
     let bridge = DEFAULT_BRIDGE.parse().map_err(|_| Fault::bad(DEFAULT_BRIDGE, "a bridge name"))?;
-    let mut vif = VifConfig { line, mac: None, bridge, mtu: None, rate: None, model: None };
+    let mut vif = VifConfig { line, mac: None, bridge, mtu: None, rate: None, model: None, script: None };
     let mut remarks = Vec::new();
     for parameter in spec.split(',').map(str::trim).filter(|parameter| !parameter.is_empty()) {
         let Some((name, value)) = parameter.split_once('=') else {
@@ -78,6 +80,7 @@ pub(super) fn parse(line: usize, spec: &str) -> Result<(VifConfig, Vec<Remark>),
             }
             "model" => vif.model = Some(value.to_owned()),
             "rate" => vif.rate = Some(rate(value)?),
+            "script" => vif.script = Some(value.to_owned()),
             "type" if matches!(value, "vif" | "ioemu") => {}
             "type" => return Err(Fault::bad(value, "the type is vif or ioemu")),
             "backend" if matches!(value, "0" | "Domain-0" | "") => {}
@@ -99,10 +102,7 @@ fn no_effect(name: &str, value: &str) -> Option<&'static str> {
         "vifname" => "interfaces keep their names vifDOMID.N",
         "ip" | "gatewaydev" | "netdev" => "interfaces are bridged, not routed",
         "accel" | "devid" => "it has no counterpart",
-        "script" if value.ends_with("vif-bridge") || value.is_empty() => {
-            return Some("bridging needs no script");
-        }
-        "script" => "hotplug scripts are not run; the interface is plugged into its bridge",
+        "script" if value.ends_with("vif-bridge") || value.is_empty() => "bridging needs no script",
         _ => return None,
     })
 }
@@ -190,6 +190,7 @@ mod tests {
         assert_eq!(found.mac.map(|mac| mac.to_string()).as_deref(), Some("00:16:3e:74:3d:76"));
         assert_eq!((found.bridge.as_str(), found.mtu), ("xenbr1", Some(9000)));
         assert_eq!(found.model.as_deref(), Some("rtl8139"));
+        assert_eq!((found.script, vif("script=vif-site").script.as_deref()), (None, Some("vif-site")));
         for (spec, bytes_per_second, timeslice_us) in [
             ("rate=10Mb/s", 1_250_000, 50_000),
             ("rate=250KB/s", 250_000, 50_000),
@@ -204,7 +205,7 @@ mod tests {
     #[test]
     fn what_changes_nothing_is_remarked() {
         let (_, remarks) =
-            parse(1, "model=e1000,vifname=web,ip=10.0.0.1,script=vif-route,untrusted").unwrap();
+            parse(1, "model=e1000,vifname=web,ip=10.0.0.1,script=vif-bridge,untrusted").unwrap();
         assert_eq!(remarks.len(), 4);
         assert_eq!(remarks[0].found, "vifname=web");
     }

@@ -61,6 +61,7 @@ impl Rig {
             storage: None,
             open_vswitch: "/nonexistent".into(),
             vif_scripts: VifScripts { default: None, directory: "/nonexistent".into() },
+            cards: xenopsd::edge::linux::nic::Cards::default(),
         };
         let guest = nix::pty::posix_openpt(OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC).unwrap();
         nix::pty::grantpt(&guest).unwrap();

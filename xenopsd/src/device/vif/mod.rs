@@ -13,6 +13,7 @@ mod hotplug;
 mod settings;
 
 use std::collections::BTreeSet;
+use std::os::fd::OwnedFd;
 
 use xenstore::Operations;
 use xenstore::layout::{self, DeviceAddress, DeviceKind};
@@ -25,7 +26,7 @@ use crate::ops::wait::Waiting;
 use crate::state::Interface;
 use crate::state::journal::{EntryId, Resource};
 
-pub use settings::{chosen_mac, settings};
+pub use settings::{SCRIPT_KEY, chosen_mac, settings};
 
 use hotplug::{Script, script_of};
 use settings::{handle, mac_of};
@@ -148,6 +149,7 @@ pub fn apply(core: &Core, domid: DomId, vif: &Vif, waiting: Waiting<'_>) -> Resu
     let settings = settings(vif)?;
     let address = address(domid, vif)?;
     let name = interface(domid, handle(vif)?);
+    connect_tap(core, domid, vif, &settings)?;
     let change = layout::Vif::change(address, &settings.bridge, vif.carrier);
     match script_of(core, address)? {
         None => {
@@ -160,6 +162,46 @@ pub fn apply(core: &Core, domid: DomId, vif: &Vif, waiting: Waiting<'_>) -> Resu
         }
     }
     ask(core, &addresses::asked(domid, vif)?)
+}
+
+/// Sets a plugged interface up again as its record says, and the tap of the card that is emulated with it: somebody else
+/// has changed what they are in.
+///
+/// # Errors
+/// As [`plug`].
+pub fn restore(core: &Core, domid: DomId, vif: &Vif) -> Result<(), Error> {
+    let settings = settings(vif)?;
+    connect_tap(core, domid, vif, &settings)?;
+    if !state(core, vif)?.plugged {
+        return Ok(());
+    }
+    let scripted = script_of(core, address(domid, vif)?)?.is_some();
+    let name = interface(domid, handle(vif)?);
+    connect(core, &vif.id.vm, &name, &VifSettings { scripted, ..settings })
+}
+
+/// Makes the tap of an emulated card, with the settings that the interface has. It goes with its last descriptor; whose it
+/// was, and its rules, go with the domain.
+///
+/// # Errors
+/// As [`plug`].
+pub fn make_tap(core: &Core, domid: DomId, vif: &Vif) -> Result<OwnedFd, Error> {
+    let (settings, name, vm) = (settings(vif)?, tap(domid, handle(vif)?), &vif.id.vm);
+    core.records.put_interface(&Interface { name: name.clone(), vif: vif.id.clone() })?;
+    if settings.locked.is_some() {
+        note(core, vm, Resource::Rules(name.clone()))?;
+    }
+    let mut noting = |resource| note(core, vm, resource).map_err(|error| HostError::not_noted(&error));
+    Ok(core.edges.host().make_tap(&name, &settings, &mut noting)?)
+}
+
+/// Brings the tap of the card that a device model emulates, if there is one, in line with its settings.
+fn connect_tap(core: &Core, domid: DomId, vif: &Vif, settings: &VifSettings) -> Result<(), Error> {
+    let name = tap(domid, handle(vif)?);
+    if core.records.interface(&name)?.is_none() {
+        return Ok(());
+    }
+    connect(core, &vif.id.vm, &name, settings)
 }
 
 fn apply_by(
@@ -195,6 +237,11 @@ fn interface(domid: DomId, handle: u32) -> String {
     format!("vif{domid}.{handle}")
 }
 
+/// The name of an emulated card's tap.
+fn tap(domid: DomId, handle: u32) -> String {
+    format!("tap{domid}.{handle}")
+}
+
 /// Tells the script that set up the host's side of an interface, if one did, that it is gone. Its nodes are still there.
 ///
 /// # Errors
@@ -211,13 +258,16 @@ pub fn end(core: &Core, domid: DomId, address: DeviceAddress, waiting: Waiting<'
 /// # Errors
 /// When the state directory, the kernel or Open vSwitch refuses.
 pub fn forget_interface(core: &Core, vm: &str, domid: DomId, handle: u32) -> Result<(), Error> {
-    let name = interface(domid, handle);
-    let rules = release(core, vm, &Resource::Rules(name.clone()));
-    let port = release(core, vm, &Resource::SwitchPort(name.clone()));
-    rules.and(port).and(core.records.remove_interface(&name))
+    forget(core, vm, &interface(domid, handle))
 }
 
-/// Forgets whose the host's sides of a domain's interfaces were, and what they were allowed: those given, and those of the
+fn forget(core: &Core, vm: &str, name: &str) -> Result<(), Error> {
+    let rules = release(core, vm, &Resource::Rules(name.to_owned()));
+    let port = release(core, vm, &Resource::SwitchPort(name.to_owned()));
+    rules.and(port).and(core.records.remove_interface(name))
+}
+
+/// Forgets whose the host's sides of a domain's interfaces and emulated cards were, and what they were allowed: those given, and those of the
 /// VM's records, which are all that is left to name them when somebody else has removed the domain's nodes.
 ///
 /// # Errors
@@ -230,7 +280,8 @@ pub fn forget_interfaces(
 ) -> Result<(), Error> {
     let recorded = core.records.devices::<Vif>(vm).unwrap_or_default();
     let handles: BTreeSet<u32> = seen.chain(recorded.iter().filter_map(|vif| handle(vif).ok())).collect();
-    handles.into_iter().map(|handle| forget_interface(core, vm, domid, handle)).fold(Ok(()), Result::and)
+    let names = handles.into_iter().flat_map(|handle| [interface(domid, handle), tap(domid, handle)]);
+    names.map(|name| forget(core, vm, &name)).fold(Ok(()), Result::and)
 }
 
 /// What is observed of an interface.

@@ -8,13 +8,11 @@ use xenstore::layout::{self, Mac};
 
 use crate::api::{Error, LockedAddresses, LockingMode, Network, Vif};
 use crate::edge::linux::nftables::MAX_ADDRESSES;
+use crate::edge::linux::nic::{ETHTOOL_PREFIX, MTU_RANGE, OFFLOADS, ON_OR_OFF, on_or_off};
 use crate::edge::{Locked, MacAddr, Offload, VifScripts, VifSettings};
 
 /// The MTU that a record has when nobody chose one; the bridge's own is then kept.
 const DEFAULT_MTU: isize = 1500;
-
-/// Smallest and largest MTU an interface can be asked to have (RFC 791; netback's limit).
-const MTU_RANGE: std::ops::RangeInclusive<u32> = 68..=65535;
 
 /// Largest index: netback's `handle` is 16 bits wide.
 const MAX_HANDLE: u32 = 0xffff;
@@ -26,7 +24,7 @@ const VLANS: std::ops::RangeInclusive<i64> = 1..=4094;
 const MAX_TRUNKS: usize = 4094;
 
 /// Key in `other_config` of a script that sets up the host's side; empty for none, whatever the daemon's settings say.
-const SCRIPT_KEY: &str = "hotplug-script";
+pub const SCRIPT_KEY: &str = "hotplug-script";
 
 fn wrong(vif: &Vif, what: impl std::fmt::Display) -> Error {
     Error::internal(format!("VIF {}: {what}", vif.id))
@@ -203,31 +201,18 @@ fn parsed<A: FromStr>(vif: &Vif, kind: &str, texts: &[String]) -> Result<Vec<A>,
     texts.iter().map(|text| text.parse().map_err(|_| bad(text))).collect()
 }
 
-/// Offloads by their keys in `other_config`.
-const OFFLOADS: [(&str, Offload); 6] = [
-    ("ethtool-rx", Offload::Rx),
-    ("ethtool-tx", Offload::Tx),
-    ("ethtool-sg", Offload::Sg),
-    ("ethtool-tso", Offload::Tso),
-    ("ethtool-ufo", Offload::Ufo),
-    ("ethtool-gso", Offload::Gso),
-];
-
 fn offloads(vif: &Vif) -> Result<Vec<(Offload, bool)>, Error> {
-    let wanted = OFFLOADS.into_iter().map(|(key, offload)| Ok(switch(vif, key)?.map(|on| (offload, on))));
+    let wanted = OFFLOADS
+        .into_iter()
+        .map(|(name, offload)| Ok(switch(vif, &format!("{ETHTOOL_PREFIX}{name}"))?.map(|on| (offload, on))));
     wanted.filter_map(Result::transpose).collect()
 }
 
 /// A key of `other_config` that can be `on`, `true`, `off` or `false`.
 fn switch(vif: &Vif, key: &str) -> Result<Option<bool>, Error> {
-    match vif.other_config.get(key).map(String::as_str) {
-        None => Ok(None),
-        Some("on" | "true") => Ok(Some(true)),
-        Some("off" | "false") => Ok(Some(false)),
-        Some(other) => {
-            Err(wrong(vif, format_args!("other_config:{key} is {other:?}; it can be on, true, off or false")))
-        }
-    }
+    let Some(value) = vif.other_config.get(key) else { return Ok(None) };
+    let bad = || wrong(vif, format_args!("other_config:{key} is {value:?}; it can be {ON_OR_OFF}"));
+    on_or_off(value).map(Some).ok_or_else(bad)
 }
 
 /// Kilobytes per second and a time slice in µs become bytes per slice.

@@ -193,6 +193,16 @@ pub fn set_offloads(interface: &IfName, offloads: &[(Offload, bool)]) -> io::Res
     Ok(())
 }
 
+/// Whether an interface has an offload.
+///
+/// # Errors
+///
+/// The kernel's errno; `EOPNOTSUPP` when there is no such offload.
+pub fn offload(interface: &IfName, offload: Offload) -> io::Result<bool> {
+    let socket = socket(AddressFamily::Unix, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
+    ethtool::get(socket.as_fd(), interface.as_str(), offload)
+}
+
 /// Where a kernel with XenServer's bridge takes whether a port is sent everything; others have no such thing.
 fn promiscuity(interface: &IfName) -> PathBuf {
     PathBuf::from(format!("/sys/class/net/{interface}/brport/promisc"))

@@ -183,3 +183,88 @@ fn a_script_that_fails_or_says_nothing_is_named() {
     let refused = rig.run(&vm, Operation::Start);
     assert_eq!(refused, Err(Error::does_not_exist("script", "/no/script")), "{missing}");
 }
+
+fn lock_record(rig: &Rig, vm: &str) {
+    let addresses = crate::api::LockedAddresses { ipv4: vec!["10.0.0.1".to_owned()], ipv6: Vec::new() };
+    change_record(rig, vm, |vif| vif.locking_mode = crate::api::LockingMode::Locked(addresses));
+}
+
+/// Somebody else removes the bridge: the guest runs on, another plug says which bridge is missing, and when it is there
+/// again the interface is in it. Who is in other bridges is left alone.
+#[test]
+fn a_bridge_that_somebody_removes_and_makes_again_has_its_ports_again() {
+    let rig = Rig::new(&quick());
+    let (vm, other) = (rig.add(1, &[], |_| ()), rig.add(2, &[], |_| ()));
+    change_record(&rig, &other, |vif| vif.backend = Network::Local("br1".to_owned()));
+    rig.start_connected(&vm);
+    rig.start_connected(&other);
+    let name = |vm: &str| format!("vif{}.0", rig.domid(vm).unwrap());
+    let [ours, others] = [&vm, &other].map(|vm| rig.machine.interface(&name(vm)));
+    rig.machine.remove_bridge("br0");
+    assert_eq!(rig.machine.interface(&name(&vm)), None);
+    rig.run(&vm, Operation::Unplug(interface(), Unplugging::Clean)).unwrap();
+    let refused = rig.run(&vm, Operation::Plug(interface()));
+    assert_eq!(refused, Err(Error::does_not_exist("network", "br0")));
+    rig.machine.make_bridge("br0");
+    rig.run(&vm, Operation::Plug(interface())).unwrap();
+    assert_eq!(rig.machine.interface(&name(&vm)), ours);
+    // Nobody asks for anything now.
+    rig.machine.remove_bridge("br0");
+    rig.machine.make_bridge("br0");
+    rig.until("it is in the new one", || rig.machine.interface(&name(&vm)) == ours);
+    assert_eq!(rig.machine.interface(&name(&other)), others);
+    assert_eq!(rig.state(&vm), PowerState::Running);
+}
+
+#[test]
+fn rules_that_somebody_removes_are_made_again() {
+    let rig = Rig::new(&quick());
+    let vm = rig.add(1, &[], |_| ());
+    lock_record(&rig, &vm);
+    rig.start_connected(&vm);
+    let rig = rig.restart();
+    let name = format!("vif{}.0", rig.domid(&vm).unwrap());
+    let locked = || rig.machine.interface(&name).unwrap().locked;
+    let before = locked();
+    assert!(before.is_some());
+    rig.machine.remove_rules();
+    rig.until("it is locked again", || locked() == before);
+    // A failure is told of in the log, and the next news is another chance.
+    rig.settle(&vm);
+    let site = Some("host.connect_vif".to_owned());
+    rig.machine.faults.arm(Fault::Nth { site, nth: 0, when: crate::sim::When::Before });
+    rig.machine.remove_rules();
+    rig.settle(&vm);
+    rig.machine.faults.disarm();
+    assert_eq!(locked(), None);
+    rig.machine.remove_rules();
+    rig.until("it is locked again", || locked() == before);
+}
+
+/// The tap of an emulated card is in the same bridge as its interface, and sends no more than that may.
+#[test]
+fn an_emulated_card_follows_its_interface() {
+    let rig = Rig::new(&quick());
+    let vm = rig.add(1, &[], |vm| vm.ty = BuilderInfo::Hvm(crate::api::HvmInfo::default()));
+    lock_record(&rig, &vm);
+    rig.start(&vm).unwrap();
+    let domid = rig.domid(&vm).unwrap();
+    let tap = || rig.machine.interface(&format!("tap{domid}.0")).expect("there is one");
+    let noted = || {
+        let rules = |(_, resource): &(_, Resource)| matches!(resource, Resource::Rules(name) if name.starts_with("tap"));
+        rig.core.journal.of(&vm).iter().any(rules)
+    };
+    assert!(tap().locked.is_some() && noted());
+    rig.run(&vm, wish(VifWish::LockingMode(crate::api::LockingMode::Unlocked))).unwrap();
+    assert!(tap().locked.is_none() && !noted());
+    rig.run(&vm, wish(VifWish::Carrier(false))).unwrap();
+    assert!(!tap().carrier);
+    rig.run(&vm, to_bridge("br1")).unwrap();
+    assert_eq!(tap().bridge, "br1");
+    lock_record(&rig, &vm);
+    rig.machine.make_bridge("br1");
+    rig.until("it is locked again", || tap().locked.is_some());
+    rig.run(&vm, Operation::Shutdown(None)).unwrap();
+    assert_eq!(rig.core.journal.of(&vm).len(), 0);
+    assert_eq!(rig.core.records.interfaces().unwrap(), Vec::<String>::new());
+}

@@ -11,7 +11,6 @@
 //! device whose reads and writes fail. Each is given an identifier, which the kernel shows in `/sys/block/nbdN/backend` (Linux
 //! 5.14 and later): a number that is somebody else's by now is left alone.
 
-mod generic;
 pub mod negotiate;
 
 use std::fs;
@@ -23,8 +22,8 @@ use std::time::Duration;
 use nix::errno::Errno;
 
 use super::blockdev::DevNumber;
-use generic::Family;
-pub use generic::GenericError;
+use super::generic::Family;
+pub use super::generic::GenericError;
 use negotiate::Export;
 
 /// Major number of network block devices (Linux `include/uapi/linux/major.h`).

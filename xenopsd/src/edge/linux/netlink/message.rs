@@ -48,6 +48,8 @@ pub(super) const IFLA_INFO_KIND: u16 = 1;
 
 /// `IFF_UP` of `<linux/if.h>`.
 pub(super) const IFF_UP: u32 = 1;
+/// `IFF_PROMISC` of the same.
+pub(super) const IFF_PROMISC: u32 = 0x100;
 
 /// An answer that is not what rtnetlink(7) describes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -90,6 +92,11 @@ impl Link {
             Some("openvswitch") => Some(BridgeKind::OpenVswitch),
             _ => None,
         }
+    }
+
+    /// Whether it receives what is for others because somebody has said so, and not only because it is a bridge's port.
+    pub fn is_promiscuous(&self) -> bool {
+        self.flags & IFF_PROMISC != 0
     }
 
     /// Whether the interface is administratively up.
@@ -230,6 +237,12 @@ fn extended_text(message: &Message<'_>) -> Option<String> {
     };
     let found = attributes(request.get(skip..)?).ok()?;
     found.into_iter().find(|(kind, _)| *kind == NLMSGERR_ATTR_MSG).map(|(_, payload)| text(payload))
+}
+
+/// The address family that an `RTM_NEWLINK` or `RTM_DELLINK` is about: `AF_UNSPEC` (0) is the interface itself, `AF_BRIDGE`
+/// its being a port of a bridge.
+pub(super) fn family(payload: &[u8]) -> Option<u8> {
+    payload.first().copied()
 }
 
 /// Reads the payload of an `RTM_NEWLINK`.

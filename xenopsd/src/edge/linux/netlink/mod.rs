@@ -4,6 +4,7 @@
 //! the same sequence number; the kernel answers before `send` returns, so a wait means that something is wrong.
 
 mod message;
+mod news;
 
 use std::fmt;
 use std::io;
@@ -14,19 +15,20 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
-    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, connect, recv, send,
-    setsockopt, socket, sockopt::ReceiveTimeout,
+    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, connect, recv, send, setsockopt,
+    socket, sockopt::ReceiveTimeout,
 };
 use nix::sys::time::TimeVal;
 
 pub use message::{Link, Malformed};
 pub(super) use message::{Request as NetlinkRequest, attributes, messages, outcome};
+pub use news::{LinkEvent, LinkNews};
 
 use super::mac::MacAddr;
 use crate::edge::BridgeKind;
 use message::{
-    IFF_UP, IFLA_ADDRESS, IFLA_IFNAME, IFLA_MASTER, IFLA_MTU, NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR,
-    NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, RTM_DELLINK, RTM_GETLINK, RTM_NEWLINK, Request,
+    IFF_PROMISC, IFF_UP, IFLA_ADDRESS, IFLA_IFNAME, IFLA_MASTER, IFLA_MTU, NLM_F_ACK, NLM_F_DUMP,
+    NLM_F_DUMP_INTR, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, RTM_DELLINK, RTM_GETLINK, RTM_NEWLINK, Request,
 };
 
 /// Receive buffer. The kernel builds dump datagrams of at most 32 KiB (netlink(7)) and one link needs a few KiB.
@@ -34,9 +36,6 @@ const RECEIVE_BUFFER: usize = 64 * 1024;
 
 /// How long an answer may take; see the module's description for why it never does.
 const ANSWER_SECONDS: i64 = 5;
-
-/// `RTMGRP_LINK` of `<linux/rtnetlink.h>`: news of interfaces.
-const LINK_NEWS: u32 = 1;
 
 /// How often a list that changed while being read is read again before the last reading is taken.
 const DUMP_ATTEMPTS: u32 = 8;
@@ -107,6 +106,8 @@ pub struct LinkChange {
     pub mtu: Option<u32>,
     /// Bridge membership.
     pub master: Option<Master>,
+    /// Whether it receives what is for others.
+    pub promiscuous: Option<bool>,
     /// New name; the interface has to be down on kernels before 6.2.
     pub name: Option<IfName>,
 }
@@ -196,11 +197,7 @@ impl Netlink {
         if let Some(link) = self.link_by_name(name)? {
             return Ok(Some(link));
         }
-        let broken = |action| move |errno: Errno| NetlinkError::Socket { action, source: errno.into() };
-        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-        let news = socket(AddressFamily::Netlink, SockType::Raw, flags, SockProtocol::NetlinkRoute)
-            .map_err(broken("open"))?;
-        bind(news.as_raw_fd(), &NetlinkAddr::new(0, LINK_NEWS)).map_err(broken("subscribe to"))?;
+        let news = LinkNews::open()?;
         let deadline = Instant::now() + limit;
         loop {
             // After the subscription: what happens from here on is news.
@@ -212,11 +209,10 @@ impl Netlink {
             match poll(&mut [PollFd::new(news.as_fd(), PollFlags::POLLIN)], timeout) {
                 Ok(0) => return Ok(None),
                 Ok(_) | Err(Errno::EINTR) => {}
-                Err(errno) => return Err(broken("wait for")(errno)),
+                Err(errno) => return Err(NetlinkError::Socket { action: "wait for", source: errno.into() }),
             }
-            // Which interface it is about does not matter, and that some news was lost (ENOBUFS) neither: a look tells.
-            let mut ignored = [0; 16];
-            while recv(news.as_raw_fd(), &mut ignored, MsgFlags::empty()).is_ok() {}
+            // Which interface it is about does not matter, and that some news was lost neither: a look tells.
+            news.read()?;
         }
     }
 
@@ -236,11 +232,11 @@ impl Netlink {
     ///
     /// [`NetlinkError::Refused`] with what was being changed; `ENODEV` when the interface is gone.
     pub fn change(&mut self, link: &Link, change: &LinkChange) -> Result<(), NetlinkError> {
-        let (flags, mask) = match change.up {
-            None => (0, 0),
-            Some(false) => (0, IFF_UP),
-            Some(true) => (IFF_UP, IFF_UP),
-        };
+        let (mut flags, mut mask) = (0, 0);
+        for (wanted, flag) in [(change.up, IFF_UP), (change.promiscuous, IFF_PROMISC)] {
+            mask |= wanted.map_or(0, |_| flag);
+            flags |= if wanted == Some(true) { flag } else { 0 };
+        }
         self.sequence = self.sequence.wrapping_add(1);
         let options = NLM_F_REQUEST | NLM_F_ACK;
         let mut request = Request::link(RTM_NEWLINK, options, self.sequence, link.index, flags, mask);
@@ -279,16 +275,26 @@ impl Netlink {
     ///
     /// [`NetlinkError`].
     pub fn bridges(&mut self) -> Result<Vec<Link>, NetlinkError> {
+        let mut links = self.links()?;
+        links.retain(|link| link.bridge_kind() == Some(BridgeKind::Linux));
+        Ok(links)
+    }
+
+    /// All interfaces of this network namespace.
+    ///
+    /// # Errors
+    ///
+    /// [`NetlinkError`].
+    pub fn links(&mut self) -> Result<Vec<Link>, NetlinkError> {
         let mut links = Vec::new();
         for _ in 0..DUMP_ATTEMPTS {
             let request = self.request(RTM_GETLINK, NLM_F_DUMP, 0).finish();
-            let answer = self.exchange(&request, "list", "the bridges")?;
+            let answer = self.exchange(&request, "list", "the interfaces")?;
             links = answer.links;
             if !answer.interrupted {
                 break;
             }
         }
-        links.retain(|link| link.bridge_kind() == Some(BridgeKind::Linux));
         Ok(links)
     }
 
@@ -377,6 +383,7 @@ fn action_of(change: &LinkChange) -> &'static str {
         LinkChange { address: Some(_), .. } => "set the MAC address of interface",
         LinkChange { up: Some(true), .. } => "bring up interface",
         LinkChange { up: Some(false), .. } => "bring down interface",
+        LinkChange { promiscuous: Some(_), .. } => "set what is received by interface",
         _ => "change interface",
     }
 }

@@ -71,6 +71,7 @@ fn all_changes_arrive() {
         assert_eq!((bridge.bridge_kind(), port.bridge_kind()), (Some(BridgeKind::Linux), None));
         let change = LinkChange {
             up: Some(true),
+            promiscuous: Some(true),
             address: Some(MacAddr::BACKEND),
             mtu: Some(1400),
             master: Some(Master::Index(bridge.index)),
@@ -78,7 +79,7 @@ fn all_changes_arrive() {
         };
         netlink.change(&port, &change).unwrap();
         let changed = netlink.link_by_index(port.index).unwrap().expect("still there");
-        assert!(changed.is_up());
+        assert!(changed.is_up() && changed.is_promiscuous());
         assert_eq!(changed.mac, Some(MacAddr::BACKEND));
         assert_eq!(
             (changed.mtu, changed.master, changed.name.as_str()),

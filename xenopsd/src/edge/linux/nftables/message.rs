@@ -7,6 +7,7 @@
 //! Lengths, types and sequence numbers are in the byte order of the machine, numbers in attributes in that of the network
 //! (`<linux/netfilter/nf_tables.h>`).
 
+use super::super::netlink::attributes;
 use super::Place;
 use super::rules::{Field, Rule, Test, Verdict};
 
@@ -35,6 +36,7 @@ const PRIORITY: i32 = -200;
 
 // Messages.
 const NEW_TABLE: u16 = 0;
+const DELETE_TABLE: u16 = 2;
 const NEW_CHAIN: u16 = 3;
 const DELETE_CHAIN: u16 = 5;
 const NEW_RULE: u16 = 6;
@@ -243,6 +245,18 @@ pub(super) fn remove(place: Place, interface: &str) -> Finished {
     batch.finish()
 }
 
+/// Whether the message tells that our table is gone, in either family.
+pub(super) fn is_loss_of_table(kind: u16, payload: &[u8]) -> bool {
+    // `struct nfgenmsg`, then `NFTA_TABLE_NAME`, which has a zero at its end.
+    let name =
+        |(number, value): &(u16, &[u8])| *number == 1 && value.strip_suffix(&[0]) == Some(TABLE.as_bytes());
+    kind == SUBSYSTEM << 8 | DELETE_TABLE
+        && payload
+            .get(HEADER..)
+            .and_then(|rest| attributes(rest).ok())
+            .is_some_and(|all| all.iter().any(name))
+}
+
 /// What all interfaces share: a chain that every frame from a port goes through, and a map from the port's name to the
 /// chain of that port, so that a frame costs the same however many there are.
 fn common(batch: &mut Batch) {
@@ -301,6 +315,18 @@ mod tests {
             [false, false, true, false]
         );
         assert_eq!(finished.acknowledged, 3);
+    }
+
+    #[test]
+    fn only_our_own_table_is_a_loss() {
+        let payload = |name: &str| [&[BRIDGE, 0, 0, 0][..], &Attributes::default().text(1, name).0].concat();
+        let gone = SUBSYSTEM << 8 | DELETE_TABLE;
+        assert!(is_loss_of_table(gone, &payload(TABLE)));
+        assert!(!is_loss_of_table(gone, &payload("filter")));
+        assert!(!is_loss_of_table(SUBSYSTEM << 8 | NEW_TABLE, &payload(TABLE)));
+        for end in 0..payload(TABLE).len() - 2 {
+            assert!(!is_loss_of_table(gone, &payload(TABLE)[..end]), "{end}");
+        }
     }
 
     #[cfg(target_endian = "little")]

@@ -8,6 +8,7 @@
 //! Rules of an interface are exchanged in one transaction, without a moment in which there are none.
 
 mod message;
+mod news;
 mod rules;
 
 use std::os::fd::AsRawFd;
@@ -21,6 +22,7 @@ use nix::sys::time::TimeVal;
 
 use super::netlink::{IfName, messages, outcome};
 
+pub use news::RulesNews;
 pub use rules::{Locked, MAX_ADDRESSES};
 
 /// Receive buffer: an answer repeats the message that it is about, of which the longest is a rule.

@@ -10,7 +10,7 @@ use nix::sys::socket::{
 };
 use nix::sys::time::TimeVal;
 
-use super::super::netlink::{Malformed, NetlinkRequest, attributes, messages, outcome};
+use super::netlink::{Malformed, NetlinkRequest, attributes, messages, outcome};
 
 /// Longest answer, in bytes: a family's description lists its commands.
 const RECEIVE_BUFFER: usize = 16 * 1024;
@@ -24,7 +24,7 @@ const GET_FAMILY: u8 = 3;
 const FAMILY_ID: u16 = 1;
 const FAMILY_NAME: u16 = 2;
 /// `struct genlmsghdr`, before the attributes.
-const HEADER: usize = 4;
+pub(super) const GENERIC_HEADER: usize = 4;
 
 /// `NLMSG_ERROR` of `<linux/netlink.h>`, also an acknowledgement.
 const ACKNOWLEDGED: u16 = 2;
@@ -78,7 +78,7 @@ impl Family {
         connect(socket.as_raw_fd(), &NetlinkAddr::new(0, 0)).map_err(GenericError::Kernel)?;
         let mut family = Self { socket, id: CONTROL, sequence: 0 };
         let answer = family.exchange(GET_FAMILY, |request| request.text(FAMILY_NAME, name))?;
-        let found = attributes(answer.get(HEADER..).unwrap_or_default())?;
+        let found = attributes(answer.get(GENERIC_HEADER..).unwrap_or_default())?;
         let id = found.into_iter().find(|(kind, _)| *kind == FAMILY_ID);
         let id = id.and_then(|(_, value)| value.try_into().ok()).map(u16::from_ne_bytes);
         family.id = id.ok_or(GenericError::Missing)?;
@@ -95,7 +95,7 @@ impl Family {
     }
 
     /// The payload of what is answered before the acknowledgement, if anything is.
-    fn exchange(
+    pub(super) fn exchange(
         &mut self,
         command: u8,
         arguments: impl FnOnce(NetlinkRequest) -> NetlinkRequest,
