@@ -242,12 +242,16 @@ impl Dom0 {
         self.sh(&format!("cp --sparse=always /guests/hvm-disk.img {}", quote(path)));
     }
 
-    /// Copies what comes from an HVM guest's serial port to a file from now on, until it ends. For [`Dom0::serial_said`].
+    /// Copies what an HVM guest has said on its serial port, and what it says from now on, to a file, until it ends. For
+    /// [`Dom0::serial_said`].
     #[track_caller]
     pub fn listen_to_serial(&self, guest: &Guest) {
-        let tty = format!("/local/domain/{}/serial/0/tty", self.domid(guest));
+        let port = format!("/local/domain/{}/console/tc-port", self.domid(guest));
         let log = quote(&serial_log(guest));
-        self.sh(&format!("tty=$(xenstore-read {tty}) && : >{log} && setsid cat <$tty >>{log} 2>/dev/null &"));
+        self.sh(&format!(
+            "exec 3<>/dev/tcp/127.0.0.1/$(xenstore-read {port}) && : >{log} && \
+             setsid cat <&3 >>{log} 2>/dev/null & exec 3<&-"
+        ));
     }
 
     /// Waits until an HVM guest has said `text` on its serial port.

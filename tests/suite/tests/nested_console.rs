@@ -4,14 +4,19 @@
 use std::io::{Read as _, Write as _};
 
 use suite::{Dom0, Guest};
-use xenopsd::api::{BuilderInfo, ConsoleProtocol, Disk, Int, VmResume, VmState, VmSuspend};
+use xenopsd::api::{
+    BuilderInfo, ConsoleProtocol, Disk, HostGetConsoleData, Int, VmResume, VmState, VmSuspend,
+};
 use xenopsd::rfb;
 use xenopsd::rpc::Codec;
 
 const IMAGE: &str = "/root/image";
 
 fn with_terminal(name: &str) -> Guest {
-    let mut guest = Guest::new(name).cmdline("tick");
+    text_guest(Guest::new(name).cmdline("tick"))
+}
+
+fn text_guest(mut guest: Guest) -> Guest {
     let BuilderInfo::Pv(pv) = &mut guest.vm.ty else { panic!("a PV guest") };
     pv.vncterm = true;
     guest
@@ -79,6 +84,11 @@ fn a_guest_s_terminal_is_jailed_followed_and_kept() {
     let log = xenops("console screen --log");
     assert!(log.text().contains("Linux version") && log.text().contains("GUEST: tick"), "{}", log.text());
 
+    // Xen's own ring: what it said when it started is the beginning of it, and reading takes nothing from it.
+    let ring = || dom0.call(&HostGetConsoleData { debug_info: "test".to_owned() }).expect("the ring");
+    let first = ring();
+    assert!(first.contains("Xen version 4.") && ring().starts_with(&first), "{first}");
+
     // The same over the daemon's own socket, as a management layer's proxy has it.
     let mut stream = dom0.connect(Codec::Xml);
     write!(stream, "CONNECT /console?ref={} HTTP/1.1\r\n\r\n", guest.id()).expect("asks");
@@ -134,4 +144,66 @@ fn a_guest_s_terminal_is_jailed_followed_and_kept() {
     assert!(!dom0.run("test -e /root/none.png").success());
     assert!(!dom0.run("pgrep vncterm").success());
     dom0.sh("test -z \"$(ls -A /var/run/nonpersistent/xenopsd/classic/journal)\"");
+}
+
+/// What a process has used of a processor, and the time, in seconds; and its memory in KiB.
+fn used(dom0: &Dom0, process: &str) -> (f64, f64, u64) {
+    // Fields 14 and 15 of proc(5), in ticks of 10 ms; the name in the second has no space.
+    let command = format!(
+        "awk '{{ print ($14 + $15) / 100 }}' /proc/{process}/stat; cut -d' ' -f1 /proc/uptime; \
+         awk '/^VmRSS/ {{ print $2 }}' /proc/{process}/status"
+    );
+    let text = dom0.sh(&command);
+    let mut numbers = text.lines();
+    let mut next = || numbers.next().unwrap_or_else(|| panic!("{text}"));
+    (next().parse().expect("seconds"), next().parse().expect("seconds"), next().parse().expect("KiB"))
+}
+
+/// Most of a core that the terminal server of a guest that prints without end may use, and most KiB of memory.
+const MOST_OF_A_CORE: f64 = 0.5;
+const MOST_MEMORY: u64 = 16 << 10;
+
+/// How much slower another guest may answer than beside one that is as busy and prints nothing.
+const MOST_SLOWER: f64 = 3.0;
+
+/// Questions that the other guest is asked.
+const QUESTIONS: usize = 4;
+
+#[test]
+fn a_guest_that_prints_without_end_costs_little_and_slows_no_other() {
+    let dom0 = Dom0::start();
+    let [flood, calm] = ["flood", "calm"].map(|name| text_guest(Guest::new(name)));
+    for guest in [&flood, &calm] {
+        dom0.boot(guest);
+    }
+    let process = pid(&dom0, &flood);
+    let asked = || {
+        let before = used(&dom0, &process);
+        for n in 0..QUESTIONS {
+            assert_eq!(dom0.type_into(&calm, &format!("echo $((40 + {n}))")), (40 + n).to_string());
+        }
+        let after = used(&dom0, &process);
+        (after.1 - before.1, (after.0 - before.0) / (after.1 - before.1), after.2)
+    };
+    let busy = dom0.type_into(&flood, "while :; do :; done & echo $!");
+    let (beside_busy, ..) = asked();
+    dom0.type_into(&flood, &format!("kill {}", busy.lines().last().unwrap_or_default()));
+    let tty = format!("/local/domain/{}/console/tty", dom0.domid(&flood));
+    dom0.sh(&format!("printf 'while :; do echo yyyyyyyyyyyyyyyy; done\\r' >$(xenstore-read {tty})"));
+    let (_, text) = ports(&dom0.state(&flood)).expect("both consoles");
+    reads(&dom0, text, "^y");
+    let (beside_flood, share, memory) = asked();
+    println!(
+        "{QUESTIONS} answers: {beside_busy:.1} s beside a busy guest, {beside_flood:.1} s beside one that prints, \
+         whose terminal server has {share:.2} of a core and {memory} KiB"
+    );
+    assert!(share < MOST_OF_A_CORE, "{share} of a core");
+    assert!(memory < MOST_MEMORY, "{memory} KiB");
+    assert!(beside_flood < beside_busy * MOST_SLOWER, "{beside_flood} s, {beside_busy} s without the output");
+    // It is still there to be looked at, and to be ended.
+    assert!(dom0.screenshot(&flood).colours() > 1);
+    for guest in [&flood, &calm] {
+        dom0.hard_shutdown(guest).expect("shuts down");
+    }
+    assert!(!dom0.run("pgrep vncterm").success());
 }

@@ -1,5 +1,7 @@
 //! HVM guests on real Xen: firmware, an emulated machine by a device model in a jail, and its screen.
 
+use std::time::Duration;
+
 use suite::{Dom0, Guest};
 use xen_host::boot_sector::{SECTOR, UP, WRITTEN};
 use xen_host::quote;
@@ -7,6 +9,9 @@ use xenopsd::api::{Action, ConsoleProtocol, Int, PowerState, VbdMode, VmSetVcpus
 use xenopsd::edge::ImageFormat;
 
 const DISK: &str = "/root/sector.img";
+
+/// Longest wait for what a guest says.
+const LIMIT: Duration = Duration::from_secs(120);
 
 /// A guest that starts a boot sector from a disk of its own.
 fn sector_guest(dom0: &Dom0, name: &str) -> Guest {
@@ -81,7 +86,10 @@ fn the_screen_is_on_localhost_only_and_survives_the_daemon() {
     assert_eq!(dom0.read(&format!("/local/domain/{domid}/console/vnc-port")), Some(first.to_string()));
     let now = listeners(&dom0);
     let new: Vec<_> = now.lines().filter(|listener| !before.lines().any(|line| line == *listener)).collect();
-    assert_eq!(new, [format!("127.0.0.1:{first}")]);
+    // The screen, and the text of the serial port.
+    let text = dom0.read(&format!("/local/domain/{domid}/console/tc-port")).expect("a port");
+    let expected = [format!("127.0.0.1:{first}"), format!("127.0.0.1:{text}")];
+    assert!(new.len() == 2 && expected.iter().all(|one| new.contains(&one.as_str())), "{new:?}");
     dom0.stop_daemon("KILL");
     dom0.start_daemon("");
     dom0.wait_until(&guest, "seen with its screen", |state| {
@@ -91,6 +99,7 @@ fn the_screen_is_on_localhost_only_and_survives_the_daemon() {
     assert_eq!(greeting(&dom0, first), "RFB 003.008\n 01 01\n");
     dom0.type_on_serial(&guest, "d");
     dom0.serial_said(&guest, "from the disk");
+    has_a_history(&dom0, &guest);
 
     assert_eq!(dom0.sh("pgrep -fc '^disk-server'").trim(), "1");
 
@@ -100,6 +109,27 @@ fn the_screen_is_on_localhost_only_and_survives_the_daemon() {
     dom0.wait_for_power(&guest, PowerState::Halted);
     let refused = dom0.run(&format!("exec 3<>/dev/tcp/127.0.0.1/{first}"));
     assert!(!refused.success(), "somebody still listens");
+}
+
+/// Who attaches later sees what the guest said on its serial port before, and first; its terminal server is jailed as any.
+fn has_a_history(dom0: &Dom0, guest: &Guest) {
+    let log = dom0.run(&format!("xenops console {} --log", guest.name())).text();
+    assert!(log.contains(UP) && log.contains("from the disk"), "{log}");
+    let session = format!("setsid xenops console {} </dev/null >/root/session 2>&1 & echo $!", guest.name());
+    let pid = dom0.sh(&session);
+    dom0.host.wait_for_text("/root/session", "from the disk", LIMIT).expect("the history");
+    dom0.type_on_serial(guest, "w");
+    dom0.host.wait_for_text("/root/session", WRITTEN, LIMIT).expect("what comes after it");
+    dom0.sh(&format!("kill {pid}"));
+    let seen = dom0.sh("cat /root/session");
+    assert!(
+        seen.find(UP) < seen.find("from the disk") && seen.find("from the disk") < seen.find(WRITTEN),
+        "{seen}"
+    );
+    let domid = dom0.domid(guest);
+    let process = dom0.read(&format!("/local/domain/{domid}/vncterm-pid")).expect("a process");
+    let view = dom0.look_at(process.parse().expect("a number"));
+    view.must_be_jailed(131_072 + u32::try_from(domid).expect("a small number"));
 }
 
 #[test]

@@ -141,8 +141,7 @@ fn hvm_guest(host: &Host, steps: &mut Steps) -> Result<(), Failure> {
         host.check_shell(&format!("printf %s {} >/root/screen.cfg", xen_host::quote(HVM_CONFIG)))?;
         shown(host, &["xenops", "create", "/root/screen.cfg"])?;
         shown(host, &["xenops", "start", "--paused", HVM_GUEST])?;
-        let tty = format!("$(xenstore-read /local/domain/$(xl domid {HVM_GUEST})/serial/0/tty)");
-        host.check_shell(&format!(": >{SERIAL_LOG}; setsid cat <{tty} >{SERIAL_LOG} 2>/dev/null &"))?;
+        host.check_shell(&format!("setsid xenops console {HVM_GUEST} </dev/null >{SERIAL_LOG} 2>&1 &"))?;
         shown(host, &["xenops", "unpause", HVM_GUEST])
     })?;
     steps.run("firmware starts what is on its disk", || {

@@ -241,7 +241,7 @@ impl Request<'_> {
         if has_one || !plan::has_device_model(&records.vm) {
             return Ok(());
         }
-        self.run(&[Step::Do(Atom::StartDeviceModel(Beginning::Fresh))])
+        self.run(&plan::start_device_model(&records.vm, Beginning::Fresh))
     }
 
     fn shutdown(&self, timeout: Option<Duration>) -> Result<(), Error> {

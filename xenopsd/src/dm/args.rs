@@ -309,6 +309,11 @@ pub fn has_screen(hvm: &HvmInfo) -> bool {
     hvm.video_mib > 0
 }
 
+/// Whether a guest has a serial port.
+pub fn has_serial(hvm: &HvmInfo) -> bool {
+    hvm.serial.as_deref() == Some("pty")
+}
+
 struct Line(Vec<String>);
 
 impl Line {
@@ -371,7 +376,7 @@ fn order(asked: &str) -> Result<String, ArgsError> {
 /// A file or a socket in dom0, which QEMU's notation has too, would be a path.
 fn serial(hvm: &HvmInfo) -> Result<bool, ArgsError> {
     match hvm.serial.as_deref() {
-        Some("pty") => Ok(true),
+        _ if has_serial(hvm) => Ok(true),
         None | Some("none" | "") => Ok(false),
         Some(_) => Err(ArgsError::Unsupported("a serial port that is neither \"pty\" nor \"none\"")),
     }

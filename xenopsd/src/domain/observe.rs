@@ -7,7 +7,7 @@ use crate::api::{
 };
 use crate::core::Core;
 use crate::domain::{guest_data, terminal};
-use crate::edge::{DomId, DomainInfo, ScreenAddress};
+use crate::edge::{DomId, DomainInfo, ScreenAddress, TerminalPorts};
 use crate::state::VmExtra;
 
 /// Bytes of a page, the hypervisor's unit of memory.
@@ -136,13 +136,18 @@ fn consoles(core: &Core, vm: &str, ttys: [Option<String>; 2]) -> Vec<Console> {
         path: String::new(),
     };
     let on_path = |protocol, path: String| Console { protocol, port: 0, path };
-    if let Some(ports) = terminal::ports(core, vm) {
-        return vec![on_port(ConsoleProtocol::Rfb, ports.vnc), on_port(ConsoleProtocol::Vt100, ports.text)];
-    }
+    let [serial, console] = ttys.map(|tty| tty.map(|tty| on_path(ConsoleProtocol::Vt100, tty)));
+    // Who reads from a terminal that has a server takes from it what it should have.
+    let (serial, console) = match terminal::ports(core, vm) {
+        Some(TerminalPorts { vnc: Some(vnc), text }) => {
+            return vec![on_port(ConsoleProtocol::Rfb, vnc), on_port(ConsoleProtocol::Vt100, text)];
+        }
+        Some(TerminalPorts { vnc: None, text }) => (Some(on_port(ConsoleProtocol::Vt100, text)), console),
+        None => (serial, console),
+    };
     let screen = core.runtimes.with(vm, |r| r.screen.clone()).map(|address| match address {
         ScreenAddress::Port(port) => on_port(ConsoleProtocol::Rfb, port),
         ScreenAddress::Socket(path) => on_path(ConsoleProtocol::Rfb, path.display().to_string()),
     });
-    let texts = ttys.into_iter().flatten().map(|tty| on_path(ConsoleProtocol::Vt100, tty));
-    screen.into_iter().chain(texts).collect()
+    screen.into_iter().chain(serial).chain(console).collect()
 }

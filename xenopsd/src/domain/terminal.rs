@@ -1,4 +1,5 @@
-//! The terminal server of a guest's text console: a process that outlives this daemon.
+//! The terminal server of a guest's text: a process that outlives this daemon. A PV or PVH guest's text is its console's, and
+//! shown as a VNC screen too; an HVM guest's is that of its serial port, and kept for who comes later.
 //!
 //! ```text
 //!   start ─► listening ─► process, waiting ─► journal ─► followed ─► its word ─► nodes in the store
@@ -11,6 +12,7 @@
 //! the process that the journal names. The listening sockets stay open here from one process to the next: a viewer that
 //! comes meanwhile waits, and reaches the same guest.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use xenstore::Operations;
@@ -20,9 +22,10 @@ use super::VmExecutor;
 use crate::api::{BuilderInfo, Error};
 use crate::core::TerminalServer;
 use crate::device::store_domid;
+use crate::dm::model::Model;
 use crate::edge::linux::terminal::ROLE;
 use crate::edge::{DomId, TerminalPorts, TerminalSockets, TerminalWanted};
-use crate::ops::plan::{Screen, has_terminal};
+use crate::ops::plan::{Screen, has_terminal, has_text_screen};
 use crate::ops::wait::Ended;
 use crate::state::journal::{EntryId, ProcessId, Resource};
 
@@ -63,7 +66,7 @@ impl VmExecutor<'_> {
         let host = self.core.edges.host();
         let sockets = match self.core.runtimes.with(self.vm(), |r| r.terminal.sockets.take()) {
             Some(sockets) => sockets,
-            None => host.listen_for_terminal()?,
+            None => host.listen_for_terminal(has_text_screen(&self.records.vm))?,
         };
         let title: String =
             self.records.vm.name.chars().filter(|c| !c.is_control()).take(MAX_TITLE).collect();
@@ -76,6 +79,7 @@ impl VmExecutor<'_> {
             restore: screen == Screen::Kept,
             sockets: &sockets,
         })?;
+        self.tty_is_its_own()?;
         let ports = sockets.ports;
         let process = prepared.process;
         self.core.journal.take(self.vm(), Resource::Process(process.clone()))?;
@@ -135,13 +139,36 @@ impl VmExecutor<'_> {
         }
         self.remove_nodes(domid)?;
         // An empty domain has no console yet.
-        Ok(self.tty(domid)?.is_some() && self.may_restart())
+        Ok(self.tty(domid)?.is_some() && self.tty_is_its_own().is_ok() && self.may_restart())
+    }
+
+    /// A device model's terminal goes with it, and its number may be another guest's then: one that was opened while the
+    /// device model runs is the guest's. xenconsoled keeps a console's as long as the domain is there.
+    fn tty_is_its_own(&self) -> Result<(), Error> {
+        let runs = |model: &Arc<Model>| !model.has_ended();
+        match &self.records.vm.ty {
+            BuilderInfo::Hvm(_)
+                if !self.core.runtimes.with(self.vm(), |r| r.model.as_ref().is_some_and(runs)) =>
+            {
+                let vm = self.vm();
+                Err(Error::internal(format!(
+                    "VM {vm}: its device model, which has its serial port, does not run"
+                )))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Which of the terminal server's nodes are there.
+    fn has_screen(&self) -> bool {
+        has_text_screen(&self.records.vm)
     }
 
     /// Whether `process` is there and the nodes are its own; then it is this daemon's from now on.
     fn adopt(&self, domid: DomId, process: &ProcessId) -> Result<bool, Error> {
         let of = store_domid(domid);
-        let values = self.core.edges.store()?.read_all(&layout::TerminalServer::paths(of))?;
+        let values =
+            self.core.edges.store()?.read_all(&layout::TerminalServer::paths(of, self.has_screen()))?;
         let nodes = layout::TerminalServer::parse(of, &values);
         let Some(nodes) = nodes.filter(|nodes| Ok(nodes.pid) == u32::try_from(process.pid)) else {
             return Ok(false);
@@ -208,20 +235,29 @@ impl VmExecutor<'_> {
     fn remove_nodes(&self, domid: DomId) -> Result<(), Error> {
         let mut store = self.core.edges.store()?;
         let of = store_domid(domid);
-        let there = store.read_all(&layout::TerminalServer::paths(of))?.iter().any(Option::is_some);
-        if there { Ok(store.commit(&layout::TerminalServer::remove(of))?) } else { Ok(()) }
+        let paths = layout::TerminalServer::paths(of, self.has_screen());
+        let there = store.read_all(&paths)?.iter().any(Option::is_some);
+        if there { Ok(store.commit(&layout::TerminalServer::remove(of, self.has_screen()))?) } else { Ok(()) }
     }
 
-    /// The console's pseudo-terminal, once xenconsoled has made it.
+    /// The console's pseudo-terminal, once xenconsoled has made it; the serial port's, once the device model runs.
     fn tty(&self, domid: DomId) -> Result<Option<String>, Error> {
-        let path = tty_path(domid)?;
+        let path = self.tty_path(domid)?;
         Ok(self.core.edges.store()?.read_str(&path)?.filter(|tty| !tty.is_empty()))
+    }
+
+    fn tty_path(&self, domid: DomId) -> Result<xenstore::Path, Error> {
+        let of = store_domid(domid);
+        match &self.records.vm.ty {
+            BuilderInfo::Hvm(_) => Ok(layout::DeviceModel::serial_path(of)),
+            _ => Ok(domain_path(of).join("console/tty").map_err(xenstore::Error::from)?),
+        }
     }
 
     fn wait_for_tty(&self, domid: DomId) -> Result<String, Error> {
         let limit = self.core.patience.hotplug;
         let waiting = self.core.waiting(Some(self.task), self.slot);
-        let made = waiting.until(&[tty_path(domid)?], Instant::now() + limit, || self.tty(domid));
+        let made = waiting.until(&[self.tty_path(domid)?], Instant::now() + limit, || self.tty(domid));
         made.map_err(|ended| match ended {
             Ended::TimedOut => Error::internal(format!(
                 "VM {}: the console of domain {domid} has no terminal after {} s; is xenconsoled running?",
@@ -231,10 +267,6 @@ impl VmExecutor<'_> {
             Ended::Failed(error) => error,
         })
     }
-}
-
-fn tty_path(domid: DomId) -> Result<xenstore::Path, Error> {
-    Ok(domain_path(store_domid(domid)).join("console/tty").map_err(xenstore::Error::from)?)
 }
 
 /// Where the terminal server of a VM listens, if it runs.

@@ -167,8 +167,8 @@ impl std::fmt::Debug for Followed {
 /// Where a terminal server listens, on 127.0.0.1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TerminalPorts {
-    /// For VNC.
-    pub vnc: u16,
+    /// For VNC; none of one that serves no screen.
+    pub vnc: Option<u16>,
     /// For the raw text.
     pub text: u16,
 }
@@ -350,11 +350,11 @@ pub trait Host: Send + Sync {
     /// [`HostError`].
     fn check_terminal(&self) -> Result<(), HostError>;
 
-    /// Listens for a terminal server.
+    /// Listens for a terminal server, for viewers too if it serves a `screen`.
     ///
     /// # Errors
     /// [`HostError::Unusable`].
-    fn listen_for_terminal(&self) -> Result<TerminalSockets, HostError>;
+    fn listen_for_terminal(&self, screen: bool) -> Result<TerminalSockets, HostError>;
 
     /// Starts the terminal server of a guest's console, in a jail of its own.
     ///

@@ -310,8 +310,8 @@ impl Host for LinuxHost {
         }
     }
 
-    fn listen_for_terminal(&self) -> Result<TerminalSockets, HostError> {
-        Ok(self.terminals.listen()?)
+    fn listen_for_terminal(&self, screen: bool) -> Result<TerminalSockets, HostError> {
+        Ok(self.terminals.listen(screen)?)
     }
 
     fn start_terminal(&self, wanted: &TerminalWanted<'_>) -> Result<Prepared, HostError> {

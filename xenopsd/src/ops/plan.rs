@@ -21,6 +21,7 @@ use std::time::Duration;
 use super::change::Change;
 use super::hook::{Hook, HookReason};
 use crate::api::{BootLoader, BuilderInfo, Disk, Vbd, VbdMode, Vif, Vm};
+use crate::dm::args::has_serial;
 use crate::edge::{Access, IMAGE_FORMAT};
 
 /// How a guest is asked to go down.
@@ -244,12 +245,18 @@ fn reach(vbd: &Vbd) -> impl Iterator<Item = Atom> {
     attach.into_iter().chain(served.then(|| Atom::ServeDisk(name.clone())))
 }
 
-/// Whether the VM's text console has a terminal server.
+/// Whether the VM's text has a terminal server: its console's if it is to have a screen, an HVM guest's serial port's if it
+/// has one.
 pub fn has_terminal(vm: &Vm) -> bool {
     match &vm.ty {
         BuilderInfo::Pv(pv) | BuilderInfo::Pvh(pv) | BuilderInfo::PvInPvh(pv) => pv.vncterm,
-        BuilderInfo::Hvm(_) => false,
+        BuilderInfo::Hvm(hvm) => has_serial(hvm),
     }
+}
+
+/// Whether its terminal server's text is a VNC screen as well: an HVM guest's screen is its device model's.
+pub fn has_text_screen(vm: &Vm) -> bool {
+    has_terminal(vm) && !matches!(vm.ty, BuilderInfo::Hvm(_))
 }
 
 /// Kernel and memory of a domain that was created empty, and its terminal server. A build that fails half way cannot be
@@ -271,8 +278,18 @@ pub fn restart_terminal() -> Vec<Step> {
 
 /// A console has no terminal before its domain has memory.
 fn filled(atom: Atom, screen: Screen, records: &Records) -> Vec<Step> {
-    let terminal = has_terminal(&records.vm).then_some(Atom::StartTerminal(screen));
+    let terminal = has_text_screen(&records.vm).then_some(Atom::StartTerminal(screen));
     [atom].into_iter().chain(terminal).map(Step::Do).collect()
+}
+
+/// The device model of an HVM guest, and the terminal server of the serial port that it makes.
+pub fn start_device_model(vm: &Vm, beginning: Beginning) -> Vec<Step> {
+    let screen = match beginning {
+        Beginning::Fresh => Screen::Fresh,
+        Beginning::Kept => Screen::Kept,
+    };
+    let terminal = has_terminal(vm).then_some(Atom::StartTerminal(screen));
+    [Atom::StartDeviceModel(beginning)].into_iter().chain(terminal).map(Step::Do).collect()
 }
 
 /// A new domain's memory, by `atom`, with its terminal server, and its devices, side by side.
@@ -289,7 +306,7 @@ fn fill(atom: Atom, screen: Screen, records: &Records) -> Step {
     ];
     // It maps memory of the domain's only when the guest runs.
     if has_device_model(&records.vm) {
-        together.push(Step::Do(Atom::StartDeviceModel(beginning)));
+        together.push(Step::Serial(start_device_model(&records.vm, beginning)));
     }
     together.extend(records.vifs.iter().map(|vif| Step::Do(Atom::Plug(Device::Vif(vif.id.device.clone())))));
     Step::Parallel(together)

@@ -292,9 +292,9 @@ impl Host for SimHost {
     }
 
     /// Nobody listens there.
-    fn listen_for_terminal(&self) -> Result<TerminalSockets, HostError> {
+    fn listen_for_terminal(&self, screen: bool) -> Result<TerminalSockets, HostError> {
         self.shared.faults.check("host.listen_for_terminal")?;
-        Ok(TerminalSockets { ports: self.shared.processes.ports(), sockets: Vec::new() })
+        Ok(TerminalSockets { ports: self.shared.processes.ports(screen), sockets: Vec::new() })
     }
 
     fn start_terminal(&self, wanted: &TerminalWanted<'_>) -> Result<Prepared, HostError> {

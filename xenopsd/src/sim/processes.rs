@@ -14,7 +14,8 @@ use crate::state::journal::ProcessId;
 const FIRST_PID: Int = 1 << 22;
 
 /// Where the ports of simulated terminals begin.
-const FIRST_PORTS: TerminalPorts = TerminalPorts { vnc: 5901, text: 9501 };
+const FIRST_VNC: u16 = 5901;
+const FIRST_TEXT: u16 = 9501;
 
 /// What a simulated terminal shows when it is saved; each that begins with a saved one adds a line.
 const LINE: &str = "simulated screen\n";
@@ -61,11 +62,11 @@ impl Processes {
     }
 
     /// Ports that no other has.
-    pub(super) fn ports(&self) -> TerminalPorts {
+    pub(super) fn ports(&self, screen: bool) -> TerminalPorts {
         let mut table = self.lock();
         let number = table.listened;
         table.listened = (number + 1) % 3000;
-        TerminalPorts { vnc: FIRST_PORTS.vnc + number, text: FIRST_PORTS.text + number }
+        TerminalPorts { vnc: screen.then_some(FIRST_VNC + number), text: FIRST_TEXT + number }
     }
 
     /// Starts one; it waits for its word, which is the function.
@@ -79,7 +80,7 @@ impl Processes {
         let mut table = all.lock();
         table.started += 1;
         let pid = FIRST_PID + table.started;
-        let id = ProcessId { pid, started: i64::from(FIRST_PORTS.vnc), uid: 1000, role: role.to_owned() };
+        let id = ProcessId { pid, started: i64::from(FIRST_VNC), uid: 1000, role: role.to_owned() };
         let shown = shown + LINE;
         let process =
             Process { id: id.clone(), screen: screen.to_owned(), shown, running: false, tell: None };

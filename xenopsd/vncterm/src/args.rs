@@ -15,6 +15,7 @@ Shows a guest's text console, or a command's terminal, as a VNC screen.
   -x, --xenstore PATH      write the ports to PATH/vnc-port and PATH/tc-port; without -p and -c, wait for PATH/tty
   -v, --vnclisten [IP:]N   listen on port 5900+N, or the next that is free; IP must be a loopback address
       --vnc-socket PATH    listen on a Unix socket instead (mode 0600)
+      --no-vnc             serve the raw text only, as of a serial port of a guest with a screen of its own
   -T, --text               serve the raw text too, on port 9500+N
       --text-socket PATH   serve the raw text on a Unix socket (mode 0600)
       --password-file FILE viewers must know the password in FILE, at most 8 bytes; - is standard input; the raw text
@@ -35,7 +36,7 @@ Shows a guest's text console, or a command's terminal, as a VNC screen.
                            needed from there on
   -h, --help
 
-Listening sockets can be handed in as systemd does (LISTEN_FDS): the first is for VNC, the second for the text.
+Listening sockets can be handed in as systemd does (LISTEN_FDS): the first is for VNC, the next for the text.
 ";
 
 /// Where to listen.
@@ -67,8 +68,8 @@ pub struct Args {
     pub command: Option<OsString>,
     /// A path of the store.
     pub store: Option<String>,
-    /// For VNC.
-    pub vnc: Listen,
+    /// For VNC, if that is served.
+    pub vnc: Option<Listen>,
     /// For raw text.
     pub text: Option<Listen>,
     /// A saved screen.
@@ -166,7 +167,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Args, Args
         pty: None,
         command: None,
         store: None,
-        vnc: Listen::Port((Ipv4Addr::LOCALHOST, VNC_BASE).into()),
+        vnc: None,
         text: None,
         load: None,
         save: None,
@@ -183,7 +184,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Args, Args
         help: false,
     };
     let mut listen = (IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
-    let (mut text, mut vnc_socket, mut text_socket) = (false, None, None);
+    let (mut text, mut vnc_socket, mut text_socket, mut no_vnc) = (false, None, None, false);
     let (mut root, mut uid, mut gid) = (None, None, None);
     while let Some(argument) = parser.next()? {
         match argument {
@@ -192,6 +193,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Args, Args
             Short('x') | Long("xenstore") => args.store = Some(parser.value()?.string()?),
             Short('v') | Long("vnclisten") => listen = display(&parser.value()?.string()?)?,
             Long("vnc-socket") => vnc_socket = Some(parser.value()?.into()),
+            Long("no-vnc") => no_vnc = true,
             Short('T') | Long("text") => text = true,
             Long("text-socket") => text_socket = Some(parser.value()?.into()),
             Short('l') | Long("loadstate") => args.load = Some(parser.value()?.into()),
@@ -224,7 +226,8 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Args, Args
         return Err(ArgsError::Supervised);
     }
     let (ip, number) = listen;
-    args.vnc = vnc_socket.map_or(Listen::Port((ip, VNC_BASE + number).into()), Listen::Unix);
+    let vnc = vnc_socket.map_or(Listen::Port((ip, VNC_BASE + number).into()), Listen::Unix);
+    args.vnc = (!no_vnc).then_some(vnc);
     args.text =
         text_socket.map(Listen::Unix).or_else(|| text.then(|| Listen::Port((ip, TEXT_BASE + number).into())));
     args.jail = match (root, uid, gid) {
@@ -256,7 +259,7 @@ mod tests {
     fn the_originals_command_lines_are_read() {
         let guest = parsed("-x /local/domain/3/console -T -v 127.0.0.1:1 -l /state").unwrap();
         assert_eq!(guest.store.as_deref(), Some("/local/domain/3/console"));
-        assert_eq!(guest.vnc, Listen::Port("127.0.0.1:5901".parse().unwrap()));
+        assert_eq!(guest.vnc, Some(Listen::Port("127.0.0.1:5901".parse().unwrap())));
         assert_eq!(guest.text, Some(Listen::Port("127.0.0.1:9501".parse().unwrap())));
         let dom0 =
             parsed("-v 127.0.0.1:0 -r -s -x /local/domain/0/console -T -c dom0term.sh -t Host").unwrap();
@@ -270,8 +273,11 @@ mod tests {
             let error = parsed(&format!("-v {address}")).unwrap_err();
             assert!(error.to_string().contains("loopback"), "{error}");
         }
-        assert_eq!(parsed("-v [::1]:2").unwrap().vnc, Listen::Port("[::1]:5902".parse().unwrap()));
-        assert_eq!(parsed("-v 2").unwrap().vnc, Listen::Port("127.0.0.1:5902".parse().unwrap()));
+        let vnc = |address: &str| Some(Listen::Port(address.parse().unwrap()));
+        assert_eq!(parsed("-v [::1]:2").unwrap().vnc, vnc("[::1]:5902"));
+        assert_eq!(parsed("-v 2").unwrap().vnc, vnc("127.0.0.1:5902"));
+        assert_eq!(parsed("").unwrap().vnc, vnc("127.0.0.1:5900"));
+        assert_eq!(parsed("--no-vnc -T").unwrap().vnc, None);
     }
 
     #[test]

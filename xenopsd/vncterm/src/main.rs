@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use vncterm::args::{self, Args};
+use vncterm::args::{self, Args, Listen};
 use vncterm::rfb::auth::Password;
 use vncterm::server::{Listener, Log, Server};
 use vncterm::source::Source;
@@ -43,7 +43,7 @@ fn run(args: &Args) -> Result<(), Box<dyn Error>> {
     let terminal = terminal(args)?;
     let (vnc, text) = listeners(args)?;
     if let Some(console) = &args.store {
-        store::write_ports(console, vnc.port(), text.as_ref().and_then(Listener::port))?;
+        store::write_ports(console, port(vnc.as_ref()), port(text.as_ref()))?;
     }
     let log =
         args.log.as_ref().map(|path| File::options().append(true).create(true).open(path)).transpose()?;
@@ -51,7 +51,7 @@ fn run(args: &Args) -> Result<(), Box<dyn Error>> {
     let create = |path| File::options().write(true).create(true).truncate(false).open(path);
     let save = args.save.as_ref().map(create).transpose()?;
     let source = source(args)?;
-    let ports = [("vnc-port", vnc.port()), ("tc-port", text.as_ref().and_then(Listener::port))];
+    let ports = [("vnc-port", port(vnc.as_ref())), ("tc-port", port(text.as_ref()))];
     // Who hands sockets in knows their numbers.
     for (name, port) in ports.iter().filter(|_| !args.supervised) {
         if let Some(port) = port {
@@ -123,27 +123,28 @@ fn terminal(args: &Args) -> Result<Terminal, Box<dyn Error>> {
     Ok(terminal)
 }
 
-/// Those handed in, else those that are asked for.
-fn listeners(args: &Args) -> Result<(Listener, Option<Listener>), Box<dyn Error>> {
+fn port(listener: Option<&Listener>) -> Option<u16> {
+    listener.and_then(Listener::port)
+}
+
+/// For VNC and for the text: those handed in, else those that are asked for.
+fn listeners(args: &Args) -> Result<(Option<Listener>, Option<Listener>), Box<dyn Error>> {
     let mut handed = listenfd::ListenFd::from_env();
-    let mut take = |index: usize| -> Result<Option<Listener>, Box<dyn Error>> {
-        if index >= handed.len() {
-            return Ok(None);
-        }
+    let mut next = 0..handed.len();
+    let mut take = || -> Result<Option<Listener>, Box<dyn Error>> {
+        let Some(index) = next.next() else { return Ok(None) };
         // Either kind may come; the one that it is not leaves it in its place.
         if let Ok(Some(listener)) = handed.take_unix_listener(index) {
             return Ok(Some(Listener::from_unix(listener)?));
         }
         Ok(handed.take_tcp_listener(index)?.map(Listener::from_tcp).transpose()?)
     };
-    let (vnc, text) = (take(0)?, take(1)?);
-    let vnc = vnc.map_or_else(|| Listener::bind(&args.vnc), Ok)?;
-    let text = match (text, &args.text) {
-        (Some(text), _) => Some(text),
-        (None, Some(listen)) => Some(Listener::bind(listen)?),
-        (None, None) => None,
+    let mut listener = |asked: Option<&Listen>| -> Result<Option<Listener>, Box<dyn Error>> {
+        let bound = |listen| Listener::bind(listen);
+        Ok(take()?.map_or_else(|| asked.map(bound).transpose(), |handed| Ok(Some(handed)))?)
     };
-    Ok((vnc, text))
+    let vnc = if args.vnc.is_some() { listener(args.vnc.as_ref())? } else { None };
+    Ok((vnc, listener(args.text.as_ref())?))
 }
 
 fn source(args: &Args) -> Result<Source, Box<dyn Error>> {

@@ -59,7 +59,7 @@ pub struct Server {
     /// Its output.
     pub log: Log,
     /// For viewers.
-    pub vnc: Listener,
+    pub vnc: Option<Listener>,
     /// For text clients.
     pub text: Option<Listener>,
     /// Where the screen is saved.
@@ -128,11 +128,11 @@ impl Loop {
         let registry = self.poll.registry();
         registry.register(&mut SourceFd(&self.server.source.raw_fd()), SOURCE, BOTH)?;
         registry.register(&mut SourceFd(&self.server.signals.as_raw_fd()), SIGNALS, Interest::READABLE)?;
-        self.server.vnc.register(registry, Token(LISTENERS))?;
-        match &mut self.server.text {
-            Some(text) => text.register(registry, Token(LISTENERS + 1)),
-            None => Ok(()),
+        let listeners = [&mut self.server.vnc, &mut self.server.text].into_iter().zip(LISTENERS..);
+        for (listener, token) in listeners.filter_map(|(listener, token)| Some((listener.as_mut()?, token))) {
+            listener.register(registry, Token(token))?;
         }
+        Ok(())
     }
 
     fn run(&mut self) -> io::Result<()> {
@@ -266,7 +266,7 @@ impl Loop {
 
     fn accept(&mut self, text: bool) {
         loop {
-            let listener = if text { self.server.text.as_ref() } else { Some(&self.server.vnc) };
+            let listener = if text { &self.server.text } else { &self.server.vnc };
             let Some(listener) = listener else { return };
             let mut stream = match listener.accept() {
                 Ok(stream) => stream,

@@ -67,7 +67,7 @@ impl Rig {
         nix::pty::grantpt(&guest).unwrap();
         nix::pty::unlockpt(&guest).unwrap();
         let tty = nix::pty::ptsname_r(&guest).unwrap();
-        let sockets = host.listen_for_terminal().unwrap();
+        let sockets = host.listen_for_terminal(true).unwrap();
         Self { host, directory: tempfile::tempdir().unwrap(), guest, tty, sockets }
     }
 
@@ -236,6 +236,34 @@ fn the_console_s_log_is_kept_on_disk_if_asked() {
     assert_eq!(std::fs::read_to_string(&other).unwrap(), "untouched");
 }
 
+/// Of a serial port: no screen, no port for one, and no password, as only viewers are asked for it.
+#[test]
+fn one_without_a_screen_serves_the_text_only() {
+    let mut rig = Rig::new();
+    rig.host.terminals.password = Some("/nonexistent".into());
+    rig.sockets = rig.host.listen_for_terminal(false).unwrap();
+    assert_eq!((rig.sockets.ports.vnc, rig.sockets.sockets.len()), (None, 1));
+    let prepared = rig.prepare(false).unwrap();
+    (prepared.go)().unwrap();
+    rig.guest.write_all(b"SeaBIOS").unwrap();
+    read_until(&mut rig.text(), "SeaBIOS");
+    // Who comes later gets what was said before, first.
+    let mut late = rig.text();
+    read_until(&mut late, "SeaBIOS");
+    late.write_all(b"x").unwrap();
+    read_until(&mut rig.guest, "x");
+    let listening = std::fs::read_dir(format!("/proc/{}/fd", prepared.process.pid)).unwrap();
+    let sockets = listening
+        .filter(|fd| {
+            let target = std::fs::read_link(fd.as_ref().unwrap().path()).unwrap_or_default();
+            target.to_string_lossy().starts_with("socket:")
+        })
+        .count();
+    // The listener, two readers, and both of the pair that it was told to start by.
+    assert!(sockets <= 5, "{sockets}");
+    assert!(rig.host.stop_process(&prepared.process, LIMIT).unwrap());
+}
+
 /// Never on its command line or in its environment, and not guessed for want of a file.
 #[test]
 fn viewers_must_know_the_password_if_there_is_one() {
@@ -261,7 +289,7 @@ fn viewers_must_know_the_password_if_there_is_one() {
     read_until(&mut rig.text(), "login: ");
     let picture = |password: Option<&[u8]>| {
         let password = password.map(|text| Password::new(text).unwrap());
-        let mut stream = rfb::open(&rfb::Address::Port(rig.sockets.ports.vnc), LIMIT).unwrap();
+        let mut stream = rfb::open(&rfb::Address::Port(rig.sockets.ports.vnc.unwrap()), LIMIT).unwrap();
         rfb::capture_as(password.as_ref(), &mut stream, LIMIT)
     };
     assert!(picture(Some(b"s3cr3t-x")).unwrap().colours() > 1);
@@ -295,10 +323,10 @@ fn ports_are_of_this_host_only_and_not_used_again_at_once() {
     let Rig { host, sockets, .. } = Rig::new();
     let first = sockets.ports;
     drop(sockets);
-    let next = host.listen_for_terminal().unwrap();
+    let next = host.listen_for_terminal(true).unwrap();
     assert!(next.ports.vnc != first.vnc && next.ports.text != first.text);
     let listening = std::fs::read_to_string("/proc/net/tcp").unwrap();
-    for port in [next.ports.vnc, next.ports.text] {
+    for port in [next.ports.vnc.unwrap(), next.ports.text] {
         let local = format!("0100007F:{port:04X}");
         assert!(listening.contains(&local), "{local}");
         assert!(!listening.contains(&format!("00000000:{port:04X}")));

@@ -121,13 +121,14 @@ impl Layout for Console {
     }
 }
 
-/// The terminal server of console 0: the text as a VNC screen, and as it is.
+/// The terminal server of a guest's text: of console 0, as a VNC screen and as it is; of an HVM guest's serial port, as it
+/// is only.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TerminalServer {
     /// The guest.
     pub domid: DomId,
-    /// Its port for VNC, on 127.0.0.1.
-    pub vnc_port: u16,
+    /// Its port for VNC, on 127.0.0.1; an HVM guest's screen is its device model's, and so is the node.
+    pub vnc_port: Option<u16>,
     /// Its port for the raw text, on 127.0.0.1.
     pub text_port: u16,
     /// Its process.
@@ -146,29 +147,26 @@ impl TerminalServer {
         batch
     }
 
-    /// Removes the nodes of a domain's terminal server, whichever it was.
-    pub fn remove(domid: DomId) -> Batch {
+    /// Removes the nodes of a domain's terminal server, whichever it was, as [`Self::paths`] has them.
+    pub fn remove(domid: DomId, screen: bool) -> Batch {
         let mut batch = Batch::new();
-        for path in Self::paths(domid) {
+        for path in Self::paths(domid, screen) {
             batch.rm(path);
         }
         batch
     }
 
-    /// The nodes that [`Self::parse`] reads.
-    pub fn paths(domid: DomId) -> [Path; 3] {
-        [VNC_PORT, TEXT_PORT, PID].map(|name| domain_path(domid).at(name))
+    /// The nodes that [`Self::parse`] reads: of one that serves a `screen` or of one that does not.
+    pub fn paths(domid: DomId, screen: bool) -> Vec<Path> {
+        let names = [PID, TEXT_PORT].into_iter().chain(screen.then_some(VNC_PORT));
+        names.map(|name| domain_path(domid).at(name)).collect()
     }
 
     /// From the values of [`Self::paths`]; none when one is missing or is no number. The guest cannot write them.
     pub fn parse(domid: DomId, values: &[Option<Vec<u8>>]) -> Option<Self> {
         let number = |n: usize| std::str::from_utf8(values.get(n)?.as_deref()?).ok();
-        Some(Self {
-            domid,
-            vnc_port: number(0)?.parse().ok()?,
-            text_port: number(1)?.parse().ok()?,
-            pid: number(2)?.parse().ok()?,
-        })
+        let vnc_port = if values.len() > 2 { Some(number(2)?.parse().ok()?) } else { None };
+        Some(Self { domid, vnc_port, text_port: number(1)?.parse().ok()?, pid: number(0)?.parse().ok()? })
     }
 }
 
@@ -180,7 +178,7 @@ impl Layout for TerminalServer {
             Side::Domain,
             VNC_PORT,
             "N",
-            |t| text(t.vnc_port),
+            |t| text(t.vnc_port?),
             "viewers, by way of the management layer",
         ),
         Node::value(Side::Domain, TEXT_PORT, "N", |t| text(t.text_port), "xenops console, telnet"),

@@ -130,15 +130,16 @@ impl TerminalServers {
         Self { program, uid_base, log, password: None, vnc: Ports::vnc(), text: Ports::text() }
     }
 
-    /// Listens for viewers and for readers of the text.
+    /// Listens for readers of the text, and for viewers if there is a `screen`.
     ///
     /// # Errors
     /// [`TerminalError::Ports`].
-    pub fn listen(&self) -> Result<TerminalSockets, TerminalError> {
-        let (vnc, text) = (self.listen_for_viewers(None)?, self.text.listen(None)?);
+    pub fn listen(&self, screen: bool) -> Result<TerminalSockets, TerminalError> {
+        let vnc = screen.then(|| self.listen_for_viewers(None)).transpose()?;
+        let text = self.text.listen(None)?;
         let port = |listener: &TcpListener| listener.local_addr().map_or(0, |address| address.port());
-        let ports = TerminalPorts { vnc: port(&vnc), text: port(&text) };
-        Ok(TerminalSockets { ports, sockets: vec![vnc.into(), text.into()] })
+        let ports = TerminalPorts { vnc: vnc.as_ref().map(port), text: port(&text) };
+        Ok(TerminalSockets { ports, sockets: vnc.into_iter().chain([text]).map(OwnedFd::from).collect() })
     }
 
     /// Listens for viewers alone, of a screen that is not this program's.
@@ -158,7 +159,9 @@ impl TerminalServers {
         let screen = |source| TerminalError::Screen { path: wanted.screen.to_owned(), source };
         let restored = prepare_file(wanted.screen, wanted.restore, uid).map_err(screen)?;
         let log = self.prepare_log(wanted.vm, uid);
-        let password = self.password.as_deref().map(read_password).transpose()?;
+        // Only viewers are asked for it.
+        let password = self.password.as_deref().filter(|_| wanted.sockets.ports.vnc.is_some());
+        let password = password.map(read_password).transpose()?;
         let not_ready = |why: &dyn std::fmt::Display| TerminalError::NotReady {
             program: self.program.clone(),
             why: why.to_string(),
@@ -186,6 +189,9 @@ impl TerminalServers {
         arguments.extend(["--log-size", &log_size]);
         if log.is_some() {
             arguments.extend(["--log", LOG]);
+        }
+        if wanted.sockets.ports.vnc.is_none() {
+            arguments.push("--no-vnc");
         }
         arguments.extend(["--savestate", SCREEN]);
         if restored {

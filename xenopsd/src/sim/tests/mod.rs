@@ -3,6 +3,7 @@
 mod agent;
 mod boundaries;
 mod changes;
+mod consoles;
 mod determinism;
 mod device_model;
 mod disks;

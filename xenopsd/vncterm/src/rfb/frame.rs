@@ -54,10 +54,10 @@ impl Frame {
         let cursor = terminal.modes().cursor_visible.then_some((row + back) * size.cols + col);
         let blanks = [false, true].map(|inverted| draw(terminal, Cell::BLANK, Cell::BLANK, inverted));
         for row in 0..size.rows {
-            let line = terminal.viewed(row, back);
+            // Cells after the last that was written are not stored.
+            let written = terminal.viewed(row, back).cells().iter().copied();
             let mut before = Cell::BLANK;
-            for col in 0..size.cols {
-                let cell = line.cell(col);
+            for cell in written.chain(std::iter::repeat(Cell::BLANK)).take(size.cols) {
                 let at = cells.len();
                 let inverted = (cursor == Some(at)) != marked.contains(&at);
                 cells.push(if cell == Cell::BLANK {
