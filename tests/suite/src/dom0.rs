@@ -375,6 +375,15 @@ impl Dom0 {
         self.wait_until(guest, &format!("{power:?}"), |state| state.power_state == power)
     }
 
+    /// Fails unless a guest still has what a test left in its memory (`/tmp/kept`) and on its disk, and reaches its network.
+    #[track_caller]
+    pub fn has_kept(&self, guest: &Guest, when: &str) {
+        assert_eq!(self.type_into(guest, "cat /tmp/kept"), "in memory", "{when}");
+        assert_eq!(self.type_into(guest, "head -c 6 /dev/xvda"), "a disk", "{when}");
+        let ping = self.type_into(guest, "ping -c1 -W30 10.9.0.1 >/dev/null 2>&1 && echo answered");
+        assert_eq!(ping, "answered", "{when}");
+    }
+
     /// Types a command into the shell on the guest's console, and returns what it printed.
     #[track_caller]
     pub fn type_into(&self, guest: &Guest, command: &str) -> String {

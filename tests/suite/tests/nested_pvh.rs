@@ -22,13 +22,6 @@ fn guest(dom0: &Dom0) -> Guest {
         .vif("xenbr0")
 }
 
-fn works(dom0: &Dom0, guest: &Guest, when: &str) {
-    assert_eq!(dom0.type_into(guest, "cat /tmp/kept"), "in memory", "{when}");
-    assert_eq!(dom0.type_into(guest, "head -c 6 /dev/xvda"), "a disk", "{when}");
-    let ping = dom0.type_into(guest, "ping -c1 -W30 10.9.0.1 >/dev/null 2>&1 && echo answered");
-    assert_eq!(ping, "answered", "{when}");
-}
-
 #[test]
 fn a_pvh_guest_boots_pauses_reboots_suspends_and_goes() {
     let dom0 = Dom0::start();
@@ -37,7 +30,7 @@ fn a_pvh_guest_boots_pauses_reboots_suspends_and_goes() {
     dom0.boot(&guest);
     dom0.said(&guest, "GUEST: net up 10.9.0.51");
     dom0.type_into(&guest, "mkdir -p /tmp; echo in memory >/tmp/kept");
-    works(&dom0, &guest, "after the boot");
+    dom0.has_kept(&guest, "after the boot");
     let state = dom0.state(&guest);
     assert!(state.hvm && state.domain_type == DomainType::Pvh, "{state:?}");
     let domid = dom0.domid(&guest);
@@ -59,7 +52,7 @@ fn a_pvh_guest_boots_pauses_reboots_suspends_and_goes() {
     // Paused, and perhaps blocked as well.
     assert!(dom0.sh("xl list pvh").contains("p---"));
     dom0.unpause(&guest).expect("goes on");
-    works(&dom0, &guest, "after a pause");
+    dom0.has_kept(&guest, "after a pause");
 
     let image = Disk::Local(IMAGE.to_owned());
     let id = guest.id().to_owned();
@@ -68,7 +61,7 @@ fn a_pvh_guest_boots_pauses_reboots_suspends_and_goes() {
     assert_eq!(dom0.state(&guest).power_state, PowerState::Suspended);
     dom0.task(&VmResume { debug_info: dbg(), id, suspend_vdi: image }).expect("resumes");
     dom0.unpause(&guest).expect("runs");
-    works(&dom0, &guest, "after a resume");
+    dom0.has_kept(&guest, "after a resume");
 
     dom0.forget_output(&guest);
     dom0.reboot(&guest, Some(60.0)).expect("reboots");

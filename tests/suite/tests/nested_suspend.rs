@@ -22,14 +22,6 @@ fn resume(guest: &Guest) -> VmResume {
     VmResume { debug_info: dbg(), id: guest.id().to_owned(), suspend_vdi: image() }
 }
 
-/// What the guest has in memory, on its disk and from its network.
-fn works(dom0: &Dom0, guest: &Guest, when: &str) {
-    assert_eq!(dom0.type_into(guest, "cat /tmp/kept"), "in memory", "{when}");
-    assert_eq!(dom0.type_into(guest, "head -c 6 /dev/xvda"), "a disk", "{when}");
-    let ping = dom0.type_into(guest, "ping -c1 -W30 10.9.0.1 >/dev/null 2>&1 && echo answered");
-    assert_eq!(ping, "answered", "{when}");
-}
-
 #[test]
 fn a_guest_goes_on_after_suspend_and_resume_and_after_a_checkpoint() {
     let dom0 = Dom0::start();
@@ -40,7 +32,7 @@ fn a_guest_goes_on_after_suspend_and_resume_and_after_a_checkpoint() {
         .vif("xenbr0");
     dom0.boot(&guest);
     dom0.type_into(&guest, "mkdir -p /tmp; echo in memory >/tmp/kept");
-    works(&dom0, &guest, "before");
+    dom0.has_kept(&guest, "before");
     let first = dom0.domid(&guest);
 
     dom0.task(&suspend(&guest)).expect("suspends");
@@ -53,7 +45,7 @@ fn a_guest_goes_on_after_suspend_and_resume_and_after_a_checkpoint() {
     dom0.unpause(&guest).expect("runs");
     assert_ne!(dom0.domid(&guest), first);
     dom0.said(&guest, "GUEST: tick");
-    works(&dom0, &guest, "after a resume");
+    dom0.has_kept(&guest, "after a resume");
 
     let domid = dom0.domid(&guest);
     let call = VmCheckpoint { debug_info: dbg(), id: guest.id().to_owned(), suspend_vdi: image() };
@@ -63,7 +55,7 @@ fn a_guest_goes_on_after_suspend_and_resume_and_after_a_checkpoint() {
         .expect("a task")
         .expect("a checkpoint");
     assert_eq!(dom0.domid(&guest), domid, "the same domain");
-    works(&dom0, &guest, "after a checkpoint");
+    dom0.has_kept(&guest, "after a checkpoint");
 
     // A file system without room for it: said before the guest is asked.
     dom0.sh("mkdir -p /mnt/small; mount -t tmpfs -o size=8M tmpfs /mnt/small");
@@ -73,7 +65,7 @@ fn a_guest_goes_on_after_suspend_and_resume_and_after_a_checkpoint() {
         matches!(&refused, Err(Error::InternalError(text)) if text.contains("are needed")),
         "{refused:?}"
     );
-    works(&dom0, &guest, "after a refusal");
+    dom0.has_kept(&guest, "after a refusal");
     dom0.shutdown(&guest, 60.0).expect("shuts down");
     dom0.remove(&guest).expect("is forgotten");
 }
@@ -107,7 +99,7 @@ fn a_daemon_killed_in_a_save_or_a_restore_loses_no_guest() {
     killed_after(&dom0, "ask for suspend", &format!("xenops suspend web {IMAGE}"));
     let state = dom0.state(&guest);
     assert_eq!((state.power_state, &state.domids[..]), (PowerState::Running, &[domid][..]));
-    works(&dom0, &guest, "after a kill in the save");
+    dom0.has_kept(&guest, "after a kill in the save");
     dom0.sh(&format!("! test -e {IMAGE}"));
 
     dom0.task(&suspend(&guest)).expect("suspends");
@@ -115,7 +107,7 @@ fn a_daemon_killed_in_a_save_or_a_restore_loses_no_guest() {
     dom0.wait_for_power(&guest, PowerState::Suspended);
     dom0.task(&resume(&guest)).expect("resumes");
     dom0.unpause(&guest).expect("runs");
-    works(&dom0, &guest, "after a kill in the restore");
+    dom0.has_kept(&guest, "after a kill in the restore");
     dom0.hard_shutdown(&guest).expect("goes down");
     dom0.remove(&guest).expect("is forgotten");
 }
