@@ -1,7 +1,9 @@
 //! The boot loaders' jailed workers: started, waited for, and their files taken over.
 
 use std::fs::File;
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -73,6 +75,7 @@ impl BootLoader {
             });
             Image::sealed(what, named, file).map_err(|e| KernelSearchError::None(e.to_string()))
         };
+        keep_packed(&ramdisk).map_err(|e| unable(&e))?;
         let ramdisk =
             (!outcome.ramdisk.is_empty()).then(|| image("ramdisk", &outcome.ramdisk, ramdisk)).transpose()?;
         let kernel = image("kernel", &outcome.kernel, kernel)?;
@@ -174,6 +177,21 @@ impl BootLoader {
         });
         outcome.unwrap_or_else(|_| Err(unable(&"its thread panicked")))
     }
+}
+
+/// Makes a ramdisk that gzip has packed one that libxenguest does not unpack. It would, for a PV guest, in the process that
+/// builds the domain, which is this one, with all of dom0's rights: the guest's bytes are nothing for it. What it goes by
+/// are the first two bytes, and the length in the last four (RFC 1952), of which 0 stands for a file that is not packed.
+/// Linux skips zeros behind an archive (`init/initramfs.c`).
+fn keep_packed(ramdisk: &File) -> io::Result<()> {
+    const GZIP: [u8; 2] = [0x1f, 0x8b];
+    const LENGTH: u64 = 4;
+    let size = ramdisk.metadata()?.len();
+    let mut magic = [0; GZIP.len()];
+    if size < LENGTH || ramdisk.read_at(&mut magic, 0)? < magic.len() || magic != GZIP {
+        return Ok(());
+    }
+    ramdisk.set_len(size + LENGTH)
 }
 
 /// What a search comes to, its files being filled.
