@@ -1,10 +1,12 @@
 //! From the contract's calls to what the daemon does: the one table of methods.
 //!
 //! Calls that only look are answered by a few call threads; calls that do something become operations on their VM's
-//! queue and answer with a task; `UPDATES.get` is parked in the change feed. No call ever occupies the socket thread.
+//! queue and answer with a task; `UPDATES.get` is parked in the change feed. No call ever occupies the socket thread for
+//! longer than a look into memory.
 //!
 //! ```text
 //!   socket thread ──► call threads ──► answer
+//!         ├── of tasks, from memory ──► answer
 //!         │                 └────────► operation queued, its task's id is the answer
 //!         ├── consoles ──► call threads ──► a session's thread
 //!         └── UPDATES.get ──► change feed ──► answer when something changes
@@ -83,8 +85,13 @@ impl Service {
 
 impl server::Service for Service {
     fn call(&self, call: Call, reply: Responder) {
-        if let Call::UpdatesGet(wanted) = &call {
-            return updates_get(&self.core, wanted, reply);
+        match call {
+            Call::UpdatesGet(wanted) => return updates_get(&self.core, &wanted, reply),
+            // What waiting for a task takes: answered from memory, sooner than it were handed over.
+            Call::UpdatesLastId(_) | Call::TaskStat(_) | Call::TaskDestroy(_) => {
+                return serve(&self.core, call, reply);
+            }
+            _ => {}
         }
         let refused = self.calls.try_send(Job::Call(Box::new(call), reply)).map_err(TrySendError::into_inner);
         if let Err(Job::Call(_, reply)) = refused {

@@ -15,6 +15,7 @@ use xenopsd::api::{VbdMode, VmList};
 use xenopsd::core::{Core, Operation, Patience};
 use xenopsd::domain::observe;
 use xenopsd::rpc::Client;
+use xenopsd::rpc::codec::Codec;
 use xenopsd::sim::{self, Hardware, Machine, SimOptions};
 use xenopsd::state::Records;
 
@@ -119,7 +120,7 @@ fn idle() {
     assert!(log.any(|line| line.contains(" ready ")), "the daemon ended");
     let ready = begin.elapsed();
     let before = resident_mib(daemon.id());
-    let client = Client::connect(sockets.join("xenopsd")).expect("a client");
+    let client = Client::new(sockets.join("xenopsd"), Codec::Xml);
     let listed = client.call(&VmList { debug_info: "bench".to_owned(), unit: () }).expect("a list");
     let after = resident_mib(daemon.id());
     println!("\n{IDLE} idle VMs, each with two disks and an interface (aim: {IDLE_AIM_MIB} MiB)");

@@ -47,3 +47,29 @@ fn usage_needs_no_xen() {
         assert_eq!(output.status.code(), Some(code), "{arguments:?}");
     }
 }
+
+#[test]
+fn free_memory_is_not_made_up() {
+    if Path::new("/proc/xen/capabilities").exists() {
+        eprintln!("skipped: this machine runs Xen");
+        return;
+    }
+    let output = xenopsd(&["--print=free-memory"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(output.stdout.is_empty());
+    assert!(String::from_utf8_lossy(&output.stderr).starts_with("xenopsd: "), "{output:?}");
+}
+
+/// Each of the ten would be opened, mapped and relocated before the first line of every command runs.
+#[test]
+fn the_command_line_loads_no_library_of_xens() {
+    let libraries = |program: &Path| {
+        let output =
+            Command::new(program).env("LD_TRACE_LOADED_OBJECTS", "1").output().expect("the loader runs");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let daemon = program();
+    assert!(libraries(&daemon).contains("libxenctrl"), "this test sees nothing");
+    let found = libraries(&daemon.with_file_name("xenops"));
+    assert!(found.contains("libc.so") && !found.contains("libxen"), "{found}");
+}

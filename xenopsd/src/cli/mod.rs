@@ -102,11 +102,11 @@ pub fn run(cli: &Cli, streams: &mut Streams<'_>) -> Result<(), CliError> {
         Command::Man { command } => return man(command, streams),
         Command::Create(options) => {
             let wanted = create::prepare(options, streams)?;
-            return create::create(&mut Session::open(cli, streams)?, options, wanted);
+            return create::create(&mut Session::new(cli, streams), options, wanted);
         }
         _ => {}
     }
-    let mut session = Session::open(cli, streams)?;
+    let mut session = Session::new(cli, streams);
     match &cli.command {
         Command::Start { vm, paused, console } => vm::start(&mut session, vm, *paused, *console),
         Command::List => show::list(&mut session),
@@ -156,12 +156,11 @@ struct Session<'s, 'w> {
 }
 
 impl<'s, 'w> Session<'s, 'w> {
-    fn open(cli: &Cli, streams: &'s mut Streams<'w>) -> Result<Self, CliError> {
+    fn new(cli: &Cli, streams: &'s mut Streams<'w>) -> Self {
         // The daemon's two sockets differ in their encoding.
         let json_socket = cli.socket.extension().is_some_and(|extension| extension == "json");
-        let client = Client::connect(&cli.socket)?;
-        let client = if json_socket { client.with_codec(Codec::Json) } else { client };
-        Ok(Self { client, debug_info: format!("xenops {}", cli.command.name()), json: cli.json, streams })
+        let client = Client::new(&cli.socket, if json_socket { Codec::Json } else { Codec::Xml });
+        Self { client, debug_info: format!("xenops {}", cli.command.name()), json: cli.json, streams }
     }
 
     fn dbg(&self) -> String {
@@ -196,7 +195,7 @@ impl<'s, 'w> Session<'s, 'w> {
     /// Waits for a task, with its progress on a terminal.
     fn wait(&mut self, label: &str, task: &str) -> Result<(), CliError> {
         let mut progress = progress::Progress::new(label, self.streams);
-        let result = self.client.wait_task(&self.debug_info, task, |task| progress.show(task));
+        let result = self.client.finish_task(&self.debug_info, task, |task| progress.show(task));
         progress.clear();
         result?;
         Ok(())

@@ -8,6 +8,7 @@ use clap::{Arg, CommandFactory as _, ValueEnum};
 
 use super::{Config, NOT_IN_THE_FILE};
 use crate::api;
+use crate::edge;
 
 /// Columns of a comment's line.
 const WIDTH: usize = 100;
@@ -24,17 +25,23 @@ pub enum Printed {
     Settings,
     /// The manual page, for man(1)
     Manual,
+    /// How many MiB of memory Xen has free
+    FreeMemory,
 }
 
 impl Printed {
     /// The text.
     ///
     /// # Errors
-    /// None that a writer into memory can have.
+    /// That Xen does not answer; none that a writer into memory can have.
     pub fn text(self) -> io::Result<Vec<u8>> {
         match self {
             Self::Contract => Ok(api::schema::document().into_bytes()),
             Self::Settings => Ok(settings().into_bytes()),
+            Self::FreeMemory => {
+                let mib = edge::free_memory_mib().map_err(io::Error::other)?;
+                Ok(format!("{mib}\n").into_bytes())
+            }
             Self::Manual => {
                 let mut page = Vec::new();
                 clap_mangen::Man::new(Config::command()).section("8").render(&mut page)?;

@@ -66,3 +66,4 @@ pub use pool::{Edges, Lent};
 pub use screen::{ScreenAddress, ScreenListener, ScreenPlace};
 pub use state_file::{MAX_STATE, StateFile};
 pub use storage::{Attached, Datapath, StorageCall, StorageError, Vdi, Verb};
+pub use xen::free_memory_mib;

@@ -34,6 +34,19 @@ const MEMMAP_SLACK_KIB: u64 = 0;
 const NX_WORD: usize = 1;
 const NX_BIT: u32 = 1 << 20;
 
+/// Pages of 4 KiB in a MiB.
+const PAGES_PER_MIB: u64 = 256;
+
+/// How much memory the running hypervisor has free, in MiB.
+///
+/// # Errors
+/// When there is none, or not of the release of the libraries at hand.
+pub fn free_memory_mib() -> Result<u64, HypervisorError> {
+    let info = XenHypervisor::open()?.host()?;
+    // What is being scrubbed is free in a moment.
+    Ok(info.free_pages.saturating_add(info.scrub_pages) / PAGES_PER_MIB)
+}
+
 /// A handle on the running hypervisor.
 pub(super) struct XenHypervisor {
     xc: Xenctrl,

@@ -3,11 +3,11 @@
 use std::io;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicIsize, Ordering};
 use std::time::{Duration, Instant};
 
 use super::codec::{Codec, CodecError};
-use super::exchange::{ExchangeError, exchange};
+use super::exchange::{ExchangeError, exchange, send};
 use super::http::{ReplyError, frame_request};
 use super::socket::connect_within;
 use crate::api::value::{FromValue as _, Int, Value};
@@ -90,20 +90,15 @@ pub struct Client {
     timeout: Option<Duration>,
     agent: String,
     next_id: AtomicI64,
+    /// How far the stream of updates has been read; [`UNREAD`] when it has not been.
+    position: AtomicIsize,
 }
 
-impl Client {
-    /// A client of the daemon at `path`, in XML-RPC. Connects once to see that somebody is there.
-    ///
-    /// # Errors
-    /// [`ClientError::NotRunning`].
-    pub fn connect(path: impl Into<PathBuf>) -> Result<Self, ClientError> {
-        let client = Self::new(path, Codec::Xml);
-        client.open("connect", client.timeout)?;
-        Ok(client)
-    }
+/// No position of the stream of updates: the daemon counts from 1.
+const UNREAD: Int = -1;
 
-    /// A client that does not connect before its first call.
+impl Client {
+    /// A client of the daemon at `path`. It does not connect before its first call.
     pub fn new(path: impl Into<PathBuf>, codec: Codec) -> Self {
         let agent = std::env::args_os().next().map(PathBuf::from);
         let agent =
@@ -114,14 +109,8 @@ impl Client {
             timeout: Some(CALL_TIMEOUT),
             agent: agent.unwrap_or_else(|| "xenops".to_owned()),
             next_id: AtomicI64::new(1),
+            position: AtomicIsize::new(UNREAD),
         }
-    }
-
-    /// The same client in another encoding.
-    #[must_use]
-    pub fn with_codec(mut self, codec: Codec) -> Self {
-        self.codec = codec;
-        self
     }
 
     /// The same client with another limit for a call; `None` waits for ever.
@@ -157,25 +146,42 @@ impl Client {
         M::Result::from_value(&value).map_err(|source| ClientError::Result { method: M::NAME, source })
     }
 
+    /// Makes a call whose answer makes no difference, and does not wait for it.
+    ///
+    /// # Errors
+    /// [`ClientError`] when it cannot be sent.
+    pub fn tell<M: Method>(&self, arguments: &M) -> Result<(), ClientError> {
+        let request = self.request(M::NAME, arguments.to_params());
+        let stream = self.open(M::NAME, self.timeout)?;
+        send(&stream, &request, deadline(self.timeout)).map_err(|e| self.no_answer(M::NAME, self.timeout, e))
+    }
+
+    fn request(&self, method: &'static str, params: Value) -> Vec<u8> {
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        let body = self.codec.encode_request(method, params, id);
+        frame_request(self.codec, &self.path.to_string_lossy(), &self.agent, &body)
+    }
+
+    fn no_answer(&self, method: &'static str, timeout: Option<Duration>, why: ExchangeError) -> ClientError {
+        match why {
+            ExchangeError::Late => ClientError::Timeout { method, after: timeout.unwrap_or(Duration::MAX) },
+            ExchangeError::Io { doing, source } => {
+                ClientError::Io { method, doing, path: self.path.clone(), source }
+            }
+            ExchangeError::Reply(source) => ClientError::Http { method, source },
+        }
+    }
+
     fn call_raw(
         &self,
         method: &'static str,
         params: Value,
         timeout: Option<Duration>,
     ) -> Result<Value, ClientError> {
-        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
-        let body = self.codec.encode_request(method, params, id);
-        let request = frame_request(self.codec, &self.path.to_string_lossy(), &self.agent, &body);
-        // A limit beyond what the clock can express is none.
-        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        let request = self.request(method, params);
         let stream = self.open(method, timeout)?;
-        let reply = exchange(&stream, &request, deadline).map_err(|error| match error {
-            ExchangeError::Late => ClientError::Timeout { method, after: timeout.unwrap_or(Duration::MAX) },
-            ExchangeError::Io { doing, source } => {
-                ClientError::Io { method, doing, path: self.path.clone(), source }
-            }
-            ExchangeError::Reply(source) => ClientError::Http { method, source },
-        })?;
+        let reply = exchange(&stream, &request, deadline(timeout));
+        let reply = reply.map_err(|error| self.no_answer(method, timeout, error))?;
         match self.codec.decode_reply(&reply) {
             Ok(Ok(value)) => Ok(value),
             Ok(Err(error)) => match Error::from_value(&error) {
@@ -208,11 +214,43 @@ impl Client {
         &self,
         debug_info: &str,
         id: &str,
-        mut progress: impl FnMut(&Task),
+        progress: impl FnMut(&Task),
     ) -> Result<Option<Value>, ClientError> {
+        let outcome = self.task_outcome(debug_info, id, progress)?;
+        // The outcome is known; that the daemon has forgotten the task already would not change it.
+        let _ = self.call(&TaskDestroy { debug_info: debug_info.to_owned(), id: id.to_owned() });
+        outcome
+    }
+
+    /// Waits likewise, and tells the daemon to forget the task without waiting for that.
+    ///
+    /// # Errors
+    /// As [`Client::wait_task`].
+    pub fn finish_task(
+        &self,
+        debug_info: &str,
+        id: &str,
+        progress: impl FnMut(&Task),
+    ) -> Result<Option<Value>, ClientError> {
+        let outcome = self.task_outcome(debug_info, id, progress)?;
+        let _ = self.tell(&TaskDestroy { debug_info: debug_info.to_owned(), id: id.to_owned() });
+        outcome
+    }
+
+    /// How a task ended, once it has; or that this cannot be learned.
+    fn task_outcome(
+        &self,
+        debug_info: &str,
+        id: &str,
+        mut progress: impl FnMut(&Task),
+    ) -> Result<Result<Option<Value>, ClientError>, ClientError> {
         let stat = TaskStat { debug_info: debug_info.to_owned(), id: id.to_owned() };
-        // The stream's position must be read before the task: a change in between would be missed otherwise.
-        let mut last_id = self.call(&UpdatesLastId { debug_info: debug_info.to_owned() })?;
+        // The stream's position must be read before the task: a change in between would be missed otherwise. One of
+        // earlier will do, too: what has changed since is answered at once.
+        let mut last_id = match self.position.load(Ordering::Relaxed) {
+            UNREAD => self.call(&UpdatesLastId { debug_info: debug_info.to_owned() })?,
+            position => position,
+        };
         let mut task = self.call(&stat)?;
         progress(&task);
         while matches!(task.state, TaskState::Pending(_)) {
@@ -224,19 +262,23 @@ impl Client {
             let patience = self.timeout.map(|timeout| timeout.saturating_add(UPDATES_WAIT_TIME));
             let (_, changed, next) = self.call_within(&get, patience)?;
             last_id = next;
+            self.position.store(next, Ordering::Relaxed);
             if changed.iter().any(|object| matches!(object, DynamicId::Task(task) if task == id)) {
                 task = self.call(&stat)?;
                 progress(&task);
             }
         }
-        // The outcome is known; that the daemon has forgotten the task already would not change it.
-        let _ = self.call(&TaskDestroy { debug_info: debug_info.to_owned(), id: id.to_owned() });
-        match task.state {
+        Ok(match task.state {
             TaskState::Completed(completion) => Ok(completion.result),
             TaskState::Failed(error) => Err(ClientError::Remote(task_error(&error))),
             TaskState::Pending(_) => Ok(None),
-        }
+        })
     }
+}
+
+/// A limit beyond what the clock can express is none.
+fn deadline(timeout: Option<Duration>) -> Option<Instant> {
+    timeout.and_then(|timeout| Instant::now().checked_add(timeout))
 }
 
 /// A task's failure as an error of the contract; what is none is shown as it is.

@@ -52,7 +52,12 @@ fn remaining(deadline: Option<Instant>) -> Result<Option<Duration>, ExchangeErro
     if remaining.is_zero() { Err(ExchangeError::Late) } else { Ok(Some(remaining)) }
 }
 
-fn send(mut stream: &UnixStream, mut request: &[u8], deadline: Option<Instant>) -> Result<(), ExchangeError> {
+/// Sends a framed request and leaves the reply to whoever wants it.
+pub(super) fn send(
+    mut stream: &UnixStream,
+    mut request: &[u8],
+    deadline: Option<Instant>,
+) -> Result<(), ExchangeError> {
     let failed = |source| error("write to", source);
     while !request.is_empty() {
         stream.set_write_timeout(remaining(deadline)?).map_err(failed)?;

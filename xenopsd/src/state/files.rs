@@ -77,7 +77,9 @@ impl Files {
             Err(error) if absent(&error) => return self.still_there().map(|()| None),
             Err(source) => return Err(StateError { action: "read", path, source }),
         };
-        let mut bytes = Vec::new();
+        // Room for one byte more, so that its end is seen without another buffer.
+        let length = file.metadata().map_or(0, |metadata| metadata.len().min(MAX_RECORD) + 1);
+        let mut bytes = Vec::with_capacity(usize::try_from(length).unwrap_or(0));
         match file.take(MAX_RECORD + 1).read_to_end(&mut bytes) {
             Ok(read) if read as u64 <= MAX_RECORD => Ok(Some(bytes)),
             Ok(_) => Err(StateError { action: "read", path, source: io::ErrorKind::FileTooLarge.into() }),

@@ -504,7 +504,7 @@ fn a_task_is_waited_for_as_the_contract_says() {
     let server = Server::bind(listeners, service.clone()).expect("server");
     let stop = server.stop_handle();
     let thread = std::thread::spawn(move || server.run());
-    let client = Client::connect(socket.path()).expect("connect").with_timeout(Some(PATIENCE));
+    let client = Client::new(socket.path(), Codec::Xml).with_timeout(Some(PATIENCE));
     let mut seen = 0;
     match client.wait_task("test", "42", |_| seen += 1) {
         Err(ClientError::Remote(error)) => assert_eq!(error, Error::DomainNotBuilt),
@@ -531,9 +531,10 @@ fn a_task_is_waited_for_as_the_contract_says() {
 fn a_client_without_a_server_says_so() {
     let dir = tempfile::tempdir().expect("tempdir");
     let path = dir.path().join("socket");
-    assert!(matches!(Client::connect(&path), Err(ClientError::NotRunning { .. })));
+    let client = Client::new(&path, Codec::Xml);
+    assert!(matches!(client.call(&updates()), Err(ClientError::NotRunning { .. })));
     drop(std::os::unix::net::UnixListener::bind(&path).expect("bind"));
-    let error = Client::connect(&path).expect_err("stale");
+    let error = client.call(&updates()).expect_err("stale");
     assert!(error.to_string().contains("is it running?"), "{error}");
     let server = Running::new(Limits::default());
     let hasty =
