@@ -88,15 +88,24 @@ impl Host {
     /// # Errors
     /// When it cannot be written there.
     pub fn put_boot_sector(&self, path: &str, text: &str) -> Result<()> {
+        self.put_disk(path, boot_sector().into_iter().chain(text.bytes()).chain(*b"\r\n"))
+    }
+
+    /// Writes a disk in dom0 that an HVM guest starts the [probe](crate::probe) from, 1 MiB.
+    ///
+    /// # Errors
+    /// When it cannot be written there.
+    pub fn put_probe(&self, path: &str) -> Result<()> {
+        self.put_disk(path, crate::probe::sector().into_iter())
+    }
+
+    fn put_disk(&self, path: &str, begins: impl Iterator<Item = u8>) -> Result<()> {
         // What printf(1) makes of it is the bytes again.
-        let escaped = boot_sector().into_iter().chain(text.bytes()).chain(*b"\r\n").fold(
-            String::new(),
-            |mut escaped, byte| {
-                // Writing to a string cannot fail.
-                let _ = write!(escaped, "\\{byte:03o}");
-                escaped
-            },
-        );
+        let escaped = begins.fold(String::new(), |mut escaped, byte| {
+            // Writing to a string cannot fail.
+            let _ = write!(escaped, "\\{byte:03o}");
+            escaped
+        });
         let path = quote(path);
         self.check_shell(&format!("printf '{escaped}' >{path}; truncate -s {DISK} {path}")).map(drop)
     }

@@ -24,6 +24,7 @@ mod machine;
 pub mod packages;
 mod paths;
 mod plug;
+pub mod probe;
 mod process;
 pub mod programs;
 pub mod progress;

@@ -230,6 +230,12 @@ impl Dom0 {
         self.host.put_boot_sector(path, text).unwrap_or_else(|error| panic!("{error}"));
     }
 
+    /// [`Host::put_probe`].
+    #[track_caller]
+    pub fn make_probe_disk(&self, path: &str) {
+        self.host.put_probe(path).unwrap_or_else(|error| panic!("{error}"));
+    }
+
     /// [`Host::put_boot_cd`].
     #[track_caller]
     pub fn make_sector_cd(&self, path: &str) {
@@ -265,6 +271,11 @@ impl Dom0 {
     #[track_caller]
     pub fn serial_line(&self, guest: &Guest) -> String {
         self.serial_said(guest, "\n");
+        self.serial_text(guest)
+    }
+
+    /// What it has said so far.
+    pub(crate) fn serial_text(&self, guest: &Guest) -> String {
         self.sh(&format!("cat {}", quote(&serial_log(guest))))
     }
 

@@ -15,6 +15,7 @@
 
 mod dom0;
 mod guest;
+mod probe;
 mod process_view;
 mod screen;
 mod snapshot;
@@ -22,6 +23,7 @@ mod wire;
 
 pub use dom0::{Dom0, HTTP, LIMIT};
 pub use guest::Guest;
+pub use probe::Ask;
 pub use process_view::{Descriptor, ProcessView};
 pub use screen::Screen;
 pub use snapshot::Snapshot;

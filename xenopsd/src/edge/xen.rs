@@ -30,9 +30,12 @@ const HYPERVISORS_DEFAULT: i32 = -1;
 /// Slack of the memory map limit a PV guest is told, in KiB, as libxl's default for PV.
 const MEMMAP_SLACK_KIB: u64 = 0;
 
-/// Where a feature set has the bit of non-executable pages (`XEN_CPUFEATURE(NX, 1*32+20)`).
-const NX_WORD: usize = 1;
-const NX_BIT: u32 = 1 << 20;
+/// Where a feature set has a bit: its word, and its place in that (`xen/include/public/arch-x86/cpufeatureset.h`).
+type Feature = (usize, u32);
+const PAE: Feature = (0, 6);
+const VMX: Feature = (1, 5);
+const NX: Feature = (2, 20);
+const SVM: Feature = (3, 2);
 
 /// Pages of 4 KiB in a MiB.
 const PAGES_PER_MIB: u64 = 256;
@@ -45,6 +48,16 @@ pub fn free_memory_mib() -> Result<u64, HypervisorError> {
     let info = XenHypervisor::open()?.host()?;
     // What is being scrubbed is free in a moment.
     Ok(info.free_pages.saturating_add(info.scrub_pages) / PAGES_PER_MIB)
+}
+
+/// Takes the features that are not wanted out of a set. libxenguest looks at its own switches for them only when it is given
+/// no set.
+fn hide(words: &mut [u32], features: &[(bool, Feature)]) {
+    for (wanted, (word, bit)) in features {
+        if let (false, Some(word)) = (wanted, words.get_mut(*word)) {
+            *word &= !(1 << bit);
+        }
+    }
 }
 
 /// A handle on the running hypervisor.
@@ -84,14 +97,13 @@ impl XenHypervisor {
         platform: &Platform,
     ) -> Result<(), HypervisorError> {
         let mut words = platform.featureset.clone();
-        if !platform.nx {
-            if words.is_empty() {
-                let of = if kind == GuestKind::Pv { FeatureSet::Pv } else { FeatureSet::Hvm };
-                words = self.xc.get_cpu_featureset(of)?;
-            }
-            if let Some(word) = words.get_mut(NX_WORD) {
-                *word &= !NX_BIT;
-            }
+        if !words.is_empty() {
+            hide(&mut words, &[(platform.nx, NX), (platform.pae, PAE)]);
+        } else if !platform.nx {
+            let of = if kind == GuestKind::Pv { FeatureSet::Pv } else { FeatureSet::Hvm };
+            words = self.xc.get_cpu_featureset(of)?;
+            let nested = platform.nested_virt;
+            hide(&mut words, &[(false, NX), (platform.pae, PAE), (nested, VMX), (nested, SVM)]);
         }
         Ok(self.xc.apply_cpuid_policy(
             domid,

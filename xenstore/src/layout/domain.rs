@@ -282,6 +282,16 @@ impl Layout for Domain {
             |d| d.bios.and(flag(false)),
             "hvmloader: this device model does not follow memory that is moved for large PCI devices",
         ),
+        Node {
+            side: Side::Domain,
+            name: "hvmloader/generation-id-address",
+            rule: Rule::Rw,
+            content: super::Content::Value {
+                of: |d| (d.kind == DomainKind::Hvm).then(Vec::new),
+                shown: "(empty, HVM only)",
+            },
+            about: "the toolstack: where hvmloader has put the generation id, for a resumed guest to get a new one",
+        },
         Node::dir(Side::Vm, "", Rule::Ro, "what belongs to the VM rather than to this domain"),
         Node::value(Side::Vm, "uuid", "U", |d| text(d.uuid), "agents"),
         Node::value(Side::Vm, "name", "text", |d| text(&d.name), "xl rename"),

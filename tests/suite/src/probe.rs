@@ -1,0 +1,68 @@
+//! What an HVM guest that runs the probe is asked.
+
+use std::fmt;
+
+use xen_host::probe::{PROBE_DONE, PROBE_UP};
+
+use crate::dom0::Dom0;
+use crate::guest::Guest;
+
+/// One command; see [`xen_host::probe`].
+#[derive(Debug, Clone, Copy)]
+pub enum Ask {
+    /// A leaf of `cpuid`.
+    Cpuid(u32),
+    /// Words of memory from an address.
+    Read(u32, u32),
+    /// A word to memory.
+    Write(u32, u32),
+    /// Where between two addresses a word is.
+    Find(u32, u32, [u8; 4]),
+    /// A byte from a port.
+    In8(u32),
+    /// A word of 32 bits from a port.
+    In32(u32),
+    /// A byte to a port.
+    Out8(u32, u32),
+    /// A word of 32 bits to a port.
+    Out32(u32, u32),
+    /// The firmware's map of memory.
+    Map,
+}
+
+impl fmt::Display for Ask {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::Cpuid(leaf) => write!(f, "c{leaf:08x}"),
+            Self::Read(address, count) => write!(f, "d{address:08x}{count:08x}"),
+            Self::Write(address, value) => write!(f, "p{address:08x}{value:08x}"),
+            Self::Find(from, to, word) => write!(f, "s{from:08x}{to:08x}{:08x}", u32::from_le_bytes(word)),
+            Self::In8(port) => write!(f, "i{port:08x}"),
+            Self::In32(port) => write!(f, "l{port:08x}"),
+            Self::Out8(port, value) => write!(f, "o{port:08x}{value:08x}"),
+            Self::Out32(port, value) => write!(f, "O{port:08x}{value:08x}"),
+            Self::Map => write!(f, "e"),
+        }
+    }
+}
+
+impl Dom0 {
+    /// Lets a guest that was started from the probe's disk run until it says that it is up.
+    #[track_caller]
+    pub fn run_probe(&self, guest: &Guest) {
+        self.listen_to_serial(guest);
+        self.unpause(guest).expect("runs");
+        self.serial_said(guest, PROBE_UP);
+    }
+
+    /// The numbers that the probe answers to each.
+    #[track_caller]
+    pub fn probe(&self, guest: &Guest, asks: &[Ask]) -> Vec<Vec<u32>> {
+        let text: String = asks.iter().map(Ask::to_string).collect();
+        self.type_on_serial(guest, &format!("{text}z"));
+        self.serial_said(guest, PROBE_DONE);
+        let said = self.serial_text(guest);
+        let number = |word: &str| u32::from_str_radix(word, 16).unwrap_or_else(|_| panic!("{said}"));
+        said.lines().take(asks.len()).map(|line| line.split_whitespace().map(number).collect()).collect()
+    }
+}

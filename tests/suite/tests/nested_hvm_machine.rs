@@ -1,0 +1,127 @@
+//! What an HVM guest on real Xen sees of the machine that its record asks for, looked at from inside.
+
+use suite::{Ask, Dom0, Guest};
+use xenopsd::api::{HvmInfo, VbdMode, VideoCard};
+
+const DISK: &str = "/root/probe.img";
+
+/// The BIOS area, where firmware puts what operating systems look for.
+const BIOS: (u32, u32) = (0xf_0000, 0xf_fff0);
+
+/// Ports of the clock, of the configuration of PCI, and registers of the clock in the order of a date: years first.
+const CLOCK: u32 = 0x70;
+const PCI: u32 = 0xcf8;
+const DATE: [u32; 6] = [9, 8, 7, 4, 2, 0];
+
+/// What the guest's clock is ahead of dom0's, in seconds, and how far it may be off besides.
+const AHEAD: i64 = 86_400;
+const TOLERANCE: i64 = 60;
+
+fn guest(dom0: &Dom0, name: &str, keys: &[(&str, &str)], machine: impl FnOnce(&mut HvmInfo)) -> Guest {
+    let disk = format!("/root/{name}.img");
+    dom0.sh(&format!("cp {DISK} {disk}"));
+    Guest::hvm(name)
+        .memory(64)
+        .machine(machine)
+        .with(|vm| {
+            for (key, value) in keys {
+                vm.platformdata.insert(*key, (*value).to_owned());
+            }
+        })
+        .disk("xvda", &disk, VbdMode::ReadWrite)
+        .vif("xenbr0")
+}
+
+fn run(dom0: &Dom0, guest: &Guest) {
+    dom0.add(guest);
+    dom0.start_paused(guest).expect("starts");
+    dom0.run_probe(guest);
+}
+
+/// Bytes of a leaf of `cpuid`, without eax: a name of twelve letters in leaves that name something.
+fn name(leaf: &[u32]) -> String {
+    leaf[1..].iter().flat_map(|word| word.to_le_bytes()).map(char::from).collect()
+}
+
+/// Vendor and device of all on the first PCI bus.
+fn cards(dom0: &Dom0, guest: &Guest) -> Vec<u32> {
+    let asks: Vec<_> =
+        (0..32).flat_map(|slot| [Ask::Out32(PCI, 1 << 31 | slot << 11), Ask::In32(PCI + 4)]).collect();
+    let answers = dom0.probe(guest, &asks).concat();
+    answers.into_iter().filter(|card| *card != u32::MAX).collect()
+}
+
+/// MiB of RAM, rounded up.
+fn ram(map: &[u32]) -> u32 {
+    let ranges = map.chunks(5).filter(|range| range[4] == 1);
+    ranges.map(|range| range[2]).sum::<u32>().div_ceil(1 << 20)
+}
+
+fn smbios(dom0: &Dom0, guest: &Guest) -> String {
+    let entry = dom0.probe(guest, &[Ask::Find(BIOS.0, BIOS.1, *b"_SM_")])[0][0];
+    let head = dom0.probe(guest, &[Ask::Read(entry, 8)]).concat();
+    let (length, table) = (head[5] >> 16, head[6]);
+    let words = dom0.probe(guest, &[Ask::Read(table, length.div_ceil(4))]).concat();
+    words.iter().flat_map(|word| word.to_le_bytes()).map(char::from).collect()
+}
+
+/// The guest's clock, in seconds as dom0 counts them.
+fn clock(dom0: &Dom0, guest: &Guest) -> i64 {
+    let asks = DATE.map(|register| [Ask::Out8(CLOCK, register), Ask::In8(CLOCK + 1)]).concat();
+    let parts = dom0.probe(guest, &asks).concat();
+    let [year, month, day, hour, minute, second] = parts[..] else { panic!("{parts:?}") };
+    // Two decimal digits each.
+    let text = format!("20{year:02x}-{month:02x}-{day:02x} {hour:02x}:{minute:02x}:{second:02x}");
+    dom0.sh(&format!("date -u -d '{text}' +%s")).trim().parse().expect("seconds")
+}
+
+fn has_acpi(dom0: &Dom0, guest: &Guest) -> bool {
+    dom0.probe(guest, &[Ask::Find(BIOS.0, BIOS.1, *b"RSD ")])[0][0] < BIOS.1
+}
+
+const NX: u32 = 1 << 20;
+const PAE: u32 = 1 << 6;
+
+#[test]
+fn a_guest_sees_the_machine_that_its_record_asks_for() {
+    let dom0 = Dom0::start();
+    dom0.make_probe_disk(DISK);
+    let rich = guest(&dom0, "rich", &[("viridian", "true"), ("nic_type", "e1000")], |hvm| {
+        (hvm.video, hvm.video_mib, hvm.timeoffset) = (VideoCard::StandardVga, 16, AHEAD.to_string());
+    });
+    let rich = rich.with(|vm| {
+        let pair = |key: &str, value: &str| (key.to_owned(), value.to_owned());
+        vm.bios_strings.0 =
+            vec![pair("bios-vendor", "Our Firmware"), pair("system-product-name", "Our Machine")];
+    });
+    run(&dom0, &rich);
+    let seen =
+        dom0.probe(&rich, &[Ask::Cpuid(0x4000_0000), Ask::Cpuid(0x4000_0100), Ask::Cpuid(1), Ask::Map]);
+    assert_eq!([name(&seen[0]), name(&seen[1])], ["Microsoft Hv", "XenVMMXenVMM"]);
+    assert_ne!(seen[2][3] & PAE, 0);
+    assert_eq!(ram(&seen[3]), 48);
+    assert_ne!(dom0.probe(&rich, &[Ask::Cpuid(0x8000_0001)])[0][3] & NX, 0);
+    assert!(has_acpi(&dom0, &rich));
+    let cards_of_rich = cards(&dom0, &rich);
+    assert!([0x1111_1234, 0x100e_8086].iter().all(|card| cards_of_rich.contains(card)), "{cards_of_rich:x?}");
+    let texts = smbios(&dom0, &rich);
+    assert!(texts.contains("Our Firmware") && texts.contains("Our Machine"), "{texts:?}");
+    let ours: i64 = dom0.sh("date +%s").trim().parse().expect("seconds");
+    let theirs = clock(&dom0, &rich);
+    assert!((theirs - ours - AHEAD).abs() < TOLERANCE, "dom0 {ours}, guest {theirs}");
+    dom0.hard_shutdown(&rich).expect("goes down");
+
+    let poor = guest(&dom0, "poor", &[("nx", "false"), ("pae", "false"), ("nic_type", "rtl8139")], |hvm| {
+        (hvm.video, hvm.video_mib, hvm.acpi) = (VideoCard::Cirrus, 4, false);
+    });
+    run(&dom0, &poor);
+    let seen =
+        dom0.probe(&poor, &[Ask::Cpuid(0x4000_0000), Ask::Cpuid(0x8000_0001), Ask::Cpuid(1), Ask::Map]);
+    assert_eq!(name(&seen[0]), "XenVMMXenVMM");
+    assert_eq!((seen[1][3] & NX, seen[2][3] & PAE), (0, 0));
+    assert_eq!(ram(&seen[3]), 60);
+    assert!(!has_acpi(&dom0, &poor));
+    let cards_of_poor = cards(&dom0, &poor);
+    assert!([0x00b8_1013, 0x8139_10ec].iter().all(|card| cards_of_poor.contains(card)), "{cards_of_poor:x?}");
+    dom0.hard_shutdown(&poor).expect("goes down");
+}
