@@ -6,6 +6,8 @@ use std::os::unix::net::UnixDatagram;
 use std::process::Command;
 
 use common::{Daemon, configuration};
+use xenopsd::api::{VmShutdown, VmStart};
+use xenopsd::rpc::Codec;
 use xenstore::Operations as _;
 
 fn line_of<'a>(list: &'a str, name: &str) -> &'a str {
@@ -104,4 +106,24 @@ fn a_definition_is_exported_and_imported_and_the_daemon_says_what_it_does() {
     assert_eq!(daemon.output(&["import", &exported]).status.code(), Some(1));
     assert_eq!(daemon.output(&["import", "/nonexistent"]).status.code(), Some(2));
     assert_eq!(daemon.output(&["export", "five", "/nonexistent/x"]).status.code(), Some(1));
+}
+
+/// The numbers of updates begin anew with each daemon: who waits must not take them for those of the last one.
+#[test]
+fn a_client_waits_for_tasks_of_one_daemon_after_another() {
+    let daemon = Daemon::new();
+    let id = daemon.xenops(&["create", &configuration(daemon.directory.path(), "six")]).trim().to_owned();
+    let client = daemon.client(Codec::Xml);
+    let dbg = || "test".to_owned();
+    let start_and_stop = || {
+        let start = client.call(&VmStart { debug_info: dbg(), id: id.clone(), paused: false }).unwrap();
+        client.wait_task("test", &start, |_| ()).unwrap();
+        let stop = client.call(&VmShutdown { debug_info: dbg(), id: id.clone(), delay: None }).unwrap();
+        client.wait_task("test", &stop, |_| ()).unwrap();
+    };
+    for _ in 0..3 {
+        start_and_stop();
+    }
+    let _daemon = Daemon::start(daemon.stop(), &[]);
+    start_and_stop();
 }

@@ -3,7 +3,7 @@
 use std::io;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicI64, AtomicIsize, Ordering};
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::codec::{Codec, CodecError};
@@ -90,12 +90,7 @@ pub struct Client {
     timeout: Option<Duration>,
     agent: String,
     next_id: AtomicI64,
-    /// How far the stream of updates has been read; [`UNREAD`] when it has not been.
-    position: AtomicIsize,
 }
-
-/// No position of the stream of updates: the daemon counts from 1.
-const UNREAD: Int = -1;
 
 impl Client {
     /// A client of the daemon at `path`. It does not connect before its first call.
@@ -109,7 +104,6 @@ impl Client {
             timeout: Some(CALL_TIMEOUT),
             agent: agent.unwrap_or_else(|| "xenops".to_owned()),
             next_id: AtomicI64::new(1),
-            position: AtomicIsize::new(UNREAD),
         }
     }
 
@@ -245,12 +239,9 @@ impl Client {
         mut progress: impl FnMut(&Task),
     ) -> Result<Result<Option<Value>, ClientError>, ClientError> {
         let stat = TaskStat { debug_info: debug_info.to_owned(), id: id.to_owned() };
-        // The stream's position must be read before the task: a change in between would be missed otherwise. One of
-        // earlier will do, too: what has changed since is answered at once.
-        let mut last_id = match self.position.load(Ordering::Relaxed) {
-            UNREAD => self.call(&UpdatesLastId { debug_info: debug_info.to_owned() })?,
-            position => position,
-        };
+        // The stream's position must be read before the task: a change in between would be missed otherwise. One of an
+        // earlier wait may be another daemon's, whose numbers this one comes to much later.
+        let mut last_id = self.call(&UpdatesLastId { debug_info: debug_info.to_owned() })?;
         let mut task = self.call(&stat)?;
         progress(&task);
         while matches!(task.state, TaskState::Pending(_)) {
@@ -262,8 +253,10 @@ impl Client {
             let patience = self.timeout.map(|timeout| timeout.saturating_add(UPDATES_WAIT_TIME));
             let (_, changed, next) = self.call_within(&get, patience)?;
             last_id = next;
-            self.position.store(next, Ordering::Relaxed);
-            if changed.iter().any(|object| matches!(object, DynamicId::Task(task) if task == id)) {
+            // After a while without news it is asked all the same: it may be another daemon now, which has no such task.
+            if changed.is_empty()
+                || changed.iter().any(|object| matches!(object, DynamicId::Task(task) if task == id))
+            {
                 task = self.call(&stat)?;
                 progress(&task);
             }
