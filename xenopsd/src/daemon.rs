@@ -71,7 +71,7 @@ pub fn run(config: &Config) -> Result<(), DaemonError> {
             boot_loader: config.boot_loader(),
             firmware: config.firmware(),
             terminals: config.terminal_servers(),
-            ends: Ends::default(),
+            ends: Ends::start().map_err(|e| other("process ends")(&e))?,
             device_models: config.device_models(),
             storage: config.storage_program.clone(),
             open_vswitch: config.openvswitch_socket.clone(),

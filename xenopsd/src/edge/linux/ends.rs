@@ -22,7 +22,7 @@ pub type Tell = Box<dyn FnOnce() + Send>;
 /// Token of the waker; those of processes count up from 0.
 const STOP: Token = Token(usize::MAX);
 
-/// All followed processes. The thread is started with the first and ends with this.
+/// All followed processes. The thread is started with the first, or by [`Ends::start`], and ends with this.
 #[derive(Default)]
 pub struct Ends {
     inner: Mutex<Option<Arc<Inner>>>,
@@ -60,6 +60,16 @@ impl fmt::Debug for Inner {
 }
 
 impl Ends {
+    /// With the thread running, so that what it takes is not taken at the first process, which may be long afterwards.
+    ///
+    /// # Errors
+    /// When the kernel refuses the thread or its descriptors.
+    pub fn start() -> io::Result<Self> {
+        let ends = Self::default();
+        ends.inner()?;
+        Ok(ends)
+    }
+
     /// Follows a process; `tell` is called once it has ended, at once when it has already.
     ///
     /// # Errors
