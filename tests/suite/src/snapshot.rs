@@ -19,7 +19,8 @@ echo '== network disk'; for file in /sys/block/nbd*/backend; do read -r line <$f
 echo '== link'; ip -o link
 echo '== file'; for file in /run/nonpersistent/**; do
     # What is remembered of a VM stays as long as the VM is defined.
-    [ -f $file ] && [ ! -e ${file/\/extra\//\/VM\/}/config ] && echo $file
+    vm=${file/\/extra\//\/VM\/}; vm=${vm/\/screens\//\/VM\/}
+    [ -f $file ] && [ ! -e $vm/config ] && echo $file
 done
 echo '== group'; for group in /sys/fs/cgroup/xenopsd/*/; do echo $group; done
 echo '== socket'; for socket in /run/xenopsd/*; do echo $socket; done
