@@ -1,10 +1,13 @@
 //! As the daemon starts it: in the daemon's jail, with sockets handed in, waiting for its word.
 
-use std::io::{self, Read as _, Write as _};
+mod common;
+
+use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use common::{LIMIT, guest, read_until};
 use crossbeam::channel::bounded;
 use guest_installer::worker::Worker;
 use nix::pty::PtyMaster;
@@ -16,9 +19,6 @@ use xenopsd::edge::{
     VifScripts,
 };
 use xenopsd::rfb;
-
-/// Longest wait for anything.
-const LIMIT: Duration = Duration::from_secs(20);
 
 /// User number of domain 0's.
 const BASE: u32 = 131_072;
@@ -41,7 +41,6 @@ impl Rig {
     }
 
     fn logging(program: &Path, log: ConsoleLog) -> Self {
-        use nix::fcntl::OFlag;
         assert!(nix::unistd::geteuid().is_root(), "run the tests as root");
         let host = LinuxHost {
             hooks: PathBuf::from("/nonexistent"),
@@ -56,17 +55,14 @@ impl Rig {
             },
             firmware: FirmwarePaths::default(),
             terminals: TerminalServers::new(program.into(), BASE, log),
-            ends: Ends::default(),
+            ends: Ends::start().unwrap(),
             device_models: xenopsd::edge::linux::device_model::Settings::default(),
             storage: None,
             open_vswitch: "/nonexistent".into(),
             vif_scripts: VifScripts { default: None, directory: "/nonexistent".into() },
             cards: xenopsd::edge::linux::nic::Cards::default(),
         };
-        let guest = nix::pty::posix_openpt(OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC).unwrap();
-        nix::pty::grantpt(&guest).unwrap();
-        nix::pty::unlockpt(&guest).unwrap();
-        let tty = nix::pty::ptsname_r(&guest).unwrap();
+        let (guest, tty) = guest();
         let sockets = host.listen_for_terminal(true).unwrap();
         Self { host, directory: tempfile::tempdir().unwrap(), guest, tty, sockets }
     }
@@ -91,16 +87,6 @@ impl Rig {
         let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.sockets.ports.text)).unwrap();
         stream.set_read_timeout(Some(LIMIT)).unwrap();
         stream
-    }
-}
-
-fn read_until(stream: &mut impl io::Read, text: &str) {
-    let mut seen = Vec::new();
-    let mut buffer = [0; 4096];
-    while !String::from_utf8_lossy(&seen).contains(text) {
-        let count = stream.read(&mut buffer).unwrap_or_else(|e| panic!("{text:?} did not come: {e}"));
-        assert!(count > 0, "closed before {text:?}: {}", String::from_utf8_lossy(&seen));
-        seen.extend_from_slice(&buffer[..count]);
     }
 }
 

@@ -22,11 +22,8 @@ pub type Tell = Box<dyn FnOnce() + Send>;
 /// Token of the waker; those of processes count up from 0.
 const STOP: Token = Token(usize::MAX);
 
-/// All followed processes. The thread is started with the first, or by [`Ends::start`], and ends with this.
-#[derive(Default)]
-pub struct Ends {
-    inner: Mutex<Option<Arc<Inner>>>,
-}
+/// All followed processes. The thread begins and ends with this.
+pub struct Ends(Arc<Inner>);
 
 struct Inner {
     registry: Registry,
@@ -60,22 +57,31 @@ impl fmt::Debug for Inner {
 }
 
 impl Ends {
-    /// With the thread running, so that what it takes is not taken at the first process, which may be long afterwards.
+    /// Starts the thread.
     ///
     /// # Errors
-    /// When the kernel refuses the thread or its descriptors.
+    /// When the kernel refuses it or its descriptors.
     pub fn start() -> io::Result<Self> {
-        let ends = Self::default();
-        ends.inner()?;
-        Ok(ends)
+        let poll = Poll::new()?;
+        let inner = Arc::new(Inner {
+            registry: poll.registry().try_clone()?,
+            waker: Waker::new(poll.registry(), STOP)?,
+            table: Mutex::default(),
+        });
+        let shared = Arc::clone(&inner);
+        std::thread::Builder::new()
+            .name("process-ends".into())
+            .stack_size(crate::ops::SMALL_STACK)
+            .spawn(move || shared.run(poll))?;
+        Ok(Self(inner))
     }
 
     /// Follows a process; `tell` is called once it has ended, at once when it has already.
     ///
     /// # Errors
-    /// When the kernel refuses the thread or one more descriptor.
+    /// When the kernel refuses to wait for one more.
     pub fn follow(&self, process: PidFd, tell: Tell) -> io::Result<Following> {
-        let inner = self.inner()?;
+        let inner = &self.0;
         let raw = process.as_fd().as_raw_fd();
         let token = {
             let mut table = inner.table();
@@ -84,37 +90,15 @@ impl Ends {
             table.processes.insert(token, (process, tell));
             token
         };
-        let following = Following { inner: Arc::downgrade(&inner), token };
+        let following = Following { inner: Arc::downgrade(inner), token };
         inner.registry.register(&mut SourceFd(&raw), token, Interest::READABLE)?;
         Ok(following)
-    }
-
-    fn inner(&self) -> io::Result<Arc<Inner>> {
-        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(inner) = &*inner {
-            return Ok(Arc::clone(inner));
-        }
-        let poll = Poll::new()?;
-        let made = Arc::new(Inner {
-            registry: poll.registry().try_clone()?,
-            waker: Waker::new(poll.registry(), STOP)?,
-            table: Mutex::default(),
-        });
-        let shared = Arc::clone(&made);
-        std::thread::Builder::new()
-            .name("process-ends".into())
-            .stack_size(crate::ops::SMALL_STACK)
-            .spawn(move || shared.run(poll))?;
-        *inner = Some(Arc::clone(&made));
-        Ok(made)
     }
 }
 
 impl Drop for Ends {
     fn drop(&mut self) {
-        if let Some(inner) = &*self.inner.lock().unwrap_or_else(PoisonError::into_inner)
-            && let Err(error) = inner.waker.wake()
-        {
+        if let Err(error) = self.0.waker.wake() {
             tracing::debug!(%error, "the thread that waits for processes sleeps on");
         }
     }
@@ -182,7 +166,7 @@ mod tests {
 
     #[test]
     fn an_end_is_told_once_and_the_child_is_reaped() {
-        let ends = Ends::default();
+        let ends = Ends::start().unwrap();
         let (told, tells) = bounded(8);
         let pid = spawn(&["sleep", "600"]);
         let tell = told.clone();
@@ -199,7 +183,7 @@ mod tests {
 
     #[test]
     fn who_is_not_followed_any_more_is_not_told_of() {
-        let ends = Ends::default();
+        let ends = Ends::start().unwrap();
         let (told, tells) = bounded(8);
         let mut children: Vec<_> =
             (0..2).map(|_| Command::new("sleep").arg("600").spawn().unwrap()).collect();
@@ -219,7 +203,7 @@ mod tests {
 
     #[test]
     fn one_that_has_ended_is_told_of_at_once() {
-        let ends = Ends::default();
+        let ends = Ends::start().unwrap();
         let (told, tells) = bounded(1);
         let process = PidFd::open(spawn(&["true"])).unwrap();
         waitid(Id::PIDFd(process.as_fd()), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT).unwrap();
