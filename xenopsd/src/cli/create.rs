@@ -4,7 +4,6 @@ use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::Path;
 
-use crate::api::value::{Text, ToValue as _, Value};
 use crate::api::{Vbd, VbdAdd, Vif, VifAdd, Vm, VmAdd, VmList, VmRemove};
 use crate::xlcfg;
 
@@ -42,12 +41,7 @@ pub(super) fn create(
     refuse_existing(session, &wanted.vm)?;
     let known = Known { id: wanted.vm.id.clone(), name: wanted.vm.name.clone() };
     add(session, wanted)?;
-    if session.json {
-        let value = Value::Dict(vec![(Text::from("id"), known.id.to_value())]);
-        session.print_json(&value)?;
-    } else {
-        session.print(&format!("{}\n", known.id))?;
-    }
+    session.print_id(&known.id, &known.id)?;
     if options.start {
         session.streams.out.flush()?;
         vm::start_known(session, &known, options.paused, false)?;

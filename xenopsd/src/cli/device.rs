@@ -72,7 +72,7 @@ pub(super) fn attach<D: Device>(
             .into(),
         });
     }
-    session.print_device(&id)
+    session.print_id(&id, &id.device)
 }
 
 fn plug_if_it_runs<D: Device>(

@@ -4,9 +4,8 @@ use crate::api::{Int, VmSetMemoryDynamicRange, VmSetVcpus};
 
 use super::Session;
 use super::error::CliError;
+use super::show::MIB;
 use super::vm::find;
-
-const MIB: i64 = 1 << 20;
 
 pub(super) fn vcpus(session: &mut Session<'_, '_>, vm: &str, count: u16) -> Result<(), CliError> {
     let vm = find(session, vm)?;

@@ -4,7 +4,6 @@ use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::Path;
 
-use crate::api::value::{Text, ToValue as _, Value};
 use crate::api::{GetDiagnostics, VmExportMetadata, VmImportMetadata};
 
 use super::Session;
@@ -33,11 +32,7 @@ pub(super) fn import(session: &mut Session<'_, '_>, file: &Path) -> Result<(), C
     let metadata =
         read(file).map_err(|source| CliError::File { file: file.display().to_string(), source })?;
     let id = session.client.call(&VmImportMetadata { debug_info: session.dbg(), metadata })?;
-    if session.json {
-        session.print_json(&Value::Dict(vec![(Text::from("id"), id.to_value())]))
-    } else {
-        session.print(&format!("{id}\n"))
-    }
+    session.print_id(&id, &id)
 }
 
 fn read(file: &Path) -> io::Result<String> {

@@ -44,7 +44,6 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser as _};
 
-use crate::api::DeviceId;
 use crate::api::value::{Text, ToValue, Value};
 use crate::rpc::codec::Codec;
 use crate::rpc::{Client, json};
@@ -176,12 +175,12 @@ impl<'s, 'w> Session<'s, 'w> {
         print_json(self.streams, &value.to_value())
     }
 
-    /// Prints what a new device is called.
-    fn print_device(&mut self, id: &DeviceId) -> Result<(), CliError> {
+    /// Prints the id of what is new: for people as `shown`.
+    fn print_id(&mut self, id: &impl ToValue, shown: &str) -> Result<(), CliError> {
         if self.json {
             return self.print_json(&Value::Dict(vec![(Text::from("id"), id.to_value())]));
         }
-        self.print(&format!("{}\n", printable(&id.device)))
+        self.print(&format!("{}\n", printable(shown)))
     }
 
     /// Warns of what has no effect.

@@ -11,7 +11,8 @@ use super::table::{Align, printable, table};
 use super::vm::{find, has_domain, stat};
 use super::{Session, agent};
 
-const MIB: i64 = 1 << 20;
+/// Bytes of a MiB, in the contract's integers.
+pub(super) const MIB: i64 = 1 << 20;
 
 pub(super) fn list(session: &mut Session<'_, '_>) -> Result<(), CliError> {
     let vms = session.client.call(&VmList { debug_info: session.dbg(), unit: () })?;

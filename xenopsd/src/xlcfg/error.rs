@@ -19,29 +19,15 @@ pub enum ConfigError {
         /// What to add.
         add: &'static str,
     },
-    /// A value that means nothing.
-    #[error("line {line}: `{key}`: {} is not accepted: {accepted}", shown(found))]
-    BadValue {
+    /// A value that cannot be used.
+    #[error("line {line}: `{key}`: {fault}")]
+    Value {
         /// Line of the value.
         line: usize,
         /// The key.
         key: String,
-        /// The value.
-        found: String,
-        /// What would be accepted.
-        accepted: String,
-    },
-    /// A value `xl` knows and this toolstack does not.
-    #[error("line {line}: `{key}`: {} is not supported: {instead}", shown(found))]
-    Unsupported {
-        /// Line of the value.
-        line: usize,
-        /// The key.
-        key: String,
-        /// The value.
-        found: String,
-        /// What to do.
-        instead: String,
+        /// What is wrong with it.
+        fault: Fault,
     },
     /// Two devices in the same place.
     #[error("line {line}: `{key}`: {found} is already used on line {first}: give each device its own")]
@@ -164,11 +150,7 @@ impl Fault {
     }
 
     pub(super) fn at(self, line: usize, key: &str) -> ConfigError {
-        let key = key.to_owned();
-        match self {
-            Self::Bad { found, accepted } => ConfigError::BadValue { line, key, found, accepted },
-            Self::Unsupported { found, instead } => ConfigError::Unsupported { line, key, found, instead },
-        }
+        ConfigError::Value { line, key: key.to_owned(), fault: self }
     }
 }
 
