@@ -335,11 +335,16 @@ fn xfs_with_impossible_geometry() {
     }
 }
 
-/// CRC-32C as RFC 3720 has it, bit by bit.
-fn crc32c(bytes: &[u8]) -> u32 {
-    !bytes.iter().fold(u32::MAX, |sum, byte| {
-        (0..8).fold(sum ^ u32::from(*byte), |sum, _| (sum >> 1) ^ (0x82f6_3b78 & 0_u32.wrapping_sub(sum & 1)))
+/// A checksum of 32 bits, bit by bit, the lowest first.
+fn crc(begin: u32, polynomial: u32, bytes: &[u8]) -> u32 {
+    bytes.iter().fold(begin, |sum, byte| {
+        (0..8).fold(sum ^ u32::from(*byte), |sum, _| (sum >> 1) ^ (polynomial & 0_u32.wrapping_sub(sum & 1)))
     })
+}
+
+/// CRC-32C, as RFC 3720 has it.
+fn crc32c(bytes: &[u8]) -> u32 {
+    !crc(u32::MAX, 0x82f6_3b78, bytes)
 }
 
 #[test]
@@ -412,7 +417,5 @@ fn logical_volumes_with_impossible_extents() {
 
 /// LVM's checksum: CRC-32 without the inversions, from a value of its own (`lib/misc/crc.h`).
 fn lvm_sum(bytes: &[u8]) -> u32 {
-    bytes.iter().fold(0xf597_a6cf, |sum, byte| {
-        (0..8).fold(sum ^ u32::from(*byte), |sum, _| (sum >> 1) ^ (0xedb8_8320 & 0_u32.wrapping_sub(sum & 1)))
-    })
+    crc(0xf597_a6cf, 0xedb8_8320, bytes)
 }

@@ -271,10 +271,7 @@ fn a_partition_of_a_raid_is_told_from_a_raid_with_partitions() {
     let offset = (size / 512 - 16) / 8 * 8 * 512;
     let start: u64 = 12 << 20;
     let disk = scratch.empty("disk", size);
-    let table = "label: dos\nstart=2048,size=20480,type=83\nstart=24576,type=fd\n";
-    let script = scratch.path("script");
-    fs::write(&script, table).unwrap();
-    run("sh", &["-c", &format!("sfdisk -q {} < {}", str(&disk), str(&script))]);
+    common::partition(&disk, "label: dos\nstart=2048,size=20480,type=83\nstart=24576,type=fd\n");
     let boot = scratch.empty("boot", 10 << 20);
     ext(&boot, &scratch.tree("t", &[("f", b"x")]), &["-t", "ext4"]);
     place(&boot, &disk, 1 << 20);

@@ -180,6 +180,28 @@ impl Rig {
         outcome.recv_timeout(LIMIT).expect("the operation ends")
     }
 
+    /// Does an operation; the calls it makes, by name and in order.
+    fn calls_of(&self, vm: &str, operation: Operation) -> Vec<String> {
+        self.machine.faults.record();
+        self.run(vm, operation).unwrap();
+        self.machine.faults.recorded()
+    }
+
+    /// Does an operation again and again, each time with another of its `calls` failing once; what succeeds all the same is
+    /// taken back. Nothing is left of either.
+    fn each_call_fails(&self, vm: &str, calls: &[String], operation: &Operation, back: &Operation) {
+        let before = self.remains(vm);
+        for (nth, site) in (0..).zip(calls) {
+            self.machine.faults.arm(Fault::Nth { site: None, nth, when: crate::sim::When::Before });
+            let outcome = self.run(vm, operation.clone());
+            self.machine.faults.disarm();
+            if outcome.is_ok() {
+                self.run(vm, back.clone()).unwrap();
+            }
+            self.until_remains(vm, &before, &format!("call {nth} ({site}) of {operation}: {outcome:?}"));
+        }
+    }
+
     /// Waits until what is queued for a VM is done.
     fn settle(&self, vm: &str) {
         self.run(vm, Operation::Delay(Duration::ZERO)).unwrap();

@@ -5,7 +5,6 @@ use crate::api::{DeviceId, IndirectBoot, Vbd};
 use crate::device::vbd;
 use crate::edge::{IMAGE_FORMAT, ImageFormat};
 use crate::ops::plan::{Device, Unplugging};
-use crate::sim::When;
 
 fn serve(rig: &Rig, vm: &str, name: &str, format: ImageFormat) {
     let mut disk: Vbd = rig.core.records.device(&DeviceId::new(vm, name)).unwrap();
@@ -148,46 +147,25 @@ fn a_server_that_ends_is_told_of_and_its_disk_can_be_plugged_anew() {
     assert!(rig.machine.network_disks().is_empty() && rig.machine.processes().is_empty());
 }
 
-fn calls_of(rig: &Rig, vm: &str, operation: Operation) -> Vec<String> {
-    rig.machine.faults.record();
-    rig.run(vm, operation).unwrap();
-    rig.machine.faults.recorded()
-}
-
 /// Every call of a start and of a plug fails once.
 #[test]
 fn no_failing_call_leaves_a_server() {
     let rig = Rig::new(&quick());
     let vm = served(&rig);
-    let calls = calls_of(&rig, &vm, Operation::Start);
+    let calls = rig.calls_of(&vm, Operation::Start);
     rig.run(&vm, Operation::Shutdown(None)).unwrap();
-    let before = rig.remains(&vm);
-    for (nth, site) in (0..).zip(&calls) {
-        rig.machine.faults.arm(Fault::Nth { site: None, nth, when: When::Before });
-        let outcome = rig.run(&vm, Operation::Start);
-        rig.machine.faults.disarm();
-        if outcome.is_ok() {
-            rig.run(&vm, Operation::Shutdown(None)).unwrap();
-        }
-        rig.until_remains(&vm, &before, &format!("call {nth} ({site}) of a start: {outcome:?}"));
-    }
+    rig.each_call_fails(&vm, &calls, &Operation::Start, &Operation::Shutdown(None));
     rig.start_connected(&vm);
-    rig.run(&vm, Operation::Unplug(second(), Unplugging::Clean)).unwrap();
+    let unplug = Operation::Unplug(second(), Unplugging::Clean);
+    rig.run(&vm, unplug.clone()).unwrap();
     let before = rig.remains(&vm);
-    let calls = calls_of(&rig, &vm, Operation::Plug(second()));
+    let calls = rig.calls_of(&vm, Operation::Plug(second()));
     for step in ["spawn", "export", "connect"] {
         assert!(calls.contains(&format!("host.serve_disk.{step}")), "{calls:?}");
     }
-    rig.run(&vm, Operation::Unplug(second(), Unplugging::Clean)).unwrap();
-    for (nth, site) in (0..).zip(&calls) {
-        rig.machine.faults.arm(Fault::Nth { site: None, nth, when: When::Before });
-        let outcome = rig.run(&vm, Operation::Plug(second()));
-        rig.machine.faults.disarm();
-        if outcome.is_ok() {
-            rig.run(&vm, Operation::Unplug(second(), Unplugging::Clean)).unwrap();
-        }
-        rig.until_remains(&vm, &before, &format!("call {nth} ({site}) of a plug: {outcome:?}"));
-    }
+    rig.run(&vm, unplug.clone()).unwrap();
+    rig.until_remains(&vm, &before, "a plug and an unplug");
+    rig.each_call_fails(&vm, &calls, &Operation::Plug(second()), &unplug);
 }
 
 /// The daemon is killed at each call of a plug and of an unplug: the next one ends what no device has.
@@ -206,7 +184,7 @@ fn a_killed_daemon_leaves_no_server() {
     ] {
         let run_prepared = |rig: &Rig| prepare.iter().for_each(|first| rig.run(&vm, first.clone()).unwrap());
         run_prepared(&rig);
-        let calls = calls_of(&rig, &vm, operation.clone());
+        let calls = rig.calls_of(&vm, operation.clone());
         let _ = rig.run(&vm, Operation::Unplug(second(), Unplugging::Forced));
         for (nth, site) in (0..).zip(&calls) {
             run_prepared(&rig);

@@ -193,36 +193,17 @@ fn without_a_program_or_a_name_nothing_is_taken() {
 fn no_failing_call_leaves_a_disk_attached() {
     let rig = Rig::new(&quick());
     let vm = stored(&rig);
-    rig.machine.faults.record();
-    rig.run(&vm, Operation::Start).unwrap();
-    let calls = rig.machine.faults.recorded();
+    let calls = rig.calls_of(&vm, Operation::Start);
     rig.run(&vm, Operation::Shutdown(None)).unwrap();
-    let before = rig.remains(&vm);
-    for nth in 0..u64::try_from(calls.len()).unwrap() {
-        rig.machine.faults.arm(Fault::Nth { site: None, nth, when: When::Before });
-        let outcome = rig.run(&vm, Operation::Start);
-        rig.machine.faults.disarm();
-        if outcome.is_ok() {
-            rig.run(&vm, Operation::Shutdown(None)).unwrap();
-        }
-        rig.until_remains(&vm, &before, &format!("call {nth} of a start: {outcome:?}"));
-    }
+    rig.each_call_fails(&vm, &calls, &Operation::Start, &Operation::Shutdown(None));
     rig.start_connected(&vm);
-    rig.run(&vm, Operation::Unplug(second(), Unplugging::Clean)).unwrap();
+    let unplug = Operation::Unplug(second(), Unplugging::Clean);
+    rig.run(&vm, unplug.clone()).unwrap();
     let before = rig.remains(&vm);
-    rig.machine.faults.record();
-    rig.run(&vm, Operation::Plug(second())).unwrap();
-    let calls = rig.machine.faults.recorded();
-    rig.run(&vm, Operation::Unplug(second(), Unplugging::Clean)).unwrap();
-    for nth in 0..u64::try_from(calls.len()).unwrap() {
-        rig.machine.faults.arm(Fault::Nth { site: None, nth, when: When::Before });
-        let outcome = rig.run(&vm, Operation::Plug(second()));
-        rig.machine.faults.disarm();
-        if outcome.is_ok() {
-            rig.run(&vm, Operation::Unplug(second(), Unplugging::Clean)).unwrap();
-        }
-        rig.until_remains(&vm, &before, &format!("call {nth} of a plug: {outcome:?}"));
-    }
+    let calls = rig.calls_of(&vm, Operation::Plug(second()));
+    rig.run(&vm, unplug.clone()).unwrap();
+    rig.until_remains(&vm, &before, "a plug and an unplug");
+    rig.each_call_fails(&vm, &calls, &Operation::Plug(second()), &unplug);
 }
 
 /// A storage layer that does not let go fails the unplug; what it holds is in the journal until it does.

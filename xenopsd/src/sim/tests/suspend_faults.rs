@@ -9,13 +9,6 @@ use super::*;
 
 const KINDS: [fn(&mut Vm); 2] = [|_| (), hvm];
 
-/// The calls that `operation` makes, by name and in order.
-fn calls_of(rig: &Rig, vm: &str, operation: Operation) -> Vec<String> {
-    rig.machine.faults.record();
-    rig.run(vm, operation).unwrap();
-    rig.machine.faults.recorded()
-}
-
 #[test]
 fn each_failing_call_of_a_suspend_leaves_it_running_or_suspended() {
     let _ = KINDS.map(each_failing_call_of_a_suspend_leaves_it_running_or_suspended_of);
@@ -23,7 +16,7 @@ fn each_failing_call_of_a_suspend_leaves_it_running_or_suspended() {
 
 fn each_failing_call_of_a_suspend_leaves_it_running_or_suspended_of(kind: fn(&mut Vm)) {
     let (rig, vm, _) = running_as(kind, &quick(), long(), &[]);
-    let calls = calls_of(&rig, &vm, Operation::Suspend(rig.image()));
+    let calls = rig.calls_of(&vm, Operation::Suspend(rig.image()));
     rig.resume(&vm).unwrap();
     let (mut ran, mut suspended) = (0, 0);
     for nth in 0..calls.len() {
@@ -67,7 +60,7 @@ fn each_failing_call_of_a_resume_leaves_it_suspended_of(kind: fn(&mut Vm)) {
     let (rig, vm, _) = running_as(kind, &quick(), long(), &[]);
     rig.suspend(&vm).unwrap();
     let before = rig.remains(&vm);
-    let calls = calls_of(&rig, &vm, Operation::Resume(rig.image()));
+    let calls = rig.calls_of(&vm, Operation::Resume(rig.image()));
     rig.run(&vm, Operation::Unpause).unwrap();
     rig.suspend(&vm).unwrap();
     let mut failed = 0;
@@ -96,7 +89,7 @@ fn a_daemon_killed_in_a_suspend_lets_the_guest_run_on_or_has_suspended_it() {
 
 fn a_daemon_killed_in_a_suspend_lets_the_guest_run_on_or_has_suspended_it_of(kind: fn(&mut Vm)) {
     let (mut rig, vm, _) = running_as(kind, &quick(), long(), &[]);
-    let calls = calls_of(&rig, &vm, Operation::Suspend(rig.image()));
+    let calls = rig.calls_of(&vm, Operation::Suspend(rig.image()));
     rig.resume(&vm).unwrap();
     let (mut ran, mut suspended) = (0, 0);
     for (nth, site) in (0..).zip(&calls) {
@@ -132,7 +125,7 @@ fn a_daemon_killed_in_a_resume_leaves_it_suspended_or_resumed() {
 fn a_daemon_killed_in_a_resume_leaves_it_suspended_or_resumed_of(kind: fn(&mut Vm)) {
     let (mut rig, vm, _) = running_as(kind, &quick(), long(), &[]);
     rig.suspend(&vm).unwrap();
-    let calls = calls_of(&rig, &vm, Operation::Resume(rig.image()));
+    let calls = rig.calls_of(&vm, Operation::Resume(rig.image()));
     rig.run(&vm, Operation::Unpause).unwrap();
     rig.suspend(&vm).unwrap();
     let before = rig.remains(&vm);

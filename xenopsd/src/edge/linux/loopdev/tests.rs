@@ -26,7 +26,8 @@ fn image(dir: &Path, access: Access) -> FileDisk {
 }
 
 /// Waits for as long as somebody else has the device open: a child that another test starts has our descriptors for the
-/// moment between its fork and its exec. Nobody tells when the last one closes it.
+/// moment between its fork and its exec. When the last one closes it the kernel sends a uevent, which not every network
+/// namespace gets.
 fn until_freed(number: u32, file: FileId) {
     let deadline = Instant::now() + Duration::from_secs(60);
     while status(number).unwrap().is_some_and(|status| status.backing == file) {
