@@ -2,14 +2,12 @@
 
 use crate::edge::linux::mac::MacAddr;
 use crate::edge::linux::netlink::{IfName, IfNameError};
+use crate::edge::linux::nic::MTU_RANGE;
 
 use super::error::{Fault, Remark};
 
 /// Bridge of an interface that names none.
 pub const DEFAULT_BRIDGE: &str = "xenbr0";
-
-/// MTUs that make sense: IPv4's minimum to the largest IP packet.
-const MTU_RANGE: std::ops::RangeInclusive<u32> = 68..=65535;
 
 /// Time slice of a rate that names none, in microseconds (50 ms).
 const DEFAULT_TIMESLICE_US: u64 = 50_000;

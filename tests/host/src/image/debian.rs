@@ -8,12 +8,11 @@
 //! The product is `target/nested/debian-KEY`, where KEY is the hash of what makes it. It is made once, in about a minute, by
 //! root: the packages' scripts run in a chroot.
 
-use super::{apt::Apt, grub, prune, recipe};
+use super::{apt::Apt, grub, product, recipe};
 use crate::{
     error::{Context as _, Error, Result},
     hash::Key,
-    lock::Lock,
-    paths::{self, Building},
+    paths::Building,
     process,
     progress::step,
 };
@@ -66,16 +65,7 @@ impl DebianDisk {
     /// # Errors
     /// When this is not root, a package cannot be fetched or installed, a program is missing, or the file system is full.
     pub fn get() -> Result<Self> {
-        let name = format!("debian-{}", key()?);
-        let dir = paths::nested()?.join(&name);
-        if !dir.is_dir() {
-            let _lock = Lock::exclusive(&name)?;
-            if !dir.is_dir() {
-                step("Debian's disk", || build(&name, &dir))?;
-                prune("debian-", &name)?;
-            }
-        }
-        Ok(Self { dir })
+        Ok(Self { dir: product("Debian's disk", "debian-", &key()?.to_string(), build)? })
     }
 
     /// The image of the whole disk: an MBR, and ext4 on its first partition. Never to be written to.

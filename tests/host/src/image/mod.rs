@@ -55,16 +55,7 @@ impl Image {
     /// When a package cannot be fetched, a program is missing or fails, or the disk is full.
     pub fn get() -> Result<Self> {
         let key = recipe::key().to_string();
-        let name = format!("image-{key}");
-        let image = Self { dir: paths::nested()?.join(&name), key };
-        if !image.dir.is_dir() {
-            let _lock = Lock::exclusive(&name)?;
-            if !image.dir.is_dir() {
-                step("dom0 image", || build(&name, &image.dir))?;
-                prune("image-", &name)?;
-            }
-        }
-        Ok(image)
+        Ok(Self { dir: product("dom0 image", "image-", &key, build)?, key })
     }
 
     /// Removes the image, so that the next [`Image::get`] builds it again (from cached downloads).
@@ -149,6 +140,26 @@ fn keygen(path: &Path) -> Result<()> {
     let mut command = Command::new("ssh-keygen");
     command.args(["-q", "-t", "ed25519", "-N", "", "-C", "nested-xen", "-f"]).arg(path);
     process::check(&mut command, KEYGEN_LIMIT).map(drop)
+}
+
+/// The directory of what is made once by a recipe, of which `key` is the hash: made now, and older ones removed, when it is
+/// not there. `build` gets its name and its place.
+fn product(
+    what: &str,
+    kind: &str,
+    key: &str,
+    build: impl FnOnce(&str, &Path) -> Result<()>,
+) -> Result<PathBuf> {
+    let name = format!("{kind}{key}");
+    let dir = paths::nested()?.join(&name);
+    if !dir.is_dir() {
+        let _lock = Lock::exclusive(&name)?;
+        if !dir.is_dir() {
+            step(what, || build(&name, &dir))?;
+            prune(kind, &name)?;
+        }
+    }
+    Ok(dir)
 }
 
 /// Removes products of older recipes; hosts that still run from one keep its files open.
