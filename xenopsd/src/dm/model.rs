@@ -61,7 +61,7 @@ pub enum ModelError {
     #[error(transparent)]
     Monitor(#[from] QmpError),
     /// It is up, and not as it was told.
-    #[error("the device model is not {wanted:?}, as it was told, but {found:?}")]
+    #[error("the device model is not {}, as it was told, but {found:?}", told(*wanted))]
     State {
         /// As it should be.
         wanted: RunState,
@@ -74,6 +74,17 @@ pub enum ModelError {
     /// It cannot be ended, or is not in its jail.
     #[error(transparent)]
     Host(#[from] HostError),
+}
+
+/// What a device model in a state does, for people.
+fn told(state: RunState) -> &'static str {
+    match state {
+        RunState::Prelaunch => "waiting for its guest",
+        RunState::InMigrate => "waiting for its guest's state",
+        RunState::Running => "running",
+        RunState::Paused => "stopped",
+        RunState::Other => "in another state",
+    }
 }
 
 /// What becomes of a device model.
