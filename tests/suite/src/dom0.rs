@@ -42,6 +42,9 @@ os.dup2(null, 0); os.dup2(log, 1); os.dup2(log, 2)
 server.serve_forever()
 "#;
 
+/// What the test guest prints when it is up.
+const READY: &str = "GUEST: ready";
+
 /// How much of the daemon's log a failed test shows.
 const LOG_LINES: u32 = 60;
 
@@ -215,7 +218,21 @@ impl Dom0 {
     pub fn boot(&self, guest: &Guest) {
         self.add(guest);
         self.run_guest(guest);
-        self.said(guest, "GUEST: ready");
+        self.is_up(guest);
+    }
+
+    /// Waits until a guest that was started or restarted is up.
+    ///
+    /// Inside three levels of virtual machines a hardware container is now and then reset by the processor within the
+    /// first instructions of its kernel, whoever built it. Xen's console says so; such a guest is restarted, once.
+    #[track_caller]
+    pub fn is_up(&self, guest: &Guest) {
+        let Err(error) = self.host.wait_for_guest(guest.name(), READY, LIMIT) else { return };
+        let console = std::fs::read_to_string(self.host.console_log()).expect("the Xen console");
+        assert!(was_reset(&console, self.domid(guest)), "{error}");
+        eprintln!("{} was reset by the processor before it ran; it is restarted", guest.name());
+        self.reboot(guest, None).unwrap_or_else(|error| panic!("{} does not restart: {error}", guest.name()));
+        self.said(guest, READY);
     }
 
     /// Waits until the guest has printed `text`.
@@ -452,5 +469,24 @@ fn remote<T>(outcome: Result<T, ClientError>) -> Result<T, Error> {
         Ok(value) => Ok(value),
         Err(ClientError::Remote(error)) => Err(error),
         Err(other) => panic!("{other}"),
+    }
+}
+
+/// Whether the Xen console says that a domain was reset by a triple fault.
+fn was_reset(console: &str, domid: Int) -> bool {
+    let vcpu = format!("(XEN) d{domid}v");
+    console.lines().any(|line| line.starts_with(&vcpu) && line.contains(" Triple fault - "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_triple_fault_is_found_in_the_console() {
+        let console =
+            "(XEN) d2v0: upcall vector f3\n(XEN) d3v0 Triple fault - invoking HVM shutdown action 1\n";
+        assert!(was_reset(console, 3));
+        assert!(!was_reset(console, 2) && !was_reset(console, 33) && !was_reset("", 3));
     }
 }

@@ -65,7 +65,7 @@ fn a_pvh_guest_boots_pauses_reboots_suspends_and_goes() {
 
     dom0.forget_output(&guest);
     dom0.reboot(&guest, Some(60.0)).expect("reboots");
-    dom0.said(&guest, "GUEST: ready");
+    dom0.is_up(&guest);
     dom0.shutdown(&guest, 60.0).expect("shuts down");
     dom0.said(&guest, "GUEST: poweroff");
     dom0.sh(&format!("rm -f {IMAGE}"));

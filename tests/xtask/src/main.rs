@@ -5,6 +5,7 @@ mod demo;
 mod host;
 mod install;
 mod licence;
+mod pool;
 mod test;
 
 use clap::{Parser, Subcommand};
@@ -57,6 +58,9 @@ enum Failure {
         /// How it ended.
         status: String,
     },
+    /// Test targets failed; their own output has said why.
+    #[error("failed: {}", .0.join(", "))]
+    Targets(Vec<String>),
     /// A thread of ours panicked; its message is on standard error.
     #[error("the {0} panicked")]
     Panicked(&'static str),

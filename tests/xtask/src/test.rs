@@ -9,6 +9,7 @@
 use crate::{
     Failure,
     cargo::{build_programs, cargo, check},
+    pool,
 };
 use clap::Args;
 use std::{fs, path::Path, process::ExitCode, thread};
@@ -29,7 +30,7 @@ pub(crate) struct TestArguments {
     /// Leave out everything that needs the nested Xen host
     #[arg(long)]
     quick: bool,
-    /// Run only the tests whose name contains this
+    /// Run only the files of the suite whose name contains this, such as `nested_hvm`, or else the tests whose name does
     filter: Option<String>,
 }
 
@@ -38,7 +39,9 @@ pub(crate) fn test(arguments: &TestArguments) -> Result<ExitCode, Failure> {
     packages::install()?;
     let filter = arguments.filter.as_deref();
     let suite = Targets::of_suite()?;
-    if arguments.quick {
+    if let Some(chosen) = filter.and_then(|filter| suite.containing(filter)) {
+        run_targets(&chosen, arguments.quick)?;
+    } else if arguments.quick {
         run_plain(filter)?;
         step("conformance tests", || Targets::run(&suite.anywhere(), filter))?;
     } else {
@@ -56,10 +59,31 @@ pub(crate) fn test(arguments: &TestArguments) -> Result<ExitCode, Failure> {
             check(&mut with_filter(&["test", "--package", HOST, "--test", "*"], filter))
         })?;
         step("conformance tests", || Targets::run(&suite.anywhere(), filter))?;
-        step("end-to-end tests", || Targets::run(&suite.of(Targets::NESTED), filter))?;
+        step("end-to-end tests", || nested(&suite.of(Targets::NESTED), filter))?;
     }
     say("all tests passed");
     Ok(ExitCode::SUCCESS)
+}
+
+/// Runs tests on the nested host.
+fn nested(targets: &[&str], filter: Option<&str>) -> Result<(), Failure> {
+    // Compiled once, and not by each of the workers behind the others.
+    check(&mut cargo(&["test", "--quiet", "--no-run", "--package", SUITE]))?;
+    pool::run(SUITE, targets, filter)
+}
+
+/// Runs some of the suite's targets.
+fn run_targets(targets: &Targets, quick: bool) -> Result<(), Failure> {
+    let (anywhere, nested) = (targets.anywhere(), targets.of(Targets::NESTED));
+    if !anywhere.is_empty() {
+        Targets::run(&anywhere, None)?;
+    }
+    if !quick && !nested.is_empty() {
+        step("programs for dom0", build_programs)?;
+        step("nested host", || Template::base(Options::default()))?;
+        step("end-to-end tests", || self::nested(&nested, None))?;
+    }
+    Ok(())
 }
 
 fn with_filter(arguments: &[&str], filter: Option<&str>) -> std::process::Command {
@@ -105,6 +129,12 @@ impl Targets {
         Ok(Self(names))
     }
 
+    /// Those whose name contains `text`; none when there is no such one.
+    fn containing(&self, text: &str) -> Option<Self> {
+        let names: Vec<_> = self.0.iter().filter(|name| name.contains(text)).cloned().collect();
+        (!names.is_empty()).then_some(Self(names))
+    }
+
     fn of(&self, prefix: &str) -> Vec<&str> {
         self.0.iter().map(String::as_str).filter(|name| name.starts_with(prefix)).collect()
     }
@@ -126,7 +156,7 @@ impl Targets {
 /// Arguments of `cargo xtask bench`.
 #[derive(Debug, Args)]
 pub(crate) struct BenchArguments {
-    /// Run only the measurements whose name contains this
+    /// Run only the files of the suite whose name contains this, such as `bench_pv`, or else the measurements whose name does
     filter: Option<String>,
 }
 
@@ -134,7 +164,9 @@ pub(crate) struct BenchArguments {
 pub(crate) fn bench(arguments: &BenchArguments) -> Result<ExitCode, Failure> {
     packages::install()?;
     let suite = Targets::of_suite()?;
-    let chosen = suite.of(Targets::BENCH);
+    let named = arguments.filter.as_deref().and_then(|filter| suite.containing(filter));
+    let filter = arguments.filter.as_deref().filter(|_| named.is_none());
+    let chosen = named.as_ref().unwrap_or(&suite).of(Targets::BENCH);
     if chosen.is_empty() {
         return Err(Failure::NoTargets("bench_*"));
     }
@@ -144,7 +176,7 @@ pub(crate) fn bench(arguments: &BenchArguments) -> Result<ExitCode, Failure> {
     for name in chosen {
         command.args(["--test", name]);
     }
-    command.args(&arguments.filter).args(["--", "--nocapture", "--test-threads=1"]);
+    command.args(filter).args(["--", "--nocapture", "--test-threads=1"]);
     step("measurements", || check(&mut command))?;
     Ok(ExitCode::SUCCESS)
 }
@@ -159,6 +191,14 @@ mod tests {
         assert_eq!(targets.anywhere(), ["conformance_b", "other"]);
         assert_eq!(targets.of(Targets::NESTED), ["nested_c"]);
         assert_eq!(targets.of(Targets::BENCH), ["bench_a"]);
+    }
+
+    #[test]
+    fn a_filter_names_targets_before_it_names_tests() {
+        let targets = Targets(["nested_hvm", "nested_hvm_linux", "other"].map(str::to_owned).to_vec());
+        let names = |text: &str| targets.containing(text).map(|chosen| chosen.0);
+        assert_eq!(names("hvm"), Some(vec!["nested_hvm".to_owned(), "nested_hvm_linux".to_owned()]));
+        assert_eq!(names("a_guest_is_moved"), None);
     }
 
     #[test]

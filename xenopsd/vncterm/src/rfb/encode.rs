@@ -130,25 +130,43 @@ pub(super) const MAX_KEPT: usize = 16 << 10;
 fn raw(out: &mut Vec<u8>, frame: &Frame, rect: Rect, format: &PixelFormat) {
     out.reserve(rect.rows * rect.cols * CELL_HEIGHT * CELL_WIDTH * format.bytes);
     for row in rect.row..rect.row + rect.rows {
-        let cells: Vec<_> = frame.row(row)[rect.col..rect.col + rect.cols]
-            .iter()
-            .map(|cell| (cell.rows(), format.pixel(cell.bg), format.pixel(cell.fg)))
-            .collect();
-        for line in 0..CELL_HEIGHT {
-            for (rows, bg, fg) in &cells {
-                raw_line(out, rows[line], *bg, *fg, format.bytes);
-            }
+        raw_cells(out, &frame.row(row)[rect.col..rect.col + rect.cols], format);
+    }
+}
+
+/// The pixels of a row of cells, line by line.
+fn raw_cells(out: &mut Vec<u8>, cells: &[Picture], format: &PixelFormat) {
+    match format.bytes {
+        1 => raw_pixels::<1>(out, cells, format),
+        2 => raw_pixels::<2>(out, cells, format),
+        _ => raw_pixels::<4>(out, cells, format),
+    }
+}
+
+/// As [`raw_cells`], of `BYTES` for a pixel.
+fn raw_pixels<const BYTES: usize>(out: &mut Vec<u8>, cells: &[Picture], format: &PixelFormat) {
+    let width = cells.len() * CELL_WIDTH * BYTES;
+    let lines = appended(out, CELL_HEIGHT * width);
+    let pixel = |rgb: u32| {
+        let bytes = format.pixel(rgb);
+        std::array::from_fn::<u8, BYTES, _>(|n| bytes[n])
+    };
+    for (col, cell) in cells.iter().enumerate() {
+        let (bg, fg) = (pixel(cell.bg), pixel(cell.fg));
+        for (line, bits) in lines.chunks_exact_mut(width).zip(cell.rows()) {
+            let place = col * CELL_WIDTH * BYTES;
+            let pixels: [_; CELL_WIDTH] =
+                std::array::from_fn(|n| if bits & 0x80 >> n != 0 { fg } else { bg });
+            line[place..place + CELL_WIDTH * BYTES].copy_from_slice(pixels.as_flattened());
         }
     }
 }
 
-fn raw_line(out: &mut Vec<u8>, bits: u8, bg: [u8; 4], fg: [u8; 4], bytes: usize) {
-    let mut line = [0; 4 * CELL_WIDTH];
-    for (pixel, place) in line.chunks_exact_mut(bytes).take(CELL_WIDTH).enumerate() {
-        let color = if bits >> (7 - pixel) & 1 == 1 { fg } else { bg };
-        place.copy_from_slice(&color[..bytes]);
-    }
-    out.extend_from_slice(&line[..CELL_WIDTH * bytes]);
+/// Appends `length` zeros, to be written to.
+fn appended(out: &mut Vec<u8>, length: usize) -> &mut [u8] {
+    let start = out.len();
+    out.resize(start + length, 0);
+    &mut out[start..]
 }
 
 const HEXTILE_RAW: u8 = 1;
@@ -211,11 +229,7 @@ fn hextile_tile(out: &mut Vec<u8>, cells: &[Picture], format: &PixelFormat) {
     if out.len() - start > plain {
         out.truncate(start);
         out.push(HEXTILE_RAW);
-        for line in 0..CELL_HEIGHT {
-            for cell in cells {
-                raw_line(out, cell.rows()[line], color(cell.bg), color(cell.fg), format.bytes);
-            }
-        }
+        raw_cells(out, cells, format);
     }
 }
 
@@ -289,12 +303,11 @@ fn zrle_tile(out: &mut Vec<u8>, frame: &Frame, rect: Rect, format: &PixelFormat)
         _ => 4,
     };
     for row in rect.row..rect.row + rect.rows {
-        let line_cells: Vec<_> =
-            cells(row).iter().map(|cell| (cell.rows(), place(cell.bg), place(cell.fg))).collect();
-        for line in 0..CELL_HEIGHT {
-            for (rows, bg, fg) in &line_cells {
-                packed(out, rows[line], *bg, *fg, bits);
-            }
+        let entries = cells(row).iter().map(|cell| (cell.rows(), place(cell.bg), place(cell.fg)));
+        match bits {
+            1 => packed::<1>(out, rect.cols, entries),
+            2 => packed::<2>(out, rect.cols, entries),
+            _ => packed::<4>(out, rect.cols, entries),
         }
     }
 }
@@ -319,20 +332,27 @@ const fn spread(bits: u32) -> [u32; 256] {
     table
 }
 
-/// Eight pixels of palette entries of `bits` bits.
-fn packed(out: &mut Vec<u8>, row: u8, bg: usize, fg: usize, bits: usize) {
-    if bits == 1 {
-        out.push(match (bg, fg) {
-            (0, 0) => 0,
-            (0, _) => row,
-            (_, 0) => !row,
-            _ => 0xff,
-        });
-        return;
+/// The pixels of `cols` cells, line by line, as palette entries of `BITS` bits: so many bytes for a cell's eight. A cell
+/// has its glyph and the entries of its two colours.
+fn packed<const BITS: usize>(
+    out: &mut Vec<u8>,
+    cols: usize,
+    cells: impl Iterator<Item = ([u8; CELL_HEIGHT], usize, usize)>,
+) {
+    let width = cols * BITS;
+    let lines = appended(out, CELL_HEIGHT * width);
+    // An entry in all eight pixels.
+    let color = |entry: usize| u32::try_from(entry).unwrap_or(0) * [0xff, 0x5555, 0, 0x1111_1111][BITS - 1];
+    for (col, (rows, bg, fg)) in cells.enumerate() {
+        let (bg, fg) = (color(bg), color(fg));
+        for (line, row) in lines.chunks_exact_mut(width).zip(rows) {
+            let set = match BITS {
+                1 => u32::from(row),
+                2 => SPREAD_2[usize::from(row)],
+                _ => SPREAD_4[usize::from(row)],
+            };
+            let pixels = (fg & set | bg & !set).to_be_bytes();
+            line[col * BITS..(col + 1) * BITS].copy_from_slice(&pixels[4 - BITS..]);
+        }
     }
-    let color =
-        |entry: usize| u32::try_from(entry).unwrap_or(0) * if bits == 2 { 0x5555 } else { 0x1111_1111 };
-    let set = if bits == 2 { SPREAD_2[usize::from(row)] } else { SPREAD_4[usize::from(row)] };
-    let pixels = (color(fg) & set | color(bg) & !set).to_be_bytes();
-    out.extend_from_slice(&pixels[4 - bits..]);
 }

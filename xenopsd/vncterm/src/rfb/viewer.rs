@@ -304,7 +304,9 @@ impl Viewer {
         }
         self.back = self.back.min(terminal.history());
         let frame = Frame::marked(terminal, self.back, &self.selection.cells(terminal.size()));
-        let mut out = vec![0, 0, 0, 0];
+        // It is empty, and the update may be of a megabyte: it is written in place.
+        let mut out = std::mem::take(&mut self.output);
+        out.extend([0; 4]);
         let mut rects = 0_u16;
         self.announce_size(frame.size, &mut out, &mut rects);
         if self.cursor && !self.cursor_sent {
@@ -314,12 +316,13 @@ impl Viewer {
         }
         self.encode(&frame, &mut out, &mut rects);
         if rects == 0 {
-            return;
+            out.clear();
+        } else {
+            out[2..4].copy_from_slice(&rects.to_be_bytes());
+            self.requested = false;
+            self.has = Some(frame);
         }
-        out[2..4].copy_from_slice(&rects.to_be_bytes());
-        self.output.append(&mut out);
-        self.requested = false;
-        self.has = Some(frame);
+        self.output = out;
     }
 
     fn announce_size(&mut self, size: Size, out: &mut Vec<u8>, rects: &mut u16) {
