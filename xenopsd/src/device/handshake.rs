@@ -10,7 +10,8 @@
 //!
 //!   unplug:  the guest is done connecting ──► online=0, backend Closing ──► it closes ──► backend Closed ──► nodes removed
 //!                 │                                                           └── it says why not, or takes too long: refused
-//!                 └── it has no driver, or is not asked: the frontend is hidden, and the backend closes by itself
+//!                 ├── it has no driver, or is not asked: the frontend is hidden, and the backend closes by itself
+//!                 └── dom0 has no driver: it is Closed at once
 //! ```
 
 use std::time::{Duration, Instant};
@@ -121,14 +122,18 @@ fn taken_up(plug: &Plug<'_>, address: DeviceAddress) -> Result<bool, Error> {
     }
 }
 
-/// A backend that is not there must not be brought back to life by a write to it.
+/// A backend that is not there must not be brought back to life by a write to it. One that no driver has taken up has none to
+/// close it; should one do so just now, the device goes all the same, and the driver with it.
 fn request_close(plug: &Plug<'_>, address: DeviceAddress, how: Unplugging) -> Result<(), Error> {
     let mut store = plug.core.edges.store()?;
     store.transaction(|t| {
-        let closed = |state: &Vec<u8>| XenbusState::from_value(state) == XenbusState::Closed;
-        let state = t.read(&address.backend_state())?;
-        if state.is_some_and(|state| !closed(&state)) {
-            t.apply(&address.request_close())?;
+        match t.read(&address.backend_state())?.map(|state| XenbusState::from_value(&state)) {
+            None | Some(XenbusState::Closed) => {}
+            Some(XenbusState::Initialising) => {
+                t.apply(&address.request_close())?;
+                t.write(&address.backend_state(), XenbusState::Closed.to_value())?;
+            }
+            Some(_) => t.apply(&address.request_close())?,
         }
         if how == Unplugging::Forced { t.apply(&address.hide_frontend()) } else { Ok(()) }
     })?;

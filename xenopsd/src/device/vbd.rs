@@ -241,9 +241,19 @@ pub fn chosen_position(core: &Core, vbd: &Vbd) -> Result<Option<DeviceNumber>, E
 /// Looks again how large the disk of a plugged device is, and tells the guest if it has connected to it.
 ///
 /// # Errors
-/// `Device_not_connected`; what the host says of the disk; when xenstored does not answer.
+/// `Device_not_connected`; `Storage_backend_error` for an image, whose server has its size from when it was started and
+/// nobody can tell it another; what the host says of the disk; when xenstored does not answer.
 pub fn refresh(core: &Core, domid: DomId, vbd: &Vbd) -> Result<(), Error> {
     let address = address(domid, vbd)?;
+    if let Some(format) = image_format(vbd)? {
+        return Err(Error::StorageBackendError {
+            code: "DISK_SIZE_FIXED".to_owned(),
+            params: vec![format!(
+                "disk {} is served from a {format} image, whose size is fixed while it is plugged: unplug it, resize the image and plug it again",
+                vbd.id
+            )],
+        });
+    }
     let mut store = core.edges.store()?;
     let node = address.backend().join("physical-device").map_err(xenstore::Error::from)?;
     let device = store.read(&node)?.ok_or(Error::DeviceNotConnected)?;

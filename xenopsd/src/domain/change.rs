@@ -9,12 +9,14 @@ use super::VmExecutor;
 use super::memory::{self, Wanted};
 use crate::api::{BuilderInfo, Dict, Error, Vm};
 use crate::device::{self, store_domid, vif};
-use crate::edge::{DomId, HypervisorError};
+use crate::edge::{DomId, DomainInfo, HypervisorError};
 use crate::ops::change::{Aspect, Change, Record};
 use crate::ops::plan::Device;
+use crate::ops::wait::{Ended, Looks};
 
-/// How often a guest's memory is looked at while its balloon moves: nothing tells of that.
-const BALLOON_LOOK: Duration = Duration::from_millis(50);
+/// When a guest's memory is looked at while its balloon moves. The hypervisor raises no event for the number of a domain's
+/// pages, and a balloon driver tells nobody where it is; that the domain has ended is told, and heard at once.
+const BALLOON_LOOKS: Looks = Looks::new(Duration::from_millis(10), Duration::from_secs(1));
 
 /// How near to its target a guest's memory has to be, in KiB: drivers keep a few pages for themselves.
 const BALLOON_TOLERANCE_KIB: u64 = 2048;
@@ -172,27 +174,40 @@ impl VmExecutor<'_> {
     }
 
     fn await_memory(&self, domid: DomId, target_kib: u64) -> Result<(), Error> {
-        let deadline = Instant::now() + self.core.patience.balloon;
-        loop {
-            let has_kib = self.has_kib(domid)?;
-            if has_kib.abs_diff(target_kib) <= BALLOON_TOLERANCE_KIB {
-                return Ok(());
-            }
-            let now = Instant::now();
-            if now >= deadline {
+        let patience = self.core.patience.balloon;
+        let released = xenstore::Path::new("@releaseDomain").map_err(xenstore::Error::from)?;
+        let mut has_kib = 0;
+        let reached = || {
+            let domain = self.living(domid)?;
+            has_kib = domain.tot_pages * PAGE_KIB;
+            let there = has_kib.abs_diff(target_kib) <= BALLOON_TOLERANCE_KIB;
+            if !there && domain.shutdown.is_some() {
                 return Err(Error::internal(format!(
-                    "VM {}: the guest has {has_kib} KiB and not {target_kib} KiB after {} s: its balloon driver does not follow",
-                    self.vm(),
-                    self.core.patience.balloon.as_secs()
+                    "VM {}: the guest stopped with {has_kib} KiB, on its way to {target_kib} KiB",
+                    self.vm()
                 )));
             }
-            self.core.waiting(Some(self.task), self.slot).pause(deadline.min(now + BALLOON_LOOK))?;
+            Ok(there.then_some(()))
+        };
+        let waiting = self.core.waiting(Some(self.task), self.slot);
+        match waiting.until_looking(&[released], Instant::now() + patience, BALLOON_LOOKS, reached) {
+            Ok(()) => Ok(()),
+            Err(Ended::Failed(error)) => Err(error),
+            Err(Ended::TimedOut) => Err(Error::internal(format!(
+                "VM {}: the guest has {has_kib} KiB and not {target_kib} KiB after {} s: its balloon driver does not follow",
+                self.vm(),
+                patience.as_secs()
+            ))),
         }
     }
 
     fn has_kib(&self, domid: DomId) -> Result<u64, Error> {
+        self.living(domid).map(|domain| domain.tot_pages * PAGE_KIB)
+    }
+
+    fn living(&self, domid: DomId) -> Result<DomainInfo, Error> {
         let domain = self.core.edges.hypervisor()?.domain(domid)?.filter(|domain| !domain.dying);
-        domain.map(|domain| domain.tot_pages * PAGE_KIB).ok_or(Error::DomainNotBuilt)
+        domain.ok_or(Error::DomainNotBuilt)
     }
 }
 

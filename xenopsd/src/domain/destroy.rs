@@ -14,12 +14,12 @@ use super::VmExecutor;
 use crate::api::Error;
 use crate::device::{store_domid, vif};
 use crate::edge::DomId;
-use crate::ops::wait::Ended;
+use crate::ops::wait::{Ended, Looks};
 
-/// How often a destroyed domain is looked at that is still listed. xenstored reports a domain's end once, when it begins
+/// When a destroyed domain is looked at that is still listed. xenstored reports a domain's end once, when it begins
 /// to die; nothing tells when the last of its memory is let go. Xen does, by an interrupt (VIRQ_DOM_EXC) that one
 /// program of dom0 can bind, and xenstored has.
-const ZOMBIE_LOOK: Duration = Duration::from_millis(20);
+const ZOMBIE_LOOKS: Looks = Looks::new(Duration::from_millis(5), Duration::from_secs(1));
 
 /// What the marker says of a domain whose end has begun.
 const DESTROYING: &str = "destroying";
@@ -139,19 +139,14 @@ impl VmExecutor<'_> {
                 }
             }
         };
-        loop {
-            let look = deadline.min(Instant::now() + ZOMBIE_LOOK);
-            match self.core.waiting(None, self.slot).until(std::slice::from_ref(&released), look, gone) {
-                Ok(()) => return Ok(()),
-                Err(Ended::Failed(error)) => return Err(error),
-                Err(Ended::TimedOut) if Instant::now() < deadline => {}
-                Err(Ended::TimedOut) => {
-                    return Err(Error::internal(format!(
-                        "domain {domid} of VM {} is destroyed but still held by somebody in dom0 (`xl list` shows it dying)",
-                        self.vm()
-                    )));
-                }
-            }
+        let waiting = self.core.waiting(None, self.slot);
+        match waiting.until_looking(&[released], deadline, ZOMBIE_LOOKS, gone) {
+            Ok(()) => Ok(()),
+            Err(Ended::Failed(error)) => Err(error),
+            Err(Ended::TimedOut) => Err(Error::internal(format!(
+                "domain {domid} of VM {} is destroyed but still held by somebody in dom0 (`xl list` shows it dying)",
+                self.vm()
+            ))),
         }
     }
 

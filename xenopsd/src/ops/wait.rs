@@ -5,10 +5,10 @@
 //!   condition? ──yes──► done
 //!     │  ▲ no
 //!     ▼  │
-//!   one of: a watch fired · task cancelled · deadline
+//!   one of: a watch fired · task cancelled · deadline · time to look, for what no watch tells of
 //! ```
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crossbeam::channel::Select;
 use xenstore::Path;
@@ -38,6 +38,27 @@ pub enum Ended {
     Failed(Error),
 }
 
+/// When to look again at what tells nobody that it has changed. Each pause is as long as all before it together, so that
+/// nothing is seen later than after twice the time it took, and a long wait costs a handful of looks.
+#[derive(Debug, Clone, Copy)]
+pub struct Looks {
+    next: Duration,
+    longest: Duration,
+}
+
+impl Looks {
+    /// The first pause and the longest.
+    pub const fn new(first: Duration, longest: Duration) -> Self {
+        Self { next: first, longest }
+    }
+
+    fn pause(&mut self) -> Duration {
+        let pause = self.next;
+        self.next = pause.saturating_mul(2).min(self.longest);
+        pause
+    }
+}
+
 impl Waiting<'_> {
     /// Evaluates `condition` now and whenever something at or below one of `paths` changes, until it yields a value.
     ///
@@ -47,6 +68,31 @@ impl Waiting<'_> {
         &self,
         paths: &[Path],
         deadline: Instant,
+        condition: impl FnMut() -> Result<Option<T>, Error>,
+    ) -> Result<T, Ended> {
+        self.watch(paths, deadline, None, condition)
+    }
+
+    /// As [`Waiting::until`], for a condition that depends on something no watch tells of besides: it is evaluated as `looks`
+    /// say, too.
+    ///
+    /// # Errors
+    /// [`Ended`].
+    pub fn until_looking<T>(
+        &self,
+        paths: &[Path],
+        deadline: Instant,
+        looks: Looks,
+        condition: impl FnMut() -> Result<Option<T>, Error>,
+    ) -> Result<T, Ended> {
+        self.watch(paths, deadline, Some(looks), condition)
+    }
+
+    fn watch<T>(
+        &self,
+        paths: &[Path],
+        deadline: Instant,
+        mut looks: Option<Looks>,
         mut condition: impl FnMut() -> Result<Option<T>, Error>,
     ) -> Result<T, Ended> {
         // Often it is true already, and then no watch is needed.
@@ -58,15 +104,17 @@ impl Waiting<'_> {
             if let Some(value) = condition().map_err(Ended::Failed)? {
                 return Ok(value);
             }
-            let timed_out = self.slot.without(|| {
+            let look = looks.as_mut().map(|looks| Instant::now() + looks.pause());
+            let wake = look.map_or(deadline, |look| look.min(deadline));
+            let silent = self.slot.without(|| {
                 let mut select = Select::new();
                 select.recv(changes.receiver());
                 if let Some(task) = self.task {
                     select.recv(task.cancel_event());
                 }
-                select.ready_deadline(deadline).is_err()
+                select.ready_deadline(wake).is_err()
             });
-            if timed_out {
+            if silent && wake == deadline {
                 // A change may be on its way to this thread.
                 return condition().map_err(Ended::Failed)?.ok_or(Ended::TimedOut);
             }

@@ -90,6 +90,7 @@ impl Backend {
         }
         match next {
             Move::Stay => {}
+            Move::TakeUp if !shared.drivers.load(Ordering::Relaxed) => {}
             Move::TakeUp => {
                 self.watch_frontend(address, store)?;
                 let batch = probe(address, store, shared)?;

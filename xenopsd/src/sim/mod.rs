@@ -68,7 +68,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -166,6 +166,8 @@ struct Shared {
     network_disks: disk_servers::Devices,
     /// The size of every disk.
     disk_bytes: AtomicU64,
+    /// Whether dom0 has the modules of the backends.
+    drivers: AtomicBool,
     /// The I/O priority that each domain's disks were given.
     priorities: Mutex<HashMap<(DomId, String), IoPriority>>,
     /// Which disks of a storage layer are in use, by the datapath's name, and whether they are active.
@@ -272,6 +274,7 @@ pub fn machine(options: &SimOptions) -> std::io::Result<Machine> {
         loops: Mutex::default(),
         network_disks: disk_servers::Devices::default(),
         disk_bytes: AtomicU64::new(DISK_BYTES),
+        drivers: AtomicBool::new(true),
         priorities: Mutex::default(),
         storage: Mutex::default(),
         signals,
@@ -407,6 +410,11 @@ impl Machine {
     /// Disks in dom0 are larger from now on, or smaller.
     pub fn resize_disks(&self, bytes: u64) {
         self.shared.disk_bytes.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Whether devices that are new from now on are taken up: dom0 has the modules of its backends, or has not.
+    pub fn set_drivers(&self, loaded: bool) {
+        self.shared.drivers.store(loaded, Ordering::Relaxed);
     }
 
     /// Makes a domain's device model say that there is no place for any processor.

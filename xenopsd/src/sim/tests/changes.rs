@@ -320,6 +320,23 @@ fn a_balloon_that_does_not_follow_is_said_and_its_range_stays() {
     rig.until_remains(&vm, &before.0, "a range that was refused");
 }
 
+/// Nobody waits for the balloon of a guest that has stopped.
+#[test]
+fn a_guest_that_stops_while_its_balloon_moves_is_not_waited_for() {
+    let rig = Rig::with_patience(&quick(), Patience { balloon: 2 * LIMIT, ..long() });
+    let vm = rig.add(1, &[("balloon", "refuse")], |vm| vm.on_crash = vec![crate::api::Action::Pause]);
+    rig.start_connected(&vm);
+    let domid = rig.domid(&vm).unwrap();
+    let change = Operation::Change(Wish::Memory(16 * MIB, 32 * MIB));
+    let (done, outcome) = bounded(1);
+    rig.core.submit_then(&vm, "test", change, move |result| done.send(result).unwrap());
+    let target = format!("/local/domain/{domid}/memory/target");
+    rig.until("the guest is asked", || node(&rig, &target).as_deref() == Some("32768"));
+    rig.machine.stop_guest(domid, crate::edge::ShutdownReason::Crash);
+    let refused = outcome.recv_timeout(LIMIT).unwrap().unwrap_err().to_string();
+    assert!(refused.contains("stopped"), "{refused}");
+}
+
 #[test]
 fn xsdata_is_replaced_and_what_the_guest_added_stays() {
     use xenstore::Operations;

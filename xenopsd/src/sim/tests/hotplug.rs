@@ -20,11 +20,16 @@ fn plugged(rig: &Rig, vm: &str, device: &Device) -> bool {
 fn bare(rig: &Rig, script: &[(&str, &str)]) -> (String, Remains) {
     let vm = rig.add(1, script, |_| ());
     rig.start(&vm).unwrap();
-    for device in [disk_device(), Device::Vbd("xvdb".to_owned()), interface_device()] {
-        rig.run(&vm, Operation::Unplug(device, Unplugging::Forced)).unwrap();
-    }
-    let before = rig.remains(&vm);
+    let before = without_devices(rig, &vm);
     (vm, before)
+}
+
+/// Unplugs the devices of a running VM; what is there then.
+pub(super) fn without_devices(rig: &Rig, vm: &str) -> Remains {
+    for device in [disk_device(), Device::Vbd("xvdb".to_owned()), interface_device()] {
+        rig.run(vm, Operation::Unplug(device, Unplugging::Forced)).unwrap();
+    }
+    rig.remains(vm)
 }
 
 #[test]
@@ -167,43 +172,74 @@ fn no_failing_call_of_a_plug_leaves_anything() {
 fn a_daemon_killed_in_a_plug_or_unplug_leaves_no_half_device() {
     for device in [disk_device(), interface_device()] {
         for plugging in [true, false] {
-            let mut rig = Rig::new(&quick());
+            let rig = Rig::new(&quick());
             let (vm, before) = bare(&rig, &[]);
-            let plug = Operation::Plug(device.clone());
-            let unplug = Operation::Unplug(device.clone(), Unplugging::Clean);
-            let (prepare, operation) = if plugging { (None, plug) } else { (Some(plug), unplug) };
-            let run_prepared = |rig: &Rig| {
-                if let Some(prepare) = &prepare {
-                    rig.run(&vm, prepare.clone()).unwrap();
-                }
-            };
-            run_prepared(&rig);
-            rig.machine.faults.record();
-            rig.run(&vm, operation.clone()).unwrap();
-            let calls = rig.machine.faults.recorded();
-            let take_away = Operation::Unplug(device.clone(), Unplugging::Forced);
-            let _ = rig.run(&vm, take_away.clone());
-            for (nth, site) in (0..).zip(&calls) {
-                run_prepared(&rig);
-                rig.machine.faults.arm(Fault::From { nth });
-                let outcome = rig.run(&vm, operation.clone());
-                rig = rig.restart();
-                // Behind the look that the new daemon takes by itself.
-                rig.run(&vm, Operation::Delay(Duration::ZERO)).unwrap();
-                let marks = format!("/libxl/{}/xenopsd-plugging/", rig.domid(&vm).unwrap());
-                let nodes = rig.remains(&vm).nodes;
-                assert!(!nodes.iter().any(|n| n.starts_with(&marks)), "{nth} {site}: {nodes:?}");
-                if plugged(&rig, &vm, &device) {
-                    rig.run(&vm, take_away.clone()).unwrap();
-                }
-                rig.until_remains(
-                    &vm,
-                    &before,
-                    &format!("a kill at {nth} {site} of {operation}: {outcome:?}"),
-                );
-            }
+            killed_at_each_call(rig, &vm, &before, &device, plugging);
         }
     }
+}
+
+/// Kills the daemon at each call of a plug, or an unplug, of a device that a running VM does not have.
+pub(super) fn killed_at_each_call(
+    mut rig: Rig,
+    vm: &str,
+    before: &Remains,
+    device: &Device,
+    plugging: bool,
+) -> Rig {
+    let plug = Operation::Plug(device.clone());
+    let unplug = Operation::Unplug(device.clone(), Unplugging::Clean);
+    let (prepare, operation) = if plugging { (None, plug) } else { (Some(plug), unplug) };
+    let run_prepared = |rig: &Rig| {
+        if let Some(prepare) = &prepare {
+            rig.run(vm, prepare.clone()).unwrap();
+        }
+    };
+    run_prepared(&rig);
+    rig.machine.faults.record();
+    rig.run(vm, operation.clone()).unwrap();
+    let calls = rig.machine.faults.recorded();
+    let take_away = Operation::Unplug(device.clone(), Unplugging::Forced);
+    let _ = rig.run(vm, take_away.clone());
+    for (nth, site) in (0..).zip(&calls) {
+        run_prepared(&rig);
+        rig.machine.faults.arm(Fault::From { nth });
+        let outcome = rig.run(vm, operation.clone());
+        rig = rig.restart();
+        // Behind the look that the new daemon takes by itself.
+        rig.settle(vm);
+        let marks = format!("/libxl/{}/xenopsd-plugging/", rig.domid(vm).unwrap());
+        let nodes = rig.remains(vm).nodes;
+        assert!(!nodes.iter().any(|n| n.starts_with(&marks)), "{nth} {site}: {nodes:?}");
+        if plugged(&rig, vm, device) {
+            rig.run(vm, take_away.clone()).unwrap();
+        }
+        rig.until_remains(vm, before, &format!("a kill at {nth} {site} of {operation}: {outcome:?}"));
+    }
+    rig
+}
+
+/// Nobody in dom0 takes a device up: it is said which modules do, and nobody is asked to let go of it.
+#[test]
+fn a_device_that_dom0_has_no_driver_for_is_said_and_taken_back_at_once() {
+    let rig = Rig::with_patience(&quick(), Patience { hotplug: Duration::from_millis(300), ..long() });
+    let (vm, before) = bare(&rig, &[]);
+    let other = rig.add(2, &[], |_| ());
+    rig.machine.set_drivers(false);
+    for device in [disk_device(), interface_device()] {
+        let refused = rig.run(&vm, Operation::Plug(device.clone())).unwrap_err().to_string();
+        assert!(refused.contains("xen-blkback, xen-netback"), "{refused}");
+        rig.until_remains(&vm, &before, &format!("{device} without a driver"));
+    }
+    let refused = rig.start(&other).unwrap_err().to_string();
+    assert!(refused.contains("no backend driver took it up"), "{refused}");
+    assert_eq!(rig.domid(&other), None);
+    rig.machine.set_drivers(true);
+    for device in [disk_device(), interface_device()] {
+        rig.run(&vm, Operation::Plug(device.clone())).unwrap();
+        rig.run(&vm, Operation::Unplug(device, Unplugging::Clean)).unwrap();
+    }
+    rig.start_connected(&other);
 }
 
 #[test]

@@ -184,6 +184,46 @@ fn a_script_that_fails_or_says_nothing_is_named() {
     assert_eq!(refused, Err(Error::does_not_exist("script", "/no/script")), "{missing}");
 }
 
+/// A script that sets up whatever it is called for: it answers as soon as what it said before is forgotten.
+fn answering(rig: &Rig) -> crate::edge::Following {
+    use xenstore::Operations;
+    let class = xenstore::Path::new("/local/domain/0/backend/vif").unwrap();
+    let (store, directory) = (rig.machine.store.clone(), class.clone());
+    let answer = move || {
+        let mut store = store.client(xenstore::DomId::DOM0);
+        for domid in store.directory(&directory).unwrap().unwrap_or_default() {
+            let device = directory.join(&domid).unwrap().join("0").unwrap();
+            let status = device.join("hotplug-status").unwrap();
+            let answered = store.transaction::<(), xenstore::Error>(|t| {
+                let asked = t.read(&status)?.is_some_and(|said| said.is_empty());
+                if asked { t.write(&status, "connected") } else { Ok(()) }
+            });
+            answered.unwrap();
+        }
+    };
+    rig.machine.events.follow(&class, answer).unwrap()
+}
+
+/// The daemon is killed between any two steps of a plug, or an unplug, with a hotplug script: nothing is left, and the script
+/// that was told of a beginning is told of the end.
+#[test]
+fn a_daemon_killed_around_a_hotplug_script_leaves_nothing_and_tells_it_of_the_end() {
+    for plugging in [true, false] {
+        let rig = Rig::new(&quick());
+        let (vm, log) = scripted(&rig, "");
+        let answers = answering(&rig);
+        rig.start(&vm).unwrap();
+        let before = super::hotplug::without_devices(&rig, &vm);
+        let rig = super::hotplug::killed_at_each_call(rig, &vm, &before, &interface(), plugging);
+        drop(answers);
+        let calls = std::fs::read_to_string(&log).unwrap();
+        drop(rig);
+        let calls: Vec<_> = calls.lines().map(|line| line.split(' ').next().unwrap()).collect();
+        let begun_twice = calls.windows(2).find(|pair| *pair == ["online", "online"]);
+        assert_eq!((begun_twice, calls.last()), (None, Some(&"offline")), "{calls:?}");
+    }
+}
+
 fn lock_record(rig: &Rig, vm: &str) {
     let addresses = crate::api::LockedAddresses { ipv4: vec!["10.0.0.1".to_owned()], ipv6: Vec::new() };
     change_record(rig, vm, |vif| vif.locking_mode = crate::api::LockingMode::Locked(addresses));

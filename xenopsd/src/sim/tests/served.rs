@@ -69,6 +69,22 @@ fn servers_start_before_their_disks_are_used_and_end_after() {
     assert_eq!(rig.core.journal.counts().0, 0);
 }
 
+/// Its server cannot be told, and the tables of an image that something else resized would be written over.
+#[test]
+fn the_size_of_an_image_is_fixed_while_it_is_plugged() {
+    let rig = Rig::new(&quick());
+    let vm = served(&rig);
+    rig.start_connected(&vm);
+    let before = rig.remains(&vm);
+    let sectors = node(&rig, &vm, "sectors");
+    let refused = rig.run(&vm, Operation::RefreshDisk("xvdb".to_owned()));
+    let Err(Error::StorageBackendError { code, params }) = refused else { panic!("{refused:?}") };
+    assert_eq!(code, "DISK_SIZE_FIXED");
+    assert!(params[0].contains("vhd image") && params[0].contains("unplug it"), "{params:?}");
+    assert_eq!((node(&rig, &vm, "sectors"), state(&rig, &vm)), (sectors, (true, true)));
+    assert_eq!(rig.remains(&vm), before);
+}
+
 #[test]
 fn what_is_no_format_is_refused_before_anything_is_taken() {
     let rig = Rig::new(&quick());
