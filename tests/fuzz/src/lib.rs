@@ -7,6 +7,7 @@
 //! A function returns when what must hold does, and panics when it does not. To add a parser, add a function here, its
 //! name to [`TARGETS`], seeds to the smoke run, and a file of two lines to `libfuzzer/`.
 
+mod guest_tree;
 pub mod mutate;
 
 use std::convert::Infallible;
@@ -38,11 +39,13 @@ use xenopsd::xlcfg;
 use xenstore::Request;
 use xenstore::wire::{Decoder, Kind};
 
+pub use guest_tree::guest_tree;
+
 /// What is tried on one input.
 pub type Target = fn(&[u8]);
 
 /// Every function by the name of its fuzz target.
-pub const TARGETS: [(&str, Target); 30] = [
+pub const TARGETS: [(&str, Target); 31] = [
     ("http", http),
     ("json", json),
     ("xml", xml),
@@ -73,6 +76,7 @@ pub const TARGETS: [(&str, Target); 30] = [
     ("ovsdb", ovsdb),
     ("disk_image", disk_image),
     ("nbd", nbd),
+    ("guest_tree", guest_tree),
 ];
 
 /// Most bytes of a target's input: more finds nothing that less does not, and takes longer.

@@ -270,6 +270,34 @@ fn nfs() -> Vec<u8> {
     answer
 }
 
+/// What xenstored answers of a guest's tree, in the order it is asked: lists of names, values, and errors.
+fn guest_trees() -> Vec<Vec<u8>> {
+    let answers = |all: &[(u8, &str)]| -> Vec<u8> {
+        let one = |(kind, text): &(u8, &str)| {
+            let length = u8::try_from(text.len()).expect("a short answer");
+            [&[*kind, length], text.as_bytes()].concat()
+        };
+        all.iter().flat_map(one).collect()
+    };
+    vec![
+        answers(&[
+            (3, "os\0vif\0PVAddons\0"),
+            (3, "os_name\0updated\0"),
+            (3, "1"),
+            (3, "hotfixes\0name\0"),
+            (3, ""),
+            (3, "0\0"),
+            (3, ""),
+            (3, "MajorVersion\0"),
+            (3, "Debian"),
+            (3, "1"),
+            (3, "6"),
+        ]),
+        answers(&[(1, ""), (3, "a\0b\0"), (3, "5\0a\0b\0"), (3, "5\0\0"), (3, "x"), (0, ""), (2, "")]),
+        answers(&[(3, &"n\0".repeat(100)), (0, ""), (3, "../x\0/y\0z z\0\0"), (3, "\u{1b}[2J"), (1, "")]),
+    ]
+}
+
 fn seeds(target: &str) -> Vec<Vec<u8>> {
     let all = match target {
         "http" => [framed(vectors("call", "xml")), consoles()].concat(),
@@ -304,6 +332,7 @@ fn seeds(target: &str) -> Vec<Vec<u8>> {
         "ovsdb" => OVSDB.map(|text| text.as_bytes().to_vec()).to_vec(),
         "disk_image" => disk_images(),
         "nbd" => vec![nbd()],
+        "guest_tree" => guest_trees(),
         "storage_answer" => STORAGE.map(|text| text.as_bytes().to_vec()).to_vec(),
         "qmp" => QMP.map(|text| text.as_bytes().to_vec()).to_vec(),
         other => panic!("{other} has no seeds"),
