@@ -44,6 +44,7 @@ fn domain() -> Domain {
             ("vm-data/../name", "forged"),
         ]),
         bios: None,
+        time_offset: None,
         keep_vm: false,
     }
 }

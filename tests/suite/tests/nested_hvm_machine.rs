@@ -1,7 +1,8 @@
-//! What an HVM guest on real Xen sees of the machine that its record asks for, looked at from inside.
+//! What an HVM guest on real Xen sees of the machine that its record asks for, looked at from inside; and that it is the same
+//! machine after a checkpoint, and after a suspend and a resume.
 
 use suite::{Ask, Dom0, Guest};
-use xenopsd::api::{HvmInfo, VbdMode, VideoCard};
+use xenopsd::api::{Disk, HvmInfo, PowerState, VbdMode, VideoCard, VmCheckpoint, VmResume, VmSuspend};
 
 const DISK: &str = "/root/probe.img";
 
@@ -16,6 +17,13 @@ const DATE: [u32; 6] = [9, 8, 7, 4, 2, 0];
 /// What the guest's clock is ahead of dom0's, in seconds, and how far it may be off besides.
 const AHEAD: i64 = 86_400;
 const TOLERANCE: i64 = 60;
+
+/// Where its state is kept while it is suspended.
+const IMAGE: &str = "/root/image";
+
+/// In memory that firmware leaves alone; and a register of the serial port that its device model keeps and nothing reads.
+const SPOT: u32 = 0x0020_0000;
+const SCRATCH: u32 = 0x3ff;
 
 fn guest(dom0: &Dom0, name: &str, keys: &[(&str, &str)], machine: impl FnOnce(&mut HvmInfo)) -> Guest {
     let disk = format!("/root/{name}.img");
@@ -79,6 +87,39 @@ fn has_acpi(dom0: &Dom0, guest: &Guest) -> bool {
     dom0.probe(guest, &[Ask::Find(BIOS.0, BIOS.1, *b"RSD ")])[0][0] < BIOS.1
 }
 
+/// Fails unless the guest's clock is as far ahead as its record asks for.
+#[track_caller]
+fn has_its_time(dom0: &Dom0, guest: &Guest) {
+    let ours: i64 = dom0.sh("date +%s").trim().parse().expect("seconds");
+    let theirs = clock(dom0, guest);
+    assert!((theirs - ours - AHEAD).abs() < TOLERANCE, "dom0 {ours}, guest {theirs}");
+}
+
+/// It has no drivers: it is stopped where it is, and never learns of it.
+fn goes_on_after_checkpoint_suspend_and_resume(dom0: &Dom0, guest: &Guest) {
+    let (dbg, id, image) = (|| "test".to_owned(), || guest.vm.id.clone(), || Disk::Local(IMAGE.to_owned()));
+    let kept = [Ask::Read(SPOT, 1), Ask::In8(SCRATCH)];
+    let (first, in_memory, in_model) = (dom0.domid(guest), 0xdead_beef, 0x5a);
+    dom0.probe(guest, &[Ask::Write(SPOT, in_memory), Ask::Out8(SCRATCH, in_model)]);
+    let cards_before = cards(dom0, guest);
+    dom0.task(&VmCheckpoint { debug_info: dbg(), id: id(), suspend_vdi: image() }).expect("is saved");
+    assert_eq!(dom0.domid(guest), first);
+    assert_eq!(dom0.probe(guest, &kept), [[in_memory], [in_model]]);
+
+    dom0.task(&VmSuspend { debug_info: dbg(), id: id(), suspend_vdi: image() }).expect("suspends");
+    assert_eq!(dom0.state(guest).power_state, PowerState::Suspended);
+    dom0.task(&VmResume { debug_info: dbg(), id: id(), suspend_vdi: image() }).expect("resumes");
+    dom0.listen_to_serial(guest);
+    dom0.unpause(guest).expect("runs");
+    assert_ne!(dom0.domid(guest), first);
+    assert_eq!(dom0.probe(guest, &kept), [[in_memory], [in_model]]);
+    assert_eq!(cards(dom0, guest), cards_before);
+    has_its_time(dom0, guest);
+    let state = dom0.state(guest);
+    assert_eq!((state.power_state, state.memory_target), (PowerState::Running, 64 << 20));
+    dom0.sh(&format!("rm -f {IMAGE}"));
+}
+
 const NX: u32 = 1 << 20;
 const PAE: u32 = 1 << 6;
 
@@ -86,6 +127,7 @@ const PAE: u32 = 1 << 6;
 fn a_guest_sees_the_machine_that_its_record_asks_for() {
     let dom0 = Dom0::start();
     dom0.make_probe_disk(DISK);
+    let before = dom0.snapshot();
     let rich = guest(&dom0, "rich", &[("viridian", "true"), ("nic_type", "e1000")], |hvm| {
         (hvm.video, hvm.video_mib, hvm.timeoffset) = (VideoCard::StandardVga, 16, AHEAD.to_string());
     });
@@ -106,9 +148,8 @@ fn a_guest_sees_the_machine_that_its_record_asks_for() {
     assert!([0x1111_1234, 0x100e_8086].iter().all(|card| cards_of_rich.contains(card)), "{cards_of_rich:x?}");
     let texts = smbios(&dom0, &rich);
     assert!(texts.contains("Our Firmware") && texts.contains("Our Machine"), "{texts:?}");
-    let ours: i64 = dom0.sh("date +%s").trim().parse().expect("seconds");
-    let theirs = clock(&dom0, &rich);
-    assert!((theirs - ours - AHEAD).abs() < TOLERANCE, "dom0 {ours}, guest {theirs}");
+    has_its_time(&dom0, &rich);
+    goes_on_after_checkpoint_suspend_and_resume(&dom0, &rich);
     dom0.hard_shutdown(&rich).expect("goes down");
 
     let poor = guest(&dom0, "poor", &[("nx", "false"), ("pae", "false"), ("nic_type", "rtl8139")], |hvm| {
@@ -124,4 +165,8 @@ fn a_guest_sees_the_machine_that_its_record_asks_for() {
     let cards_of_poor = cards(&dom0, &poor);
     assert!([0x00b8_1013, 0x8139_10ec].iter().all(|card| cards_of_poor.contains(card)), "{cards_of_poor:x?}");
     dom0.hard_shutdown(&poor).expect("goes down");
+    for guest in [&rich, &poor] {
+        dom0.remove(guest).expect("is forgotten");
+    }
+    before.must_be_left(&dom0);
 }

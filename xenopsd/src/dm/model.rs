@@ -92,7 +92,7 @@ fn told(state: RunState) -> &'static str {
 pub enum Notice {
     /// It has ended without having been told to; with what it said last.
     Ended(String),
-    /// The guest has set its clock: seconds it is off the one it was started with.
+    /// The guest has set its clock: by how many seconds.
     Clock(i64),
     /// Something happened that the hypervisor knows more about.
     Look,
@@ -428,8 +428,9 @@ impl Watch {
         let events = self.shared.qmp().events();
         match events {
             Ok(events) => {
-                if let Some(clock) = events.iter().rev().find_map(clock) {
-                    (self.tell)(Notice::Clock(clock));
+                let change = events.iter().filter_map(clock).fold(0, i64::saturating_add);
+                if change != 0 {
+                    (self.tell)(Notice::Clock(change));
                 }
                 if events.iter().any(|event| matches!(&*event.name, "RESET" | "SHUTDOWN")) {
                     (self.tell)(Notice::Look);

@@ -91,6 +91,8 @@ impl VmExecutor<'_> {
         let uuid = self.uuid()?;
         let devices =
             u32::try_from(self.records.vifs.len() * 8 + self.records.vbds.len() + 9).unwrap_or(u32::MAX);
+        let platform = platform(vm)?;
+        let time_offset = matches!(vm.ty, BuilderInfo::Hvm(_)).then_some(platform.time_offset);
         let hypervisor = self.core.edges.hypervisor()?;
         let creation = creation(vm, wanted.kind, &hypervisor.host()?)?;
         let plain = NewDomain::new(guest_kind(vm), *uuid.as_bytes(), wanted.vcpu_max);
@@ -111,7 +113,7 @@ impl VmExecutor<'_> {
         self.core.runtimes.with(self.vm(), |r| r.domid = Some(domid));
         let target_kib = wanted.target_kib(&hypervisor.host()?)?;
         hypervisor
-            .equip(domid, wanted.kind, &wanted.resources(target_kib, platform(vm)?))
+            .equip(domid, wanted.kind, &wanted.resources(target_kib, platform))
             .map_err(|error| self.fill_error(&wanted, target_kib, error))?;
         drop(hypervisor);
         let vm_data = VmData::new(vm.xsdata.iter().map(|(k, v)| (k, v.as_bytes())));
@@ -131,6 +133,7 @@ impl VmExecutor<'_> {
             platform: pairs(&platform::nodes(vm)?, "platformdata")?,
             bios_strings: pairs(&vm.bios_strings, "bios_strings")?,
             bios: bios(vm),
+            time_offset,
             vendor_device: vm.has_vendor_device,
             vm_data,
             keep_vm: false,

@@ -4,11 +4,10 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::{Arc, Weak};
 
-use xenstore::layout::{self, vm_path};
-use xenstore::{Operations, Path};
+use xenstore::{Operations, layout};
 
-use super::VmExecutor;
 use super::create::image_error;
+use super::{VmExecutor, clock};
 use crate::api::{BuilderInfo, DeviceId, Error, Vm};
 use crate::core::Core;
 use crate::device::{store_domid, vbd, vif};
@@ -294,11 +293,6 @@ impl Core {
 
     fn tell(&self, vm: &Vm) -> Tell {
         let (core, id) = (Weak::clone(&self.me), vm.id.clone());
-        // What the guest's clock is told relative to.
-        let base: i64 = match &vm.ty {
-            BuilderInfo::Hvm(hvm) => hvm.timeoffset.trim().parse().unwrap_or(0),
-            _ => 0,
-        };
         Box::new(move |notice| {
             let Some(core) = core.upgrade() else { return };
             match notice {
@@ -308,22 +302,11 @@ impl Core {
                     core.check_soon(&id, "device model");
                 }
                 Notice::Look => core.check_soon(&id, "device model"),
-                Notice::Clock(offset) => {
-                    let offset = base.saturating_add(offset);
-                    tracing::info!(vm = %id, offset, "the guest has set its clock");
-                    if let Err(error) = core.keep_clock(&id, offset) {
-                        tracing::error!(vm = %id, %error, "the guest's clock is not kept");
-                    }
-                }
+                Notice::Clock(change) => match clock::change(&core, &id, change) {
+                    Ok(offset) => tracing::info!(vm = %id, change, offset, "the guest has set its clock"),
+                    Err(error) => tracing::error!(vm = %id, %error, "the guest's clock is not kept"),
+                },
             }
         })
-    }
-
-    fn keep_clock(&self, vm: &str, offset: i64) -> Result<(), Error> {
-        let Ok(uuid) = uuid::Uuid::try_parse(vm) else { return Ok(()) };
-        let node: Path = vm_path(uuid).join("rtc/timeoffset").map_err(xenstore::Error::from)?;
-        self.edges.store()?.write(&node, offset.to_string())?;
-        self.announce(vm);
-        Ok(())
     }
 }

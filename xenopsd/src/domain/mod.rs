@@ -2,6 +2,7 @@
 
 mod bootloader;
 mod change;
+pub mod clock;
 mod create;
 mod destroy;
 mod device_model;

@@ -6,7 +6,7 @@ use crate::api::{
     BuilderInfo, Console, ConsoleProtocol, Dict, DomainType, Error, Int, PowerState, Vm, VmState,
 };
 use crate::core::Core;
-use crate::domain::{guest_data, terminal};
+use crate::domain::{clock, guest_data, terminal};
 use crate::edge::{DomId, DomainInfo, ScreenAddress, TerminalPorts};
 use crate::state::VmExtra;
 
@@ -59,7 +59,7 @@ pub fn state_with(
         state.memory_limit = limit.saturating_mul(PAGE);
         state.hvm = domain.hvm;
         state.domain_type = domain_type(vm);
-        read_store(core, &vm.id, domain.domid, &mut state)?;
+        read_store(core, vm, domain.domid, &mut state)?;
     }
     state.power_state = if rebooting { PowerState::Running } else { power_state(domain, extra) };
     Ok(state)
@@ -78,7 +78,7 @@ fn halted(vm: &Vm) -> VmState {
             BuilderInfo::Hvm(hvm) => hvm.shadow_multiplier,
             _ => 1.0,
         },
-        rtc_timeoffset: platform(vm, "timeoffset").unwrap_or_default(),
+        rtc_timeoffset: String::new(),
         uncooperative_balloon_driver: false,
         guest_agent: Dict::new(),
         xsdata_state: Dict::new(),
@@ -112,8 +112,11 @@ fn domain_number(domid: DomId) -> Int {
     Int::try_from(domid.get()).unwrap_or_default()
 }
 
-fn read_store(core: &Core, vm: &str, domid: DomId, state: &mut VmState) -> Result<(), Error> {
-    let mut store = core.edges.store()?;
+fn read_store(core: &Core, record: &Vm, domid: DomId, state: &mut VmState) -> Result<(), Error> {
+    let (mut store, vm) = (core.edges.store()?, record.id.as_str());
+    if let Some(offset) = clock::offset(&mut *store, record)? {
+        state.rtc_timeoffset = offset.to_string();
+    }
     let own = guest_data::own(&mut store, domid)?;
     state.memory_target = own.target_kib.saturating_mul(1024);
     state.uncooperative_balloon_driver = own.uncooperative;

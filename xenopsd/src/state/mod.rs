@@ -108,6 +108,18 @@ impl Records {
         Ok(())
     }
 
+    /// Changes the VM `id`.
+    ///
+    /// # Errors
+    /// As [`Self::vm`], and `Internal_error` when the disk refuses; nothing is changed then.
+    pub fn update_vm(&self, id: &str, change: impl FnOnce(&mut Vm)) -> Result<(), Error> {
+        let dir = dir(VMS, id)?;
+        let _lock = self.lock(id);
+        let mut vm = self.vm(id)?;
+        change(&mut vm);
+        self.write(&dir, CONFIG, &vm)
+    }
+
     /// The VM `id`.
     ///
     /// # Errors

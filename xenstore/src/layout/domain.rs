@@ -19,6 +19,14 @@ pub fn vm_path(uuid: Uuid) -> Path {
     Path::known(format!("/vm/{uuid}"))
 }
 
+/// Where an HVM guest's clock is kept, below `/vm/U`.
+const TIME_OFFSET: &str = "rtc/timeoffset";
+
+/// The node that says how far an HVM guest's clock is off UTC, in seconds.
+pub fn time_offset_path(uuid: Uuid) -> Path {
+    vm_path(uuid).at(TIME_OFFSET)
+}
+
 /// `/libxl/D`.
 pub fn libxl_path(domid: DomId) -> Path {
     Path::known(format!("/libxl/{domid}"))
@@ -64,6 +72,8 @@ pub struct Domain {
     pub bios_strings: Pairs,
     /// The firmware that hvmloader starts, `seabios` or `ovmf`; HVM only.
     pub bios: Option<&'static str>,
+    /// Seconds by which its clock is off UTC; HVM only.
+    pub time_offset: Option<i32>,
     /// Whether Windows may find its vendor's drivers by itself.
     pub vendor_device: bool,
     /// What the VM's owner has for the guest.
@@ -290,11 +300,18 @@ impl Layout for Domain {
                 of: |d| (d.kind == DomainKind::Hvm).then(Vec::new),
                 shown: "(empty, HVM only)",
             },
-            about: "the toolstack: where hvmloader has put the generation id, for a resumed guest to get a new one",
+            about: "nobody: before Xen 4.5 hvmloader wrote here where it has put the generation id, which is a parameter of the domain now",
         },
         Node::dir(Side::Vm, "", Rule::Ro, "what belongs to the VM rather than to this domain"),
         Node::value(Side::Vm, "uuid", "U", |d| text(d.uuid), "agents"),
         Node::value(Side::Vm, "name", "text", |d| text(&d.name), "xl rename"),
+        Node::value(
+            Side::Vm,
+            TIME_OFFSET,
+            "seconds (HVM only)",
+            |d| d.time_offset.and_then(|seconds| text(seconds.to_string())),
+            "the toolstack, Windows drivers: what the guest's clock is off UTC, changed when the guest sets it",
+        ),
         Node::many(
             Side::Vm,
             "domains/D",

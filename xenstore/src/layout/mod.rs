@@ -22,7 +22,7 @@ pub use device::{DeviceAddress, DeviceKind, DeviceStatus, devices_of};
 pub use device_model::DeviceModel;
 pub use domain::{
     Built, Domain, DomainKind, Memory, domain_path, libxl_path, remove_domain, rename_domain, set_memory,
-    set_memory_range, set_online_vcpus, vm_path,
+    set_memory_range, set_online_vcpus, time_offset_path, vm_path,
 };
 pub use guest_addresses::{Asked, GuestAddresses};
 pub use table::{Content, Layout, Node, Rule, Side, Writer, document};

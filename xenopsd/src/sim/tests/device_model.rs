@@ -3,7 +3,7 @@
 use super::*;
 use crate::api::{Action, ConsoleProtocol, HvmInfo};
 use crate::core::Wish;
-use crate::domain::VmExecutor;
+use crate::domain::{VmExecutor, observe};
 use crate::edge::ScreenAddress;
 use crate::ops::explain::Trace;
 use crate::ops::plan::{self, Atom, Records as VmRecords, Step};
@@ -220,21 +220,33 @@ fn one_that_ended_while_no_daemon_ran_is_noticed_by_the_next() {
 }
 
 #[test]
-fn the_guests_clock_is_kept() {
+fn the_guests_clock_is_kept_for_clients_and_for_its_next_domain() {
     let rig = Rig::new(&quick());
     let vm = hvm(&rig, "work", Action::Shutdown);
-    start(&rig, &vm).unwrap();
-    let domid = rig.domid(&vm).unwrap();
+    let record = || rig.core.records.vm(&vm).unwrap();
+    let told = || observe::state(&rig.core, &record()).unwrap().rtc_timeoffset;
+    assert_eq!(told(), "");
+    rig.start(&vm).unwrap();
     let node = format!("/vm/{vm}/rtc/timeoffset");
-    for (offset, kept) in [(3600, 3700), (-200, -100)] {
-        let event = format!(r#"{{"event": "RTC_CHANGE", "data": {{"offset": {offset}}}}}"#);
-        rig.machine.device_model_says(domid, &event).unwrap();
-        rig.until("it is kept", || read(&rig, &node) == Some(kept.to_string()));
+    assert_eq!((read(&rig, &node).as_deref(), told().as_str()), (Some("100"), "100"));
+    let says = |event: &str| rig.machine.device_model_says(rig.domid(&vm).unwrap(), event).unwrap();
+    let sets = |seconds: i64| says(&format!(r#"{{"event": "RTC_CHANGE", "data": {{"offset": {seconds}}}}}"#));
+    // By how much it was set, which adds up, however many are read at once.
+    for (seconds, kept) in
+        [(3600, 3700), (-200, 3500), (0, 3500), (i64::MAX, i64::from(i32::MAX)), (-1, 2_147_483_646)]
+    {
+        sets(seconds);
+        rig.until("it is kept", || told() == kept.to_string());
+        assert_eq!(read(&rig, &node), Some(kept.to_string()));
     }
     // Whatever else it says changes nothing.
-    rig.machine.device_model_says(domid, r#"{"event": "RESET"}"#).unwrap();
-    rig.machine.device_model_says(domid, "nonsense").unwrap();
-    run(&rig, &vm, plan::destroy()).unwrap();
+    says(r#"{"event": "RESET"}"#);
+    says("nonsense");
+    rig.run(&vm, Operation::Reboot(None)).unwrap();
+    assert_eq!(told(), "2147483646");
+    rig.run(&vm, Operation::Shutdown(None)).unwrap();
+    let BuilderInfo::Hvm(kept) = record().ty else { panic!("of another kind") };
+    assert_eq!(kept.timeoffset, "2147483646");
 }
 
 #[test]
