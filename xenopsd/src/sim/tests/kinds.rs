@@ -1,7 +1,7 @@
 //! Guests of every kind.
 
 use super::*;
-use crate::api::{DeviceId, GvtG, Pci, PciAddress, PvInfo, Vgpu, VgpuImplementation, Vusb};
+use crate::api::{DeviceId, GvtG, HvmInfo, Pci, PciAddress, PvInfo, Vgpu, VgpuImplementation, Vusb};
 use crate::ops::plan::{Device, Unplugging};
 
 fn as_kind(kind: fn(PvInfo) -> BuilderInfo) -> impl FnOnce(&mut Vm) {
@@ -54,7 +54,10 @@ fn a_host_without_hardware_virtualisation_says_so() {
     let pv = rig.add(1, &[], |_| ());
     rig.start(&pv).unwrap();
     rig.run(&pv, Operation::Shutdown(None)).unwrap();
-    for (number, kind) in [(2, BuilderInfo::Pvh as fn(PvInfo) -> BuilderInfo), (3, BuilderInfo::PvInPvh)] {
+    let as_hvm: fn(PvInfo) -> BuilderInfo = |_| BuilderInfo::Hvm(HvmInfo::default());
+    for (number, kind) in
+        [(2, BuilderInfo::Pvh as fn(PvInfo) -> BuilderInfo), (3, BuilderInfo::PvInPvh), (4, as_hvm)]
+    {
         let vm = rig.add(number, &[], as_kind(kind));
         let before = rig.remains(&vm);
         refused(&rig, &vm, "hardware virtualisation");
@@ -63,19 +66,25 @@ fn a_host_without_hardware_virtualisation_says_so() {
 }
 
 #[test]
-fn a_shim_that_cannot_be_opened_is_named_and_nothing_is_taken() {
-    let rig = Rig::new(&quick());
-    let vm = rig.add(1, &[], as_kind(BuilderInfo::PvInPvh));
-    let before = rig.remains(&vm);
-    rig.machine.faults.arm(Fault::Nth {
-        site: Some("host.open_firmware".to_owned()),
-        nth: 0,
-        when: crate::sim::When::Before,
-    });
-    refused(&rig, &vm, "host.open_firmware");
-    rig.until_remains(&vm, &before, "a refused start");
-    rig.machine.faults.disarm();
-    rig.start(&vm).unwrap();
+fn a_shim_or_firmware_that_cannot_be_opened_is_named_and_nothing_is_taken() {
+    let as_hvm: fn(PvInfo) -> BuilderInfo = |_| BuilderInfo::Hvm(HvmInfo::default());
+    // The shim; hvmloader, and what it starts.
+    for (kind, files) in [(BuilderInfo::PvInPvh as fn(PvInfo) -> BuilderInfo, 1), (as_hvm, 2)] {
+        for nth in 0..files {
+            let rig = Rig::new(&quick());
+            let vm = rig.add(1, &[], as_kind(kind));
+            let before = rig.remains(&vm);
+            let site = Some("host.open_firmware".to_owned());
+            rig.machine.faults.arm(Fault::Nth { site, nth, when: crate::sim::When::Before });
+            rig.machine.faults.record();
+            refused(&rig, &vm, "host.open_firmware");
+            let calls = rig.machine.faults.recorded();
+            assert!(!calls.iter().any(|call| call == "hypervisor.create"), "{calls:?}");
+            rig.until_remains(&vm, &before, "a refused start");
+            rig.machine.faults.disarm();
+            rig.start(&vm).unwrap();
+        }
+    }
 }
 
 /// Neither silently without the device, nor with anything left behind.

@@ -13,6 +13,7 @@ mod hooks;
 mod hostile;
 mod hotplug;
 mod installing;
+mod killed_models;
 mod kinds;
 mod lifecycle;
 mod machine;

@@ -106,9 +106,15 @@ fn failed(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> HostErr
 /// [`HostError::Unusable`] for the first that the administrator does not do without.
 pub(super) fn lacking(settings: &Settings) -> Result<Vec<Feature>, HostError> {
     let lacking: Vec<_> = Feature::ALL.into_iter().filter(|feature| !feature.supported()).collect();
+    accept(&lacking, &settings.unjailed)?;
+    Ok(lacking)
+}
+
+/// Refuses what `unjailed` does not name of what is lacking.
+fn accept(lacking: &[Feature], unjailed: &[Feature]) -> Result<(), HostError> {
     // Where there are no control groups at all there is nothing to be in.
-    match lacking.iter().find(|f| **f != Feature::Cgroup && !settings.unjailed.contains(f)) {
-        None => Ok(lacking),
+    match lacking.iter().find(|f| **f != Feature::Cgroup && !unjailed.contains(f)) {
+        None => Ok(()),
         Some(feature) => Err(refused(format!(
             "this kernel has no {feature} isolation, without which QEMU is not run; \
             `allow-unjailed = {feature}` in the settings file accepts that"
@@ -156,7 +162,7 @@ pub fn start(
     if Feature::Cgroup.supported() {
         let name = group_name(domid);
         note(Resource::ControlGroup(name.clone()))?;
-        jail = into_group(jail, settings, &name, MEMORY)?;
+        jail = into_group(jail, settings, new.vm, &name, MEMORY)?;
     }
     let monitor = monitor_path(settings, domid);
     let listener = listen(settings, &monitor, note)?;
@@ -229,22 +235,23 @@ pub fn group_name(domid: DomId) -> String {
     format!("domain-{domid}")
 }
 
-/// Puts QEMU into a control group of its own, which is noted.
+/// Puts the QEMU of a VM into a control group of its own, which is noted.
 pub(super) fn into_group(
     jail: Jail,
     settings: &Settings,
+    vm: &str,
     name: &str,
     memory: u64,
 ) -> Result<Jail, HostError> {
     match Cgroup::create(name, &CgroupLimits { memory: Some(memory), processes: Some(THREADS) }) {
         Ok((group, lacking)) => {
             if !lacking.is_empty() {
-                tracing::info!("control group {name}: no limits of {}", lacking.join(", "));
+                tracing::warn!(vm, "control group {name}: no limits of {}", lacking.join(", "));
             }
             Ok(jail.cgroup(group))
         }
         Err(error) if settings.unjailed.contains(&Feature::Cgroup) => {
-            tracing::warn!(%error, "QEMU runs without the control group {name}");
+            tracing::warn!(vm, %error, "QEMU runs without the control group {name}");
             Ok(jail)
         }
         Err(error) => Err(refused(format!(

@@ -73,3 +73,27 @@ fn a_socket_that_was_left_is_listened_on_again_and_a_file_is_not_removed() {
     assert!(listen(&settings, &other, &mut full).unwrap_err().to_string().contains("full"));
     assert!(!other.exists());
 }
+
+#[test]
+fn a_protection_that_is_lacking_is_refused_unless_it_is_named() {
+    let others = |feature| Feature::ALL.into_iter().filter(|other| *other != feature).collect::<Vec<_>>();
+    for feature in Feature::ALL {
+        assert!(accept(&[feature], &[feature]).is_ok(), "{feature}");
+        let refused = [&[][..], &others(feature)].map(|unjailed| accept(&[feature], unjailed));
+        // A host without control groups has none to put anything into.
+        let expected = (feature != Feature::Cgroup).then(|| format!("`allow-unjailed = {feature}`"));
+        for refused in refused {
+            match (&expected, refused) {
+                (None, Ok(())) => {}
+                (Some(hint), Err(error)) => assert!(error.to_string().contains(hint), "{error}"),
+                (_, other) => panic!("{feature}: {other:?}"),
+            }
+        }
+        // As the settings file has it.
+        assert_eq!(feature.to_string().parse(), Ok(feature));
+    }
+    accept(&Feature::ALL, &Feature::ALL).unwrap();
+    accept(&[], &[]).unwrap();
+    let two = accept(&[Feature::Mount, Feature::Seccomp], &[Feature::Mount]).unwrap_err().to_string();
+    assert!(two.contains("no seccomp isolation"), "{two}");
+}

@@ -254,7 +254,7 @@ fn spawn(
         jail = jail.without(feature);
     }
     if Feature::Cgroup.supported() {
-        jail = into_group(jail, settings, &server.group, MEMORY)?;
+        jail = into_group(jail, settings, wanted.vm, &server.group, MEMORY)?;
     }
     let copy = || log.try_clone().map(OwnedFd::from).map_err(refused);
     for descriptor in [open_null()?.into(), copy()?, copy()?, OwnedFd::from(monitor)] {
