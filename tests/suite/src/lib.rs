@@ -15,6 +15,7 @@
 
 mod dom0;
 mod guest;
+mod medians;
 mod probe;
 mod process_view;
 mod screen;
@@ -23,6 +24,7 @@ mod wire;
 
 pub use dom0::{Dom0, HTTP, LIMIT};
 pub use guest::Guest;
+pub use medians::Medians;
 pub use probe::Ask;
 pub use process_view::{Descriptor, ProcessView};
 pub use screen::Screen;

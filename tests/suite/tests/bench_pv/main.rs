@@ -2,9 +2,9 @@
 //!
 //! Absolute times mean nothing on an emulated machine; the ratios do, since both sides take turns.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
+use suite::Medians;
 use xen_host::{Options, Template};
 
 /// Rounds of each measurement; the median is what counts.
@@ -33,34 +33,11 @@ fn bench_pv_against_xl() {
     let host = Template::with_daemon(Options::default()).and_then(|t| t.start()).expect("nested host");
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/bench_pv/measure.sh");
     host.put(script.as_ref(), "/root/measure.sh").expect("the script is copied");
-    let mut output = Vec::new();
-    let words = ["bash", "/root/measure.sh", &ROUNDS.to_string()];
-    let status =
-        host.stream(&words, LIMIT, &mut |_, bytes| output.extend_from_slice(bytes)).expect("dom0 answers");
-    let output = String::from_utf8_lossy(&output);
-    assert_eq!(status, 0, "{output}");
-    report(&medians(&output));
+    report(&Medians::of(&host, &["bash", "/root/measure.sh", &ROUNDS.to_string()], LIMIT));
 }
 
-/// `(what, who)` to the median of its figures.
-fn medians(output: &str) -> BTreeMap<(String, String), f64> {
-    let mut figures: BTreeMap<(String, String), Vec<f64>> = BTreeMap::new();
-    for line in output.lines() {
-        let words: Vec<_> = line.split_whitespace().collect();
-        if let ["MEASURE", what, who, figure] = words[..] {
-            let figure = figure.parse().expect("a number");
-            figures.entry((what.to_owned(), who.to_owned())).or_default().push(figure);
-        }
-    }
-    let median = |mut all: Vec<f64>| {
-        all.sort_by(f64::total_cmp);
-        all[all.len() / 2]
-    };
-    figures.into_iter().map(|(key, all)| (key, median(all))).collect()
-}
-
-fn report(medians: &BTreeMap<(String, String), f64>) {
-    let of = |what: &str, who: &str| medians[&(what.to_owned(), who.to_owned())];
+fn report(medians: &Medians) {
+    let of = |what: &str, who: &str| medians.get(what, who);
     println!("\nmedians of {ROUNDS} rounds, milliseconds");
     println!("{:>9} {:>9} {:>7} {:>7}", "xl", "xenops", "ratio", "aim");
     for (what, shown, aim) in AIMS {
