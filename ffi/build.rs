@@ -34,7 +34,7 @@ const FUNCTIONS: &str = "xc_interface_(open|close)|xc_version|xc_physinfo|xc_cpu
     xc_sched_id|xc_sched_credit2?_domain_(set|get)|xc_readconsolering|xc_send_debug_keys|xc_shadow_control|\
     xc_(get|clear)_last_error|\
     xc_dom_(loginit|allocate|release|kernel_mem|module_mem|kernel_max_size|module_max_size|boot_xen_init|\
-    parse_image|mem_init|boot_mem_init|build_image|boot_image|gnttab_init|translated)|\
+    parse_image|mem_init|boot_mem_init|build_image|boot_image|gnttab_init|translated|pfn_to_ptr)|\
     xenevtchn_.*|xenforeignmemory_.*|xengnttab_.*|xendevicemodel_.*|xentoolcore_restrict_all|xtl_log|xs_.*|vsnprintf";
 const TYPES: &str = "xen_domctl_.*|xc_dom_image|xentoollog_.*|hvm_info_table|xen_compile_info.*|\
     xen_extraversion_t|xen_capabilities_info_t|xen_changeset_info_t|xen_commandline_t|xc_error_code|xc_open_flags|xs_permissions";

@@ -13,7 +13,7 @@ use guest_installer::boot::Request;
 use guest_installer::eliloader::Install;
 use guest_installer::worker::{self, Worker};
 use xenopsd::edge::{
-    BootLoader, DomId, FoundKernel, Installing, KernelLimits, KernelSearch, KernelSearchError,
+    BootLoader, DomId, FoundKernel, Installing, KernelLimits, KernelSearch, KernelSearchError, Pages,
 };
 
 /// An ELF file, as far as anybody here looks.
@@ -88,7 +88,10 @@ fn the_daemon_is_its_own_worker() {
     let (_keep, cancelled) = bounded(0);
     let found = search(&image, KernelLimits::default(), &cancelled).unwrap();
     assert_eq!((&*found.title, &*found.args), ("Linux", "root=/dev/xvda ro"));
-    assert!(found.ramdisk.is_none() && found.kernel.read().unwrap().bytes() == kernel(), "it is unpacked");
+    assert!(
+        found.ramdisk.is_none() && found.kernel.read(Pages::Now).unwrap().bytes() == kernel(),
+        "it is unpacked"
+    );
     let small = KernelLimits { kernel: Some(10), ramdisk: None };
     let refused = search(&image, small, &cancelled).unwrap_err();
     assert!(
@@ -113,7 +116,7 @@ fn a_packed_ramdisk_is_the_guest_s_to_unpack() {
         let image = disk_with(directory.path(), grub, &[("initrd", ramdisk)]);
         let (_keep, cancelled) = bounded(0);
         let found = search(&image, KernelLimits::default(), &cancelled).unwrap();
-        assert_eq!(found.ramdisk.unwrap().read().unwrap().bytes(), [ramdisk, added].concat());
+        assert_eq!(found.ramdisk.unwrap().read(Pages::Now).unwrap().bytes(), [ramdisk, added].concat());
     }
 }
 
@@ -194,8 +197,8 @@ fn an_installer_comes_from_a_repository_unpacked() {
     let installing = Installing { install: &install(&url), progress: &progress };
     let found = search_or_install(&blank, KernelLimits::default(), &cancelled, Some(installing)).unwrap();
     assert_eq!(found.args, format!("method={url}/"));
-    assert!(found.kernel.read().unwrap().bytes() == kernel(), "it is unpacked");
-    assert_eq!(found.ramdisk.unwrap().read().unwrap().bytes(), b"the installer's");
+    assert!(found.kernel.read(Pages::Now).unwrap().bytes() == kernel(), "it is unpacked");
+    assert_eq!(found.ramdisk.unwrap().read(Pages::Now).unwrap().bytes(), b"the installer's");
     assert!(found.changes.is_some());
     let reported = reported.into_inner().unwrap();
     assert!(reported.is_sorted() && reported.last() == Some(&1.0), "{reported:?}");

@@ -1,15 +1,19 @@
 //! An owned `xc_dom_image`: each step of the sequence as a method, released once on every path.
 
 use std::ffi::{CStr, c_int};
+use std::fs::File;
 use std::marker::PhantomData;
+use std::os::fd::AsRawFd as _;
 use std::ptr::{self, NonNull};
 use std::time::Instant;
 
+use super::direct::{Segment, View};
 use super::pvh::{RamLayout, Range, memory_map};
 use super::{BuildError, Built, MAX_RAMDISK, MAX_UNPACKED_KERNEL};
 use crate::domid::DomId;
 use crate::error::{Error, clear_errno, last_errno};
 use crate::evtchn::Port;
+use crate::shared::PAGE_SIZE;
 use crate::sys;
 use crate::xenctrl::{GuestKind, Xenctrl};
 
@@ -281,6 +285,31 @@ impl<'a> DomImage<'a> {
         })
     }
 
+    /// Reads a kernel into the place that was laid out for it by its view.
+    pub(super) fn read_kernel(&mut self, view: &View<'_>) -> Result<(), Error> {
+        let begin = Instant::now();
+        let place = self.kernel_place()?;
+        for segment in view.segments() {
+            place.fill(segment, view.file().as_ref(), self.domid)?;
+        }
+        tracing::debug!(took_us = begin.elapsed().as_micros(), "the kernel was read into the guest");
+        Ok(())
+    }
+
+    /// Where the kernel's memory is mapped; it stays so until the image is released.
+    fn kernel_place(&mut self) -> Result<Place, Error> {
+        let (domid, dom) = (self.domid, self.raw.as_ptr());
+        let fields = self.fields();
+        let (first, pages) = (fields.kernel_seg.pfn, fields.kernel_seg.pages);
+        // SAFETY: the image is loaded; the range is the one its loader has mapped, and that mapping is returned.
+        let address = unsafe { sys::xc_dom_pfn_to_ptr(dom, first, pages) };
+        let address = NonNull::new(address.cast()).filter(|_| pages > 0);
+        let address = address.ok_or_else(|| Error::plain("xc_dom_pfn_to_ptr", domid, last_errno()))?;
+        let size = usize::try_from(pages).ok().and_then(|pages| pages.checked_mul(PAGE_SIZE));
+        let size = size.ok_or_else(|| Error::invalid("xc_dom_pfn_to_ptr", "the kernel is too large"))?;
+        Ok(Place { address, size })
+    }
+
     pub(super) fn boot(&mut self) -> Result<(), StepError> {
         self.step("xc_dom_boot_image", |dom| {
             // SAFETY: the image is loaded.
@@ -314,6 +343,43 @@ impl<'a> DomImage<'a> {
             (Some(store_mfn), Some(console_mfn)) => Ok(Built { store_mfn, console_mfn }),
             _ => Err(Error::invalid("xc_dom_boot_image", "the rings are outside the domain's memory").into()),
         }
+    }
+}
+
+/// Memory of a guest that does not run, mapped for writing.
+struct Place {
+    address: NonNull<u8>,
+    size: usize,
+}
+
+impl Place {
+    /// Reads a segment, and zeroes what the file has not of it.
+    fn fill(&self, segment: &Segment, file: &File, domid: Option<DomId>) -> Result<(), Error> {
+        let (place, mut from) = (&segment.place, segment.file.clone());
+        if place.end > self.size || from.end - from.start > place.len() as u64 {
+            return Err(Error::invalid("xc_dom_build_image", "the kernel does not fit into its place"));
+        }
+        let mut at = place.start;
+        while !from.is_empty() {
+            let offset = i64::try_from(from.start).map_err(|e| Error::invalid("pread", e.to_string()))?;
+            let count = usize::try_from(from.end - from.start).unwrap_or(usize::MAX);
+            // SAFETY: `count` is at most what the segment's place, which ends inside the mapping, has left from `at` on.
+            let read = unsafe {
+                let to = self.address.add(at);
+                libc::pread(file.as_raw_fd(), to.as_ptr().cast(), count, offset)
+            };
+            match usize::try_from(read) {
+                Ok(0) => return Err(Error::invalid("pread", "the kernel's file has become shorter")),
+                Ok(read) => (at, from.start) = (at + read, from.start + read as u64),
+                Err(_) if last_errno() == libc::EINTR => {}
+                Err(_) => return Err(Error::plain("pread", domid, last_errno())),
+            }
+        }
+        if !segment.zeroed {
+            // SAFETY: from `at` to the end of the segment's place, which is inside the mapping.
+            unsafe { self.address.add(at).write_bytes(0, place.end - at) };
+        }
+        Ok(())
     }
 }
 

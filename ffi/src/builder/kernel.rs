@@ -90,16 +90,16 @@ pub fn probe_kernel(file: &[u8]) -> KernelKind {
 }
 
 /// A little-endian ELF file of either width.
-struct Elf<'a> {
+pub(super) struct Elf<'a> {
     file: &'a [u8],
     is_64bit: bool,
 }
 
 /// A table of headers in the file.
-struct Table {
-    at: u64,
-    entry_size: u64,
-    entries: u64,
+pub(super) struct Table {
+    pub(super) at: u64,
+    pub(super) entry_size: u64,
+    pub(super) entries: u64,
 }
 
 /// The fields of a segment's or section's header that matter here.
@@ -110,7 +110,7 @@ struct Header {
 }
 
 impl<'a> Elf<'a> {
-    fn new(file: &'a [u8]) -> Option<Self> {
+    pub(super) fn new(file: &'a [u8]) -> Option<Self> {
         let is_64bit = match file.get(4)? {
             1 => false,
             2 => true,
@@ -118,6 +118,10 @@ impl<'a> Elf<'a> {
         };
         // x86 is little-endian (EI_DATA 1).
         (*file.get(5)? == 1).then_some(Self { file, is_64bit })
+    }
+
+    pub(super) const fn is_64bit(&self) -> bool {
+        self.is_64bit
     }
 
     fn kernel(&self) -> ElfKernel {
@@ -154,7 +158,7 @@ impl<'a> Elf<'a> {
             .collect()
     }
 
-    fn segments(&self) -> Option<Table> {
+    pub(super) fn segments(&self) -> Option<Table> {
         let (at, size, count) = if self.is_64bit {
             (self.u64(0x20)?, self.u16(0x36)?, self.u16(0x38)?)
         } else {
@@ -207,11 +211,11 @@ impl<'a> Elf<'a> {
         self.array(at).map(u16::from_le_bytes)
     }
 
-    fn u32(&self, at: u64) -> Option<u32> {
+    pub(super) fn u32(&self, at: u64) -> Option<u32> {
         self.array(at).map(u32::from_le_bytes)
     }
 
-    fn u64(&self, at: u64) -> Option<u64> {
+    pub(super) fn u64(&self, at: u64) -> Option<u64> {
         self.array(at).map(u64::from_le_bytes)
     }
 }

@@ -5,9 +5,11 @@
 //!            -> load image -> page tables, start info, vCPU 0 -> grants for console and store -> release
 //! ```
 //!
-//! The images are slices the caller opened and read, so nothing is opened by path after it was checked. The parser
-//! behind this is C code reading what may be a guest's own kernel: run it in a process of its own when it is.
+//! The images are slices the caller opened and read, or a file it has mapped, so nothing is opened by path after it was
+//! checked. The parser behind this is C code reading what may be a guest's own kernel: run it in a process of its own when
+//! it is.
 
+mod direct;
 mod hvm;
 mod image;
 mod kernel;
@@ -22,8 +24,10 @@ pub use pvh::{ACPI_TABLES_ADDRESS, MAX_ACPI_PAGES, PvhAcpi, RSDP_SIZE};
 use crate::domid::DomId;
 use crate::error::Error;
 use crate::evtchn::Port;
+use crate::linux::mapped::MappedFile;
 use crate::sys;
 use crate::xenctrl::{GuestKind, Xenctrl};
+use direct::View;
 use image::{DomImage, StepError};
 use pvh::RamLayout;
 
@@ -38,11 +42,36 @@ pub const MAX_RAMDISK: usize = 1 << 30;
 /// Memory sizes from here on overflow a 32-bit page count inside libxenguest.
 const MEMORY_MIB_LIMIT: u64 = 1 << 24;
 
+/// A kernel's bytes.
+#[derive(Debug, Clone, Copy)]
+pub enum Kernel<'a> {
+    /// In memory.
+    Bytes(&'a [u8]),
+    /// A file's: a large ELF kernel is read from it into the guest without a detour.
+    File(&'a MappedFile),
+}
+
+impl<'a> Kernel<'a> {
+    fn bytes(self) -> &'a [u8] {
+        match self {
+            Self::Bytes(bytes) => bytes,
+            Self::File(file) => file,
+        }
+    }
+
+    fn view(self) -> Option<View<'a>> {
+        match self {
+            Self::Bytes(_) => None,
+            Self::File(file) => View::of(file),
+        }
+    }
+}
+
 /// What a PV domain is built from.
 #[derive(Debug, Clone, Copy)]
 pub struct PvImage<'a> {
     /// The kernel: ELF or bzImage, possibly compressed.
-    pub kernel: &'a [u8],
+    pub kernel: Kernel<'a>,
     /// The initial ramdisk.
     pub ramdisk: Option<&'a [u8]>,
     /// The kernel's command line, at most [`MAX_COMMAND_LINE`] bytes.
@@ -78,7 +107,7 @@ pub struct Module<'a> {
 #[derive(Debug, Clone, Copy)]
 pub struct PvhImage<'a> {
     /// The kernel: ELF or bzImage with a PVH entry point, possibly compressed.
-    pub kernel: &'a [u8],
+    pub kernel: Kernel<'a>,
     /// For Linux the initial ramdisk; for Xen's PV shim the PV kernel and its ramdisk. At most two.
     pub modules: &'a [Module<'a>],
     /// The kernel's command line, at most [`MAX_COMMAND_LINE`] bytes.
@@ -251,23 +280,27 @@ fn build(
     let kind = if acpi.is_some() { GuestKind::Pvh } else { GuestKind::Pv };
     let command_line = check_command_line(wanted.cmdline)?;
     let features = wanted.features.map(check_features).transpose()?;
-    check_file("kernel", wanted.kernel, MAX_KERNEL)?;
+    let kernel = wanted.kernel.bytes();
+    check_file("kernel", kernel, MAX_KERNEL)?;
     for module in modules {
         check_file("ramdisk", module.bytes, MAX_RAMDISK)?;
     }
     let memory_mib = check_memory(wanted.memory_mib)?;
     xc.require_xen()?;
 
+    // Before the image, which has a pointer to it as long as it lives.
+    let view = wanted.kernel.view();
     let mut image = DomImage::allocate(xc, Some(domid), kind, &command_line, features.as_deref())?;
     image.set_rings((wanted.console_evtchn, wanted.console_domid), (wanted.store_evtchn, wanted.store_domid));
     image.set_vcpus(wanted.max_vcpus);
-    image.set_kernel(wanted.kernel).map_err(|e| not_a_kernel(wanted.kernel, &e))?;
+    let shown = view.as_ref().map_or(kernel, View::bytes);
+    image.set_kernel(shown).map_err(|e| not_a_kernel(kernel, &e))?;
     for module in modules {
         let cmdline = module.cmdline.map(check_command_line).transpose()?;
         image.add_module(module.bytes, cmdline.as_deref())?;
     }
     image.ask_capabilities(domid)?;
-    let kernel = parse(&mut image, wanted.kernel, kind)?;
+    let found = parse(&mut image, kernel, kind)?;
     if acpi.is_some() {
         image.set_layout(RamLayout::new(memory_mib), 0, false);
     }
@@ -275,9 +308,12 @@ fn build(
     image.target_all();
     take_memory(&mut image, domid, wanted.memory_mib, wanted.claim)?;
     if let Some(acpi) = acpi {
-        image.describe(domid, &acpi.placed(kernel))?;
+        image.describe(domid, &acpi.placed(found))?;
     }
     image.load().map_err(|failure| build_error(wanted.memory_mib, failure))?;
+    if let Some(view) = &view {
+        image.read_kernel(view)?;
+    }
     image.boot()?;
     image.seed_grants()?;
     image.rings()

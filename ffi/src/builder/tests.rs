@@ -54,7 +54,7 @@ const PVH_LINUX: &[(u32, &[u8])] = &[(6, b"linux\0"), (5, b"xen-3.0\0"), (18, &0
 
 fn image(kernel: &[u8]) -> PvImage<'_> {
     PvImage {
-        kernel,
+        kernel: Kernel::Bytes(kernel),
         ramdisk: None,
         cmdline: "console=hvc0",
         features: None,
@@ -143,7 +143,7 @@ fn too_many_acpi_tables_are_refused() {
     let kernel = elf_with_notes(PVH_LINUX);
     let pv = image(&kernel);
     let wanted = PvhImage {
-        kernel: &kernel,
+        kernel: Kernel::Bytes(&kernel),
         modules: &[],
         cmdline: "",
         acpi: PvhAcpi { rsdp: &[0; RSDP_SIZE], tables: &tables },

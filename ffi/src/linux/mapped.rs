@@ -12,10 +12,20 @@
 
 use std::fs::File;
 use std::io;
-use std::ops::Deref;
+use std::marker::PhantomData;
+use std::ops::{Deref, DerefMut};
 use std::os::fd::AsRawFd;
 
-use memmap2::{Mmap, MmapOptions};
+use memmap2::{Mmap, MmapMut, MmapOptions};
+
+/// When the pages of a mapping get their entries in the page tables.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pages {
+    /// All at once, for who reads all of them: cheaper than a fault for every few.
+    Now,
+    /// As they are touched, for who reads few of them.
+    WhenTouched,
+}
 
 /// A whole file, read-only.
 #[derive(Debug)]
@@ -25,16 +35,20 @@ pub struct MappedFile {
 }
 
 impl MappedFile {
-    /// Maps `file`, all of it at once. SIGIO must be blocked or ignored in this process: it is the notice that somebody
+    /// Maps `file`. SIGIO must be blocked or ignored in this process: it is the notice that somebody
     /// waits for the lease, and its default action ends the process.
     ///
     /// # Errors
     /// `EAGAIN` when the file is open for writing, `EINVAL` when its file system has no leases, or what mmap says.
-    pub fn new(file: File) -> io::Result<Self> {
+    pub fn new(file: File, pages: Pages) -> io::Result<Self> {
         lease(&file, libc::F_RDLCK)?;
+        let mut options = MmapOptions::new();
+        if pages == Pages::Now {
+            options.populate();
+        }
         // SAFETY: the lease keeps others from truncating the file or writing to it while it is mapped; the mapping is
         // private and read-only, and ends before the lease does, as `map` is dropped by this type's `drop` first.
-        let mapped = unsafe { MmapOptions::new().populate().map(&file) };
+        let mapped = unsafe { options.map(&file) };
         match mapped {
             Ok(map) => Ok(Self { map, file }),
             Err(error) => {
@@ -76,6 +90,39 @@ impl MappedFile {
     }
 }
 
+impl MappedFile {
+    /// A second mapping of the same file, whose bytes can be changed: nobody else sees the changes.
+    ///
+    /// # Errors
+    /// What mmap says.
+    pub fn private_copy(&self) -> io::Result<PrivateCopy<'_>> {
+        // SAFETY: the lease or the seals of `self`, which is borrowed for as long, keep the file as it is; the mapping is
+        // private, so that what is written to it does not reach the file.
+        let map = unsafe { MmapOptions::new().map_copy(&self.file)? };
+        Ok(PrivateCopy { map, of: PhantomData })
+    }
+}
+
+/// A file's bytes with changes of one's own. Only pages that are changed take memory.
+#[derive(Debug)]
+pub struct PrivateCopy<'a> {
+    map: MmapMut,
+    of: PhantomData<&'a MappedFile>,
+}
+
+impl Deref for PrivateCopy<'_> {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        &self.map
+    }
+}
+
+impl DerefMut for PrivateCopy<'_> {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        &mut self.map
+    }
+}
+
 impl Deref for MappedFile {
     type Target = [u8];
     fn deref(&self) -> &[u8] {
@@ -109,7 +156,18 @@ mod tests {
     #[test]
     fn the_file_is_seen() {
         let (path, file) = file(b"kernel");
-        assert_eq!(&*MappedFile::new(file).unwrap(), b"kernel");
+        assert_eq!(&*MappedFile::new(file, Pages::Now).unwrap(), b"kernel");
+        std::fs::remove_file(path).unwrap();
+    }
+
+    #[test]
+    fn changes_of_a_private_copy_stay_in_it() {
+        let (path, file) = file(b"kernel");
+        let mapped = MappedFile::new(file, Pages::WhenTouched).unwrap();
+        let mut copy = mapped.private_copy().unwrap();
+        copy[0] = b'K';
+        assert_eq!((&*copy, &*mapped), (&b"Kernel"[..], &b"kernel"[..]));
+        assert_eq!(std::fs::read(&path).unwrap(), b"kernel");
         std::fs::remove_file(path).unwrap();
     }
 
@@ -117,7 +175,7 @@ mod tests {
     fn a_file_open_for_writing_is_refused() {
         let (path, file) = file(b"being written");
         let _writer = File::options().write(true).open(&path).unwrap();
-        assert_eq!(MappedFile::new(file).unwrap_err().raw_os_error(), Some(libc::EAGAIN));
+        assert_eq!(MappedFile::new(file, Pages::Now).unwrap_err().raw_os_error(), Some(libc::EAGAIN));
         std::fs::remove_file(path).unwrap();
     }
 
@@ -146,7 +204,7 @@ mod tests {
         use std::os::unix::fs::OpenOptionsExt;
         crate::sig::ignore_sigio().unwrap();
         let (path, file) = file(b"leased");
-        let mapped = MappedFile::new(file).unwrap();
+        let mapped = MappedFile::new(file, Pages::Now).unwrap();
         let writer = || File::options().write(true).custom_flags(libc::O_NONBLOCK).open(&path);
         assert_eq!(writer().unwrap_err().raw_os_error(), Some(libc::EWOULDBLOCK));
         drop(mapped);

@@ -18,7 +18,7 @@ use crate::api::{Boot, BuilderInfo, Dict, DirectBoot, Error, FirmwareType, PvInf
 use crate::device::{store_domid, vbd, vif};
 use crate::edge::{
     Built, DomId, DomainImage, Firmware, GrantFrames, GuestKind, HvmImage, HypervisorError, Image,
-    ImageError, ImageFile, KernelImage, MAX_KERNEL, MAX_RAMDISK, NewDomain, ShimImage,
+    ImageError, ImageFile, KernelImage, MAX_KERNEL, MAX_RAMDISK, NewDomain, Pages, ShimImage,
 };
 use crate::state::journal::Resource;
 
@@ -157,13 +157,16 @@ impl VmExecutor<'_> {
             (Some(files), _) => Some(files),
             (None, _) => Some(BootFiles::open(vm)?),
         };
-        let read = |file: ImageFile| file.read().map_err(|e| image_error(vm, &e));
-        let firmware = firmware(vm).iter().map(|wanted| read(self.core.edges.host().open_firmware(*wanted)?));
+        let read = |file: ImageFile, pages| file.read(pages).map_err(|e| image_error(vm, &e));
+        let open = |wanted: &Firmware| read(self.core.edges.host().open_firmware(*wanted)?, Pages::Now);
+        let firmware = firmware(vm).iter().map(open);
         let firmware = firmware.collect::<Result<Vec<_>, _>>()?;
         let (kernel, ramdisk, cmdline) = match files {
             None => (None, None, String::new()),
             Some(BootFiles { kernel, ramdisk, cmdline }) => {
-                (Some(read(kernel)?), ramdisk.map(read).transpose()?, cmdline)
+                let ramdisk = ramdisk.map(|file| read(file, Pages::Now)).transpose()?;
+                // Read into the guest from its file, all but its headers.
+                (Some(read(kernel, Pages::WhenTouched)?), ramdisk, cmdline)
             }
         };
         let domid = self.domid()?;

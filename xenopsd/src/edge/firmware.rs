@@ -143,6 +143,7 @@ fn open_first(firmware: Firmware, places: &[PathBuf]) -> Result<ImageFile, HostE
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::edge::Pages;
 
     #[test]
     fn a_chosen_path_is_the_only_one() {
@@ -156,7 +157,7 @@ mod tests {
         std::fs::write(&path, "").unwrap();
         assert!(matches!(paths.open(Firmware::PvShim), Err(HostError::Unusable { .. })));
         std::fs::write(&path, b"\x7fELF").unwrap();
-        assert_eq!(paths.open(Firmware::PvShim).unwrap().read().unwrap().bytes(), b"\x7fELF");
+        assert_eq!(paths.open(Firmware::PvShim).unwrap().read(Pages::Now).unwrap().bytes(), b"\x7fELF");
     }
 
     #[test]

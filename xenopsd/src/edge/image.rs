@@ -1,7 +1,8 @@
 //! Kernels and ramdisks as memory: mapped under a lease that keeps others from changing the file meanwhile, or, where
 //! the file system has no leases or somebody is writing to it, copied. Either way the memory goes back when the build
 //! ends. Builds that go on at once from one file share its mapping: to map it is a good part of a small guest's start, as
-//! a dom0 that is a PV guest itself asks the hypervisor for every page.
+//! a dom0 that is a PV guest itself asks the hypervisor for every page. That is why kernels are hardly touched through
+//! it: see `ffi::builder`.
 
 use std::fs::File;
 use std::io::Read;
@@ -11,6 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use ffi::builder;
 use ffi::linux::mapped::MappedFile;
+pub use ffi::linux::mapped::Pages;
 use memmap2::MmapMut;
 
 /// Largest kernel file. Debian's unpacked debug-free kernel is 62 MB; nothing sensible is above this.
@@ -121,6 +123,14 @@ impl Image {
             Self::Copied(copy) => copy,
         }
     }
+
+    /// The same as what a domain starts with.
+    pub fn as_kernel(&self) -> builder::Kernel<'_> {
+        match self {
+            Self::Mapped(map) => builder::Kernel::File(map),
+            Self::Copied(copy) => builder::Kernel::Bytes(copy),
+        }
+    }
 }
 
 impl ImageFile {
@@ -147,12 +157,12 @@ impl ImageFile {
         ImageError::Unusable { what: self.what, path: self.path.clone(), why }
     }
 
-    /// Its bytes.
+    /// Its bytes, of which few or all are going to be looked at.
     ///
     /// # Errors
     /// [`ImageError::Unusable`] when it cannot be read, or its size has changed.
-    pub fn read(self) -> Result<Image, ImageError> {
-        match self.map() {
+    pub fn read(self, pages: Pages) -> Result<Image, ImageError> {
+        match self.map(pages) {
             Ok(map) if map.len() == self.length => Ok(Image::Mapped(map)),
             Ok(_) => Err(self.changed()),
             Err(error) => {
@@ -163,7 +173,7 @@ impl ImageFile {
     }
 
     /// One mapping at a time: who comes while a file is being mapped waits for it and shares it.
-    fn map(&self) -> std::io::Result<Arc<MappedFile>> {
+    fn map(&self, pages: Pages) -> std::io::Result<Arc<MappedFile>> {
         let Some(id) = self.id else { return Ok(Arc::new(MappedFile::sealed(self.file.try_clone()?)?)) };
         let mut mapped = MAPPED.lock().unwrap_or_else(PoisonError::into_inner);
         mapped.retain(|(_, map)| map.strong_count() > 0);
@@ -172,7 +182,7 @@ impl ImageFile {
         if let Some(map) = known.filter(|map| map.is_leased()) {
             return Ok(map);
         }
-        let map = Arc::new(MappedFile::new(self.file.try_clone()?)?);
+        let map = Arc::new(MappedFile::new(self.file.try_clone()?, pages)?);
         mapped.push((id, Arc::downgrade(&map)));
         Ok(map)
     }
@@ -226,7 +236,7 @@ mod tests {
         let open = || Image::open("kernel", &file, 10).unwrap();
         let (mapped, copied) = (open(), open());
         std::fs::write(&file, "ker").unwrap();
-        assert!(mapped.read().is_err());
+        assert!(mapped.read(Pages::Now).is_err());
         assert!(copied.copy().is_err());
     }
 
@@ -240,7 +250,7 @@ mod tests {
         let mut file = memory();
         std::io::Write::write_all(&mut file, b"kernel").unwrap();
         fcntl(&file, FcntlArg::F_ADD_SEALS(SealFlag::F_SEAL_WRITE | SealFlag::F_SEAL_SHRINK)).unwrap();
-        let image = Image::sealed("kernel", "k".into(), file).unwrap().read().unwrap();
+        let image = Image::sealed("kernel", "k".into(), file).unwrap().read(Pages::Now).unwrap();
         assert!(matches!(&image, Image::Mapped(_)) && image.bytes() == b"kernel", "{image:?}");
     }
 
@@ -250,7 +260,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("k");
         std::fs::write(&file, "kernel").unwrap();
-        let read = || Image::open("kernel", &file, 10).unwrap().read().unwrap();
+        let read = || Image::open("kernel", &file, 10).unwrap().read(Pages::Now).unwrap();
         let mapping = |image: &Image| match image {
             Image::Mapped(map) => Arc::as_ptr(map),
             Image::Copied(_) => panic!("copied"),
@@ -272,7 +282,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("k");
         std::fs::write(&file, "kernel").unwrap();
-        let open = || Image::open("kernel", &file, 10).unwrap().read().unwrap();
+        let open = || Image::open("kernel", &file, 10).unwrap().read(Pages::Now).unwrap();
         assert!(matches!(open(), Image::Mapped(_)));
         let _writer = File::options().append(true).open(&file).unwrap();
         let copied = open();

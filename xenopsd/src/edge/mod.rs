@@ -51,7 +51,7 @@ pub use host::{
     ScriptError, ScriptRun, TerminalPorts, TerminalSockets, TerminalWanted,
 };
 pub use hypervisor::{Hypervisor, HypervisorError};
-pub use image::{Image, ImageError, ImageFile, MAX_KERNEL, MAX_RAMDISK};
+pub use image::{Image, ImageError, ImageFile, MAX_KERNEL, MAX_RAMDISK, Pages};
 pub use kernel_search::{FoundKernel, Installing, KernelLimits, KernelSearch, KernelSearchError};
 pub use linux::blockdev::{Access, FileId};
 pub use linux::boot::BootLoader;

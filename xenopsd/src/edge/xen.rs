@@ -124,7 +124,7 @@ impl XenHypervisor {
         ports: RingPorts,
     ) -> Result<builder::Built, BuildError> {
         let image = PvImage {
-            kernel: image.kernel.bytes(),
+            kernel: image.kernel.as_kernel(),
             ramdisk: image.ramdisk.map(Image::bytes),
             cmdline: image.cmdline,
             features: None,
@@ -157,7 +157,7 @@ impl XenHypervisor {
         let kernel = shim.map(|_| Module { bytes: image.kernel.bytes(), cmdline: Some(image.cmdline) });
         let modules: Vec<_> = kernel.into_iter().chain(ramdisk).collect();
         let image = PvhImage {
-            kernel: shim.map_or(image.kernel, |shim| shim.shim).bytes(),
+            kernel: shim.map_or(image.kernel, |shim| shim.shim).as_kernel(),
             modules: &modules,
             cmdline: shim.map_or(image.cmdline, |shim| shim.cmdline),
             acpi: PvhAcpi { rsdp: &tables.rsdp, tables: &tables.bytes },
