@@ -89,7 +89,7 @@ pub enum Command {
 
     /// Connect to the text console of a running VM; Ctrl-] disconnects
     ///
-    /// A guest with a terminal server (`vnc = 1` in its configuration) is shown first what it printed before.
+    /// What it printed before is shown first, unless it has no terminal server (`vnc = 0` in its configuration).
     Console {
         /// uuid, beginning of a uuid, or name
         vm: String,

@@ -202,8 +202,8 @@ pub enum ConsoleError {
     },
     /// Nobody keeps what it prints.
     #[error(
-        "nothing is kept of what VM {vm} prints: it has no terminal server, which `vnc = 1` in the configuration of a pv or \
-         pvh guest gives it; xenconsoled may have a log in /var/log/xen/console"
+        "nothing is kept of what VM {vm} prints: it has no terminal server, because of `vnc = 0` in the configuration of a \
+         pv or pvh guest; xenconsoled may have a log in /var/log/xen/console"
     )]
     NoLog {
         /// The VM's name.
@@ -242,7 +242,7 @@ pub enum ScreenError {
     },
     /// It is a text guest, and was defined so.
     #[error(
-        "VM {vm} has no VNC screen: it is a text guest, read with `xenops console {vm}`; with `vnc = 1` in its \
+        "VM {vm} has no VNC screen: it is a text guest, read with `xenops console {vm}`; without `vnc = 0` in its \
          configuration it has one from its next start on"
     )]
     TextOnly {

@@ -66,13 +66,13 @@ fn a_vm_without_a_screen_is_told_why() {
     running(&host, 65_536, "");
     failed("screenshot web x.png", "cannot be at port 65536");
     host.change(|_, state| state.consoles.clear());
-    all("it is a text guest");
+    all("its terminal server is not running");
     host.change(|vm, _| {
         if let BuilderInfo::Pvh(info) = &mut vm.ty {
-            info.vncterm = true;
+            info.vncterm = false;
         }
     });
-    all("its terminal server is not running");
+    all("it is a text guest");
     host.change(|vm, _| vm.ty = BuilderInfo::Hvm(HvmInfo::default()));
     all("its device model is not running");
     assert_eq!(host.xenops("vnc mail").0, 4);

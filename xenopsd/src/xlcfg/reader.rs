@@ -297,7 +297,7 @@ impl Reader {
         }
     }
 
-    /// Whether a text guest has a VNC screen.
+    /// Whether a text guest has a terminal server, with its VNC screen: unless it is to have none.
     fn text_screen(&mut self, kind: Kind) -> bool {
         let vnc = self.number("vnc", &(0..=1));
         match (kind, vnc) {
@@ -307,7 +307,7 @@ impl Reader {
                 false
             }
             (Kind::Hvm, _) => false,
-            (Kind::Pv | Kind::Pvh, vnc) => vnc.is_some_and(|(_, wanted)| wanted == 1),
+            (Kind::Pv | Kind::Pvh, vnc) => vnc.is_none_or(|(_, wanted)| wanted == 1),
         }
     }
 

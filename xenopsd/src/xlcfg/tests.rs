@@ -83,11 +83,11 @@ fn a_pvh_guest_with_limits() {
 }
 
 #[test]
-fn text_guests_have_a_screen_if_they_are_to() {
+fn text_guests_have_a_screen_unless_they_are_to_have_none() {
     let guest =
         |kind: &str, vnc: &str| good(&format!("name='a'\ntype='{kind}'\nkernel='/k'\nmemory=64\n{vnc}"));
     for (kind, vnc, wanted) in
-        [("pv", "vnc=1", true), ("pvh", "vnc=1", true), ("pv", "vnc=0", false), ("pv", "", false)]
+        [("pv", "vnc=1", true), ("pvh", "vnc=1", true), ("pv", "vnc=0", false), ("pv", "", true)]
     {
         let (config, warnings) = guest(kind, vnc);
         assert_eq!(warnings, []);

@@ -13,6 +13,7 @@ kernel="/guests/vmlinux"
 ramdisk="/guests/initramfs"
 extra="console=hvc0"
 memory=128
+vnc=0
 vcpus=1
 type="pv"
 on_poweroff="destroy"

@@ -9,6 +9,7 @@ LOG=/var/log/xen/console/guest-bench.log
 KERNEL='kernel="/guests/vmlinux"
 ramdisk="/guests/initramfs"
 memory=256
+vnc=0
 vcpus=1
 type="pv"
 on_poweroff="destroy"
