@@ -115,7 +115,6 @@ struct Shared {
     wake: EventFd,
     /// The thread is not wanted any more.
     released: AtomicBool,
-    ended: AtomicBool,
 }
 
 impl Model {
@@ -144,8 +143,8 @@ impl Model {
         };
         let wake = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)
             .map_err(|errno| ModelError::Follow(errno.into()))?;
-        let (released, ended) = (AtomicBool::new(false), AtomicBool::new(false));
-        let shared = Shared { process, qmp: Mutex::new(qmp), wake, released, ended };
+        let released = AtomicBool::new(false);
+        let shared = Shared { process, qmp: Mutex::new(qmp), wake, released };
         Ok(Self { shared: Arc::new(shared), follower: Mutex::default() })
     }
 
@@ -248,9 +247,9 @@ impl Model {
         Ok(())
     }
 
-    /// Whether it has ended by itself.
+    /// Whether it has ended by now, as the kernel knows it: the thread that follows it may not have heard yet.
     pub fn has_ended(&self) -> bool {
-        self.shared.ended.load(Ordering::Acquire)
+        has_ended(self.shared.process.ended(), Duration::ZERO)
     }
 }
 
@@ -381,7 +380,6 @@ impl Watch {
                 return;
             }
             if has_ended(self.shared.process.ended(), Duration::ZERO) {
-                self.shared.ended.store(true, Ordering::Release);
                 (self.tell)(Notice::Ended(self.shared.process.last_words()));
                 return;
             }
