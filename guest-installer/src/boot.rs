@@ -10,9 +10,10 @@ use crate::{
     disk::{Disk, Volume},
     error::{Error, Result, printable},
     kernel, limits,
+    output::{Check, Output},
     volumes::Volumes,
 };
-use std::{io::Write, rc::Rc};
+use std::rc::Rc;
 
 /// What a caller may ask for; all empty means: what the guest's own boot loader would take.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -239,8 +240,8 @@ impl Found {
         &mut self,
         entry: &Entry,
         request: &Request,
-        kernel: &mut dyn Write,
-        ramdisk: &mut dyn Write,
+        kernel: &mut dyn Output,
+        ramdisk: &mut dyn Output,
     ) -> Result<Booted> {
         let booted = self.check(entry)?;
         let Some(file) = &entry.kernel else { return Err(Error::Kernel("there is none".to_owned())) };
@@ -251,39 +252,22 @@ impl Found {
             ramdisk.write_all(&[0; 4][..padding]).map_err(Error::io("writing the ramdisk"))?;
             written = written.next_multiple_of(4);
             let left = request.ramdisk_limit.saturating_sub(written);
-            written += self.volumes.copy(file.volume, &file.path, left, &mut |bytes| {
-                ramdisk.write_all(bytes).map_err(Error::io("writing the ramdisk"))
-            })?;
+            written += self.volumes.deliver(file.volume, &file.path, left, Check::NONE, ramdisk)?;
         }
         Ok(booted)
     }
 
-    fn deliver_kernel(&mut self, file: &Located, request: &Request, kernel: &mut dyn Write) -> Result<()> {
+    fn deliver_kernel(&mut self, file: &Located, request: &Request, kernel: &mut dyn Output) -> Result<()> {
+        let (volume, path, limit) = (file.volume, &file.path, request.kernel_limit);
+        let Some(unpacked) = request.unpack else {
+            let check = Check { bytes: kernel::HEAD, refuse: kernel::check };
+            return self.volumes.deliver(volume, path, limit, check, kernel).map(drop);
+        };
         let mut image = Vec::new();
-        let mut write = |bytes: &[u8]| kernel.write_all(bytes).map_err(Error::io("writing the kernel"));
-        // As it is it need not be in memory, but for the beginning that says what it is.
-        let mut checked = false;
-        self.volumes.copy(file.volume, &file.path, request.kernel_limit, &mut |bytes| {
-            if request.unpack.is_some() {
-                image.extend_from_slice(bytes);
-                return Ok(());
-            }
-            if !checked {
-                image.extend_from_slice(bytes);
-                if image.len() < kernel::HEAD {
-                    return Ok(());
-                }
-                kernel::check(&image)?;
-                checked = true;
-                return write(&std::mem::take(&mut image));
-            }
-            write(bytes)
-        })?;
-        match request.unpack {
-            Some(limit) => kernel::unpack(&image, limit, &mut write),
-            None if checked => Ok(()),
-            None => kernel::check(&image).and_then(|()| write(&image)),
-        }
+        self.volumes.deliver(volume, path, limit, Check::NONE, &mut image)?;
+        kernel::unpack(&image, unpacked, &mut |bytes| {
+            kernel.write_all(bytes).map_err(Error::io("writing the kernel"))
+        })
     }
 }
 

@@ -7,7 +7,9 @@
 
 use crate::{
     error::{Error, Result},
+    fs::CHUNK,
     limits,
+    output::Output,
 };
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use std::{
@@ -68,23 +70,46 @@ impl Disk {
     }
 
     fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
-        let len = u64::try_from(buf.len()).unwrap_or(u64::MAX);
+        self.spend(offset, u64::try_from(buf.len()).unwrap_or(u64::MAX))?;
+        self.file.read_exact_at(buf, offset).map_err(Error::io("reading the disk"))
+    }
+
+    /// Passes bytes on, which are read here only if the output cannot take them from the disk itself.
+    fn deliver(&self, to: &mut dyn Output, mut offset: u64, mut len: u64) -> Result<()> {
+        self.spend(offset, len)?;
+        let mut buffer = Vec::new();
+        while len > 0 {
+            let mut passed =
+                to.take(&self.file, offset, len).map_err(Error::io("copying from the disk"))?.min(len);
+            if passed == 0 {
+                buffer.resize(usize::try_from(len).unwrap_or(usize::MAX).min(CHUNK), 0);
+                self.file.read_exact_at(&mut buffer, offset).map_err(Error::io("reading the disk"))?;
+                to.write_all(&buffer).map_err(Error::io("writing what was found"))?;
+                passed = u64::try_from(buffer.len()).unwrap_or(len);
+            }
+            (offset, len) = (offset + passed, len - passed);
+        }
+        Ok(())
+    }
+
+    /// Checks that bytes are on the disk, and takes them from the budget.
+    fn spend(&self, offset: u64, len: u64) -> Result<()> {
         if offset.checked_add(len).is_none_or(|end| end > self.size) {
             return Err(Error::OutOfRange { offset, len, size: self.size });
         }
         let left = self.budget.get().checked_sub(len);
         self.budget.set(left.ok_or_else(|| Error::too_large("bytes read from the disk", self.total))?);
-        self.file.read_exact_at(buf, offset).map_err(Error::io("reading the disk"))
+        Ok(())
     }
 }
 
 /// A run of bytes of the disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Run {
+pub struct Run {
     /// Where it starts on the disk.
-    pub(crate) start: u64,
+    pub start: u64,
     /// How long it is; not 0.
-    pub(crate) len: u64,
+    pub len: u64,
 }
 
 /// A partition, a logical volume or the whole disk: runs of the disk, one after the other.
@@ -162,6 +187,14 @@ impl Volume {
             offset += u64::try_from(now).unwrap_or(u64::MAX);
         }
         Ok(())
+    }
+
+    /// Passes all of it on.
+    ///
+    /// # Errors
+    /// As [`Volume::read_exact_at`], and that of writing.
+    pub(crate) fn deliver(&self, to: &mut dyn Output) -> Result<()> {
+        self.runs.iter().try_for_each(|(_, run)| self.disk.deliver(to, run.start, run.len))
     }
 
     /// `len` bytes at `offset`.

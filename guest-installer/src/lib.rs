@@ -16,6 +16,7 @@ pub mod fetch;
 pub mod fs;
 pub mod kernel;
 pub mod limits;
+pub mod output;
 pub mod partition;
 mod process;
 pub mod pygrub;

@@ -5,6 +5,7 @@ use crate::{
     error::{Error, Result},
     fs::{Kind, Mounted, Sink},
     limits,
+    output::{Check, Output},
     partition::{self, Partition, Table},
 };
 
@@ -111,8 +112,26 @@ impl Volumes {
     /// # Errors
     /// As [`Mounted::copy`].
     pub fn copy(&mut self, volume: usize, path: &str, limit: u64, sink: &mut Sink) -> Result<u64> {
-        let opened = self.list.get_mut(volume).ok_or_else(|| Error::NotFound(format!("volume {volume}")))?;
-        opened.fs.copy(path.as_bytes(), limit, sink)
+        self.opened(volume)?.fs.copy(path.as_bytes(), limit, sink)
+    }
+
+    /// Writes a file of at most `limit` bytes to an output, once its beginning was checked.
+    ///
+    /// # Errors
+    /// As [`Mounted::copy`], that of the check, and of writing.
+    pub(crate) fn deliver(
+        &mut self,
+        volume: usize,
+        path: &str,
+        limit: u64,
+        check: Check,
+        to: &mut dyn Output,
+    ) -> Result<u64> {
+        self.opened(volume)?.fs.deliver(path.as_bytes(), limit, check, to)
+    }
+
+    fn opened(&mut self, volume: usize) -> Result<&mut Opened> {
+        self.list.get_mut(volume).ok_or_else(|| Error::NotFound(format!("volume {volume}")))
     }
 
     /// The partition of a number, counted from 1.

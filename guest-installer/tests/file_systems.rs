@@ -6,9 +6,15 @@ use common::*;
 use guest_installer::{
     Error,
     fs::{Kind, Mounted},
+    output::{Check, Output},
     partition,
 };
-use std::{fs, path::Path};
+use std::{
+    fs::{self, File},
+    io::{self, Write},
+    os::unix::fs::FileExt,
+    path::Path,
+};
 
 /// Larger than one chunk, and no multiple of any block size.
 const KERNEL: usize = 3_000_123;
@@ -44,6 +50,44 @@ fn content(fs: &mut Mounted, path: &str) -> Vec<u8> {
         .unwrap_or_else(|| panic!("{path}"))
 }
 
+/// An output that takes from the disk itself, and counts how much.
+#[derive(Default)]
+struct Taker {
+    content: Vec<u8>,
+    taken: usize,
+}
+
+impl Write for Taker {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.content.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Output for Taker {
+    fn take(&mut self, from: &File, offset: u64, length: u64) -> io::Result<u64> {
+        // Not always all of it, as sendfile(2).
+        let mut bytes = vec![0; usize::try_from(length.min(1_000_000)).unwrap()];
+        from.read_exact_at(&mut bytes, offset)?;
+        self.content.extend_from_slice(&bytes);
+        self.taken += bytes.len();
+        Ok(u64::try_from(bytes.len()).unwrap())
+    }
+}
+
+/// A file as it is delivered, and how much of it its output took from the disk.
+fn delivered(fs: &mut Mounted, path: &str) -> Taker {
+    let mut taker = Taker::default();
+    let size = fs
+        .deliver(path.as_bytes(), 32 << 20, Check::NONE, &mut taker)
+        .unwrap_or_else(|e| panic!("{path}: {e}"));
+    assert_eq!(size, u64::try_from(taker.content.len()).unwrap(), "{path}");
+    taker
+}
+
 /// Checks an image made of [`boot_tree`].
 fn check(image: &Path, kind: &str, links: bool) {
     let mut fs = Mounted::open(&open(image)).unwrap().unwrap();
@@ -57,6 +101,9 @@ fn check(image: &Path, kind: &str, links: bool) {
     assert!(fs.read(b"/boot/missing", 1).unwrap().is_none());
     assert!(fs.read(b"/boot/grub", 1).unwrap().is_none(), "a directory is no file");
     assert!(fs.lookup(b"/boot/empty/x").unwrap().is_none(), "a file is no directory");
+    for path in ["/boot/vmlinuz-6.1.0-13-amd64", "/boot/empty", "/boot/grub/module-with-a-long-name-7.mod"] {
+        assert!(delivered(&mut fs, path).content == content(&mut fs, path), "{path} is delivered otherwise");
+    }
     let small = fs.copy(b"/boot/vmlinuz-6.1.0-13-amd64", 1000, &mut |_| Ok(())).unwrap_err();
     assert_eq!(small.code(), "TOO_LARGE");
     if links {
@@ -89,6 +136,85 @@ fn ext_of_every_generation() {
         ext(&image, &tree, options);
         check(&image, "ext4", true);
     }
+}
+
+/// What an ext4 file system's usual files are is read by nobody in between; whatever is special is.
+#[test]
+fn ext_files_that_lie_there_plainly_are_taken_from_the_disk() {
+    let scratch = Scratch::new();
+    let tree = boot_tree(&scratch, true);
+    let kernel = noise(KERNEL);
+    let holes = [noise(5000), vec![0; 100_000], noise(5000)].concat();
+    fs::write(tree.join("boot/small"), noise(60)).unwrap();
+    fs::write(tree.join("boot/holes"), &holes).unwrap();
+    for (options, plainly) in [
+        (&["-t", "ext4"][..], true),
+        (&["-t", "ext4", "-b", "1024"], true),
+        (&["-t", "ext4", "-O", "^has_journal,^64bit,^metadata_csum"], true),
+        (&["-t", "ext4", "-O", "64bit,metadata_csum,metadata_csum_seed,orphan_file"], true),
+        (&["-t", "ext4", "-I", "1024", "-i", "4096", "-g", "8192"], true),
+        (&["-t", "ext3"], false),
+        (&["-t", "ext4", "-O", "bigalloc"], false),
+    ] {
+        let image = scratch.empty("ext", 64 << 20);
+        ext(&image, &tree, options);
+        let mut fs = Mounted::open(&open(&image)).unwrap().unwrap();
+        for (path, whole) in
+            [("/boot/vmlinuz-6.1.0-13-amd64", &kernel), ("/boot/up/../vmlinuz-6.1.0-13-amd64", &kernel)]
+        {
+            let got = delivered(&mut fs, path);
+            assert!(&got.content == whole, "{options:?} {path}");
+            assert_eq!(got.taken, if plainly { KERNEL } else { 0 }, "{options:?} {path}");
+        }
+        assert!(delivered(&mut fs, "/boot/small").content == noise(60), "{options:?}");
+        let got = delivered(&mut fs, "/boot/holes");
+        assert!(got.content == holes && got.taken == 0, "{options:?}: a hole is nowhere on the disk");
+    }
+}
+
+/// A journal that is to be replayed has newer blocks than those in their places, of files, too.
+#[test]
+fn nothing_is_taken_past_a_journal() {
+    let scratch = Scratch::new();
+    let (old, new) = (noise(20_000), [b'n'; 4096]);
+    let tree = scratch.tree("tree", &[("kernel", &old)]);
+    let image = scratch.empty("ext", 16 << 20);
+    ext(&image, &tree, &["-t", "ext4", "-b", "4096"]);
+    let block = run("debugfs", &["-R", "bmap /kernel 1", str(&image)]);
+    let (script, content) = (scratch.path("script"), scratch.path("block"));
+    fs::write(&content, new).unwrap();
+    let commands = format!("jo -c -v 3\njw -b {} {}\njc\n", block.trim(), str(&content));
+    fs::write(&script, commands).unwrap();
+    run("debugfs", &["-w", "-f", str(&script), str(&image)]);
+    let features = run("debugfs", &["-R", "features", str(&image)]);
+    assert!(features.contains("needs_recovery"), "{features}");
+    let mut fs = Mounted::open(&open(&image)).unwrap().unwrap();
+    let got = delivered(&mut fs, "/kernel");
+    assert!(got.content == [&old[..4096], &new[..], &old[8192..]].concat() && got.taken == 0);
+}
+
+/// Files whose extents do not fit into the inode, in whichever way they were written.
+#[test]
+fn ext_files_in_many_pieces_are_delivered_as_they_are() {
+    let scratch = Scratch::new();
+    let pieces: Vec<(String, Vec<u8>)> = (0..200).map(|n| (format!("filler{n}"), noise(4096))).collect();
+    let files: Vec<(&str, &[u8])> = pieces.iter().map(|(name, bytes)| (&**name, &**bytes)).collect();
+    let tree = scratch.tree("tree", &files);
+    let image = scratch.empty("ext", 2 << 20);
+    ext(&image, &tree, &["-t", "ext4", "-O", "^has_journal", "-N", "256"]);
+    let kernel = noise(390_000);
+    let new = scratch.path("new");
+    fs::write(&new, &kernel).unwrap();
+    let removals = (0..200).step_by(2).map(|n| format!("rm filler{n}"));
+    let script: Vec<_> = removals.chain([format!("write {} kernel\n", str(&new))]).collect();
+    let commands = scratch.path("commands");
+    fs::write(&commands, script.join("\n")).unwrap();
+    run("debugfs", &["-w", "-f", str(&commands), str(&image)]);
+    let extents = run("debugfs", &["-R", "ex kernel", str(&image)]);
+    assert!(extents.lines().count() > 6, "{extents}");
+    let mut fs = Mounted::open(&open(&image)).unwrap().unwrap();
+    let got = delivered(&mut fs, "/kernel");
+    assert!(got.content == kernel && got.taken == 0, "{extents}");
 }
 
 #[test]

@@ -8,6 +8,7 @@ use guest_installer::{
     boot::{Booted, Request},
     worker::{Answer, Files, Jailing, Job, Limit, Wanted, Worker, inside, run},
 };
+use nix::sys::sendfile::sendfile64;
 use std::{
     fs::{self, File},
     io::{Read, Write},
@@ -42,7 +43,7 @@ fn exploit(
         "behave" => {
             let mut start = [0; 4];
             std::os::unix::fs::FileExt::read_exact_at(&disk, &mut start, 0).unwrap();
-            kernel.write_all(&start).unwrap();
+            assert_eq!(sendfile64(&*kernel, &disk, Some(&mut 0), 4), Ok(4));
             ramdisk.write_all(b"ramdisk").unwrap();
         }
         "open" => drop(File::open("/etc/passwd")),
@@ -59,10 +60,19 @@ fn exploit(
         "resize" => drop(kernel.set_len(1 << 40)),
         "duplicate" => drop(disk.try_clone()),
         "signal" => drop(nix::sys::signal::kill(nix::unistd::getppid(), None)),
+        "send the disk elsewhere" => drop(sendfile64(std::io::stdout(), &disk, Some(&mut 0), 4)),
+        "send something else" => drop(sendfile64(&*kernel, std::io::stdin(), None, 4)),
+        "send an output to another" => drop(sendfile64(&*kernel, &*ramdisk, Some(&mut 0), 4)),
+        "send to the disk" => drop(sendfile64(&disk, &disk, Some(&mut 0), 4)),
         "lie" => return told("quiet\nramdisk /etc/shadow"),
         "panic" => panic!("a mistake"),
         "no answer" => std::process::exit(0),
         "flood" => while kernel.write_all(&[0; 1 << 12]).is_ok() {},
+        "flood from the disk" => {
+            while sendfile64(&*kernel, &disk, Some(&mut 0), 4).is_ok()
+                && kernel.write_all(&[0; 1 << 12]).is_ok()
+            {}
+        }
         "memory" => {
             let taken: Vec<Vec<u8>> = (0..4096).map(|_| vec![1; 1 << 20]).collect();
             return told(&taken.len().to_string());
@@ -159,6 +169,10 @@ fn whatever_reaches_outside_kills_it() {
             "resize",
             "duplicate",
             "signal",
+            "send the disk elsewhere",
+            "send something else",
+            "send an output to another",
+            "send to the disk",
         ] {
             let error = attempt(jailing, exploit, Limit::default()).0.unwrap_err();
             assert_eq!(error.code(), "WORKER", "{jailing:?}, {exploit}");
@@ -185,8 +199,10 @@ fn its_answer_is_checked() {
 fn its_output_memory_and_time_are_limited() {
     for jailing in jailings() {
         // Its writes fail from the limit on.
-        let (_, kernel) = attempt(jailing, "flood", Limit::default());
-        assert_eq!(kernel.len(), 1 << 20);
+        for exploit in ["flood", "flood from the disk"] {
+            let (_, kernel) = attempt(jailing, exploit, Limit::default());
+            assert_eq!(kernel.len(), 1 << 20, "{exploit}");
+        }
         assert_eq!(attempt(jailing, "memory", Limit::default()).0.unwrap_err().code(), "WORKER");
         let short = Limit { wall: Duration::from_millis(500), stop: None };
         assert_eq!(attempt(jailing, "stay", short).0.unwrap_err().code(), "TIMEOUT");
@@ -287,6 +303,7 @@ fn the_system_calls_are_these() {
         (libc::SYS_write, &[1, 2, 4, 6, 7]),
     ];
     assert_eq!(inside::ON_DESCRIPTORS, on_descriptors);
+    assert_eq!(inside::SENDFILE, (5, &[6, 7][..]));
     assert_eq!(inside::FCNTL, libc::F_GETFD);
     assert_eq!(inside::NOT_EXECUTABLE, [libc::SYS_mmap, libc::SYS_mprotect]);
 }

@@ -15,9 +15,10 @@ mod source;
 mod xfs;
 
 use crate::{
-    disk::Volume,
+    disk::{Run, Volume},
     error::{Error, Result},
     limits,
+    output::{Check, Checked, Output},
 };
 pub(crate) use probe::RAID_1_0;
 pub use probe::{Signature, probe};
@@ -73,6 +74,16 @@ pub trait FileSystem {
     /// # Errors
     /// As [`FileSystem::stat`].
     fn read_dir(&mut self, path: &[u8]) -> Result<Vec<Vec<u8>>>;
+    /// The parts of the volume that are a regular file's bytes one after the other, when it is known to be of this size and
+    /// to be there as it is; `None` when only [`FileSystem::copy`] knows.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    fn runs(&mut self, path: &[u8], size: u64) -> Result<Option<Vec<Run>>> {
+        let _ = (path, size);
+        Ok(None)
+    }
+
     /// Passes a regular file's bytes on.
     ///
     /// # Errors
@@ -83,6 +94,7 @@ pub trait FileSystem {
 /// An opened file system.
 pub struct Mounted {
     fs: Box<dyn FileSystem>,
+    volume: Volume,
 }
 
 impl std::fmt::Debug for Mounted {
@@ -109,7 +121,7 @@ impl Mounted {
             Some(Signature::Refused(name)) => return Err(Error::Unsupported(name.to_owned())),
             Some(Signature::Ignored(_)) | None => return Ok(None),
         };
-        Ok(Some(Self { fs }))
+        Ok(Some(Self { fs, volume: volume.clone() }))
     }
 
     /// The kind of file system.
@@ -189,20 +201,49 @@ impl Mounted {
     /// # Errors
     /// [`Error::NotFound`], [`Error::TooLarge`], those of the file system and of the sink.
     pub fn copy(&mut self, path: &[u8], limit: u64, sink: &mut Sink) -> Result<u64> {
+        let (canonical, _) = self.limited(path, limit)?;
+        self.copy_canonical(&canonical, limit, sink)
+    }
+
+    /// The same into an output, once the file's beginning was checked.
+    ///
+    /// # Errors
+    /// As [`Mounted::copy`], that of the check, and of writing.
+    pub fn deliver(&mut self, path: &[u8], limit: u64, check: Check, to: &mut dyn Output) -> Result<u64> {
+        let (canonical, size) = self.limited(path, limit)?;
+        let runs = self.fs.runs(&canonical, size)?;
+        let Some(content) = runs.and_then(|runs| self.volume.parts(&runs)).filter(|v| v.size() == size)
+        else {
+            let mut checked = Checked::new(to, check);
+            let copied = self.copy_canonical(&canonical, limit, &mut |bytes| checked.write(bytes))?;
+            return checked.finish().map(|()| copied);
+        };
+        let head = usize::try_from(size).unwrap_or(usize::MAX).min(check.bytes);
+        (check.refuse)(&content.read(0, head)?)?;
+        content.deliver(to)?;
+        Ok(size)
+    }
+
+    /// A file of at most `limit` bytes, as it says itself: its canonical path and size.
+    fn limited(&mut self, path: &[u8], limit: u64) -> Result<(Vec<u8>, u64)> {
         let shown = || String::from_utf8_lossy(path).into_owned();
-        let Some((canonical, stat)) = self.lookup(path)? else { return Err(Error::NotFound(shown())) };
-        if stat.kind != Kind::File {
-            return Err(Error::WrongKind { path: shown(), wanted: "regular file" });
+        match self.lookup(path)? {
+            None => Err(Error::NotFound(shown())),
+            Some((_, stat)) if stat.kind != Kind::File => {
+                Err(Error::WrongKind { path: shown(), wanted: "regular file" })
+            }
+            Some((_, stat)) if stat.size > limit => Err(Error::too_large(shown(), limit)),
+            Some((canonical, stat)) => Ok((canonical, stat.size)),
         }
-        if stat.size > limit {
-            return Err(Error::too_large(shown(), limit));
-        }
-        // What the file system says of the size is one thing, what it delivers is another.
+    }
+
+    /// What the file system says of the size is one thing, what it delivers is another.
+    fn copy_canonical(&mut self, path: &[u8], limit: u64, sink: &mut Sink) -> Result<u64> {
         let mut copied = 0u64;
-        self.fs.copy(&canonical, &mut |bytes| {
+        self.fs.copy(path, &mut |bytes| {
             copied = copied.saturating_add(u64::try_from(bytes.len()).unwrap_or(u64::MAX));
             if copied > limit {
-                return Err(Error::too_large(shown(), limit));
+                return Err(Error::too_large(String::from_utf8_lossy(path).into_owned(), limit));
             }
             sink(bytes)
         })?;
@@ -274,7 +315,10 @@ pub fn fuzz(volume: &Volume) -> Result<()> {
             let path = [dir.as_slice(), b"/", &name].concat();
             match fs.lookup(&path)? {
                 Some((_, Stat { kind: Kind::Directory, .. })) => todo.push(path),
-                Some((_, Stat { kind: Kind::File, .. })) => drop(fs.copy(&path, 1 << 20, &mut |_| Ok(()))),
+                Some((_, Stat { kind: Kind::File, .. })) => {
+                    drop(fs.copy(&path, 1 << 20, &mut |_| Ok(())));
+                    drop(fs.deliver(&path, 1 << 20, Check::NONE, &mut Vec::new()));
+                }
                 _ => {}
             }
         }

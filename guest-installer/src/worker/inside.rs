@@ -48,6 +48,9 @@ pub const ON_DESCRIPTORS: [(i64, &[i32]); 4] = [
     (libc::SYS_write, &[1, 2, ANSWER, KERNEL, RAMDISK]),
 ];
 
+/// The one that copies from the disk into an output, its second and its first argument.
+pub const SENDFILE: (i32, &[i32]) = (DISK, &[KERNEL, RAMDISK]);
+
 /// System calls that map memory, whose third argument says what for: never to execute it.
 pub const NOT_EXECUTABLE: [i64; 2] = [libc::SYS_mmap, libc::SYS_mprotect];
 
@@ -95,20 +98,23 @@ fn serve(parser: Parser) -> Result<()> {
 /// What the worker may ask of the kernel; any other call ends it.
 fn filter() -> Result<SyscallFilter> {
     let invalid = |error: &dyn std::fmt::Display| Error::Worker(format!("its system call filter: {error}"));
-    let rule = |argument: u8, op: SeccompCmpOp, value: u64| {
-        SeccompCondition::new(argument, SeccompCmpArgLen::Dword, op, value)
-            .and_then(|condition| SeccompRule::new(vec![condition]))
-            .map_err(|e| invalid(&e))
+    let condition = |argument: u8, op: SeccompCmpOp, value: u64| {
+        SeccompCondition::new(argument, SeccompCmpArgLen::Dword, op, value).map_err(|e| invalid(&e))
     };
+    let is = |argument, fd: i32| condition(argument, SeccompCmpOp::Eq, u64::from(fd.unsigned_abs()));
+    let rule = |conditions| SeccompRule::new(conditions).map_err(|e| invalid(&e));
     let mut rules: Vec<(i64, Vec<SeccompRule>)> = ANY_ARGUMENTS.map(|call| (call, Vec::new())).to_vec();
     for (call, descriptors) in ON_DESCRIPTORS {
-        let each = descriptors.iter().map(|&fd| rule(0, SeccompCmpOp::Eq, u64::from(fd.unsigned_abs())));
+        let each = descriptors.iter().map(|&fd| rule(vec![is(0, fd)?]));
         rules.push((call, each.collect::<Result<_>>()?));
     }
-    rules.push((libc::SYS_fcntl, vec![rule(1, SeccompCmpOp::Eq, u64::from(FCNTL.unsigned_abs()))?]));
+    let (from, outputs) = SENDFILE;
+    let each = outputs.iter().map(|&to| rule(vec![is(0, to)?, is(1, from)?]));
+    rules.push((libc::SYS_sendfile, each.collect::<Result<_>>()?));
+    rules.push((libc::SYS_fcntl, vec![rule(vec![is(1, FCNTL)?])?]));
     let executable = u64::from(libc::PROT_EXEC.unsigned_abs());
     for call in NOT_EXECUTABLE {
-        rules.push((call, vec![rule(2, SeccompCmpOp::MaskedEq(executable), 0)?]));
+        rules.push((call, vec![rule(vec![condition(2, SeccompCmpOp::MaskedEq(executable), 0)?])?]));
     }
     SyscallFilter::exactly(rules, Denied::Kills).map_err(|e| invalid(&e))
 }

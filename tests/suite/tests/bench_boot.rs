@@ -20,6 +20,9 @@ const DEBIANS: &str = "/usr/lib/xen-4.17/bin/pygrub";
 /// Runs of each.
 const RUNS: usize = 21;
 
+/// What ours may take of what Debian's takes: a third.
+const AIM: f64 = 1.0 / 3.0;
+
 /// Sizes of Debian 12's kernel and ramdisk, in bytes.
 const KERNEL: usize = 8 << 20;
 const RAMDISK: usize = 30 << 20;
@@ -87,12 +90,12 @@ fn memory(program: &Path, image: &Path, out: &Path) -> u32 {
     said.lines().find_map(|line| line.strip_prefix("KiB ")?.parse().ok()).unwrap_or_else(|| panic!("{said}"))
 }
 
-fn median(mut times: Vec<Duration>) -> f64 {
-    times.sort_unstable();
-    times[times.len() / 2].as_secs_f64() * 1000.0
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_unstable_by(f64::total_cmp);
+    values[values.len() / 2]
 }
 
-/// Runs both in turn and prints how they compare.
+/// Runs both in turn, prints how they compare, and fails when ours takes more processor time or memory than it may.
 fn compare(what: &str, image: &Path, out: &Path) {
     let ours = xen_host::target().join("release/pygrub");
     let programs = [&*ours, Path::new(DEBIANS)];
@@ -106,16 +109,24 @@ fn compare(what: &str, image: &Path, out: &Path) {
             times.push(run(program, image, out));
         }
     }
-    let [ours, theirs] = times.map(|times| {
-        let (wall, processor): (Vec<_>, Vec<_>) = times.into_iter().unzip();
-        (median(wall), median(processor))
-    });
-    println!("{what}, median of {RUNS} runs:");
-    println!("            ours   Debian's   ratio   (aim: 0.33)");
-    println!("  wall    {:6.1} ms {:6.1} ms   {:.2}", ours.0, theirs.0, ours.0 / theirs.0);
-    println!("  CPU     {:6.1} ms {:6.1} ms   {:.2}", ours.1, theirs.1, ours.1 / theirs.1);
-    let ratio = f64::from(our_memory) / f64::from(their_memory);
-    println!("  memory  {our_memory:6} KiB {their_memory:5} KiB   {ratio:.2}");
+    println!("{what}, medians of {RUNS} runs of each in turn:");
+    println!("            ours   Debian's   ratio   (at most: {AIM:.2})");
+    let of = |what: &str, part: fn(&(Duration, Duration)) -> Duration| {
+        let [ours, theirs] = times.each_ref().map(|times| times.iter().map(part).collect::<Vec<_>>());
+        // Of neighbours: what else the machine does comes and goes.
+        let ratios = ours.iter().zip(&theirs).map(|(ours, theirs)| ours.div_duration_f64(*theirs)).collect();
+        let ratio = median(ratios);
+        let [ours, theirs] =
+            [ours, theirs].map(|times| median(times.iter().map(|t| t.as_secs_f64() * 1000.0).collect()));
+        println!("  {what:7} {ours:6.1} ms {theirs:6.1} ms   {ratio:.2}");
+        ratio
+    };
+    // On a machine that is busy the first says how long our processes wait for each other.
+    of("wall", |time| time.0);
+    let processor = of("CPU", |time| time.1);
+    let memory = f64::from(our_memory) / f64::from(their_memory);
+    println!("  memory  {our_memory:6} KiB {their_memory:5} KiB   {memory:.2}");
+    assert!(processor <= AIM && memory <= AIM, "{processor:.3} {memory:.3}");
 }
 
 #[test]

@@ -1,16 +1,19 @@
 //! ext2, ext3 and ext4 through `ext4-view`, which also replays the journal of a guest that was not shut down.
 
+mod plain;
+
 use super::{
     CHUNK, FileSystem, Kind, Sink, Stat,
     source::{Failure, Source},
 };
 use crate::{
     bytes::{le16, le32},
-    disk::Volume,
+    disk::{Run, Volume},
     error::{Error, Result},
     limits,
 };
 use ext4_view::{Ext4, Ext4Error, FileType, Metadata};
+use plain::Plain;
 
 /// Where the superblock is.
 const SUPERBLOCK: u64 = 1024;
@@ -22,6 +25,7 @@ const SMALLEST_INODE: u16 = 132;
 pub(super) struct Ext {
     fs: Ext4,
     failure: Failure,
+    plain: Option<Plain>,
 }
 
 impl Ext {
@@ -35,7 +39,7 @@ impl Ext {
         let failure = Failure::default();
         let source = Source::new(volume, &failure);
         let fs = Ext4::load(Box::new(source)).map_err(|e| failure.or(convert(e)))?;
-        Ok(Self { fs, failure })
+        Ok(Self { fs, failure, plain: Plain::open(volume)? })
     }
 
     fn error(&self, error: Ext4Error) -> Error {
@@ -97,6 +101,10 @@ impl FileSystem for Ext {
             names.push(entry.map_err(|e| self.error(e))?.file_name().as_ref().to_vec());
         }
         Ok(names)
+    }
+
+    fn runs(&mut self, path: &[u8], size: u64) -> Result<Option<Vec<Run>>> {
+        self.plain.as_ref().map_or(Ok(None), |plain| plain.runs(path, size))
     }
 
     fn copy(&mut self, path: &[u8], sink: &mut Sink) -> Result<()> {
