@@ -2,7 +2,7 @@
 //! machine after a checkpoint, and after a suspend and a resume.
 
 use suite::{Ask, Dom0, Guest};
-use xenopsd::api::{Disk, HvmInfo, PowerState, VbdMode, VideoCard, VmCheckpoint, VmResume, VmSuspend};
+use xenopsd::api::{Disk, HvmInfo, PowerState, VbdMode, VideoCard, VmAdd, VmCheckpoint, VmResume, VmSuspend};
 
 const DISK: &str = "/root/probe.img";
 
@@ -17,6 +17,25 @@ const DATE: [u32; 6] = [9, 8, 7, 4, 2, 0];
 /// What the guest's clock is ahead of dom0's, in seconds, and how far it may be off besides.
 const AHEAD: i64 = 86_400;
 const TOLERANCE: i64 = 60;
+
+/// The years of the date that the guest sets its clock to, of which Xen takes the century from the host's.
+const YEARS: u32 = 0x37;
+
+/// Registers that QEMU's firmware configuration has in the clock's memory: which devices are to be booted from, first to
+/// third, half a byte each.
+const BOOT_ORDER: [u32; 2] = [0x3d, 0x38];
+
+/// What the halves say there.
+const FROM_DISK: u32 = 2;
+const FROM_CD: u32 = 3;
+const FROM_NETWORK: u32 = 4;
+
+/// The first lines of the screen's text, of 80 columns: a letter and its colours each.
+const SCREEN: (u32, u32) = (0xb_8000, 80 * 12 / 2);
+
+/// Where hvmloader tells the ACPI tables' code where the generation id is: `ACPI_INFO_PHYSICAL_ADDRESS`, and the offset of
+/// `vm_gid_addr` in `struct acpi_info` (Xen's `tools/libacpi/build.c`).
+const GENERATION_ID: u32 = 0xfc00_0000 + 20;
 
 /// Where its state is kept while it is suspended.
 const IMAGE: &str = "/root/image";
@@ -95,25 +114,61 @@ fn has_its_time(dom0: &Dom0, guest: &Guest) {
     assert!((theirs - ours - AHEAD).abs() < TOLERANCE, "dom0 {ours}, guest {theirs}");
 }
 
+/// A register of the clock's chip; those above 13 are the device model's.
+fn register(dom0: &Dom0, guest: &Guest, number: u32) -> u32 {
+    dom0.probe(guest, &[Ask::Out8(CLOCK, number), Ask::In8(CLOCK + 1)])[1][0]
+}
+
+/// First to third of what it is to be booted from.
+fn boot_order(dom0: &Dom0, guest: &Guest) -> [u32; 3] {
+    let [low, high] = BOOT_ORDER.map(|number| register(dom0, guest, number));
+    [low & 0xf, low >> 4, high >> 4]
+}
+
+/// What firmware and the cards' own programs have written on the screen.
+fn screen(dom0: &Dom0, guest: &Guest) -> String {
+    let words = dom0.probe(guest, &[Ask::Read(SCREEN.0, SCREEN.1)]).concat();
+    let letters = words.iter().flat_map(|word| word.to_le_bytes()).step_by(2);
+    letters.map(|letter| if letter.is_ascii_graphic() { char::from(letter) } else { ' ' }).collect()
+}
+
+/// The numbers of its generation id, as Windows' driver finds them.
+fn generation_id(dom0: &Dom0, guest: &Guest) -> Vec<u32> {
+    let place = dom0.probe(guest, &[Ask::Read(GENERATION_ID, 1)])[0][0];
+    dom0.probe(guest, &[Ask::Read(place, 4)]).concat()
+}
+
+/// The guest sees the clock that it has set, and nobody else hears of it: Xen tells the device model, which drops it.
+fn sets_its_clock(dom0: &Dom0, guest: &Guest) {
+    dom0.probe(guest, &[Ask::Out8(CLOCK, DATE[0]), Ask::Out8(CLOCK + 1, YEARS)]);
+    assert_eq!(register(dom0, guest, DATE[0]), YEARS);
+    assert_eq!(dom0.state(guest).rtc_timeoffset, AHEAD.to_string());
+    assert_eq!(dom0.read(&format!("/vm/{}/rtc/timeoffset", guest.id())), Some(AHEAD.to_string()));
+}
+
 /// It has no drivers: it is stopped where it is, and never learns of it.
-fn goes_on_after_checkpoint_suspend_and_resume(dom0: &Dom0, guest: &Guest) {
+fn goes_on_after_checkpoint_suspend_and_resume(dom0: &Dom0, guest: &Guest, cards_before: &[u32]) {
     let (dbg, id, image) = (|| "test".to_owned(), || guest.vm.id.clone(), || Disk::Local(IMAGE.to_owned()));
     let kept = [Ask::Read(SPOT, 1), Ask::In8(SCRATCH)];
     let (first, in_memory, in_model) = (dom0.domid(guest), 0xdead_beef, 0x5a);
     dom0.probe(guest, &[Ask::Write(SPOT, in_memory), Ask::Out8(SCRATCH, in_model)]);
-    let cards_before = cards(dom0, guest);
     dom0.task(&VmCheckpoint { debug_info: dbg(), id: id(), suspend_vdi: image() }).expect("is saved");
     assert_eq!(dom0.domid(guest), first);
     assert_eq!(dom0.probe(guest, &kept), [[in_memory], [in_model]]);
 
     dom0.task(&VmSuspend { debug_info: dbg(), id: id(), suspend_vdi: image() }).expect("suspends");
     assert_eq!(dom0.state(guest).power_state, PowerState::Suspended);
+    // As a management layer changes it when an image is resumed a second time.
+    let mut record = dom0.record(guest);
+    record.generation_id = Some("7:8".to_owned());
+    dom0.call(&VmAdd { debug_info: dbg(), vm: record }).expect("is changed");
     dom0.task(&VmResume { debug_info: dbg(), id: id(), suspend_vdi: image() }).expect("resumes");
     dom0.listen_to_serial(guest);
     dom0.unpause(guest).expect("runs");
     assert_ne!(dom0.domid(guest), first);
     assert_eq!(dom0.probe(guest, &kept), [[in_memory], [in_model]]);
     assert_eq!(cards(dom0, guest), cards_before);
+    assert_eq!(generation_id(dom0, guest), [7, 0, 8, 0]);
     has_its_time(dom0, guest);
     let state = dom0.state(guest);
     assert_eq!((state.power_state, state.memory_target), (PowerState::Running, 64 << 20));
@@ -130,11 +185,13 @@ fn a_guest_sees_the_machine_that_its_record_asks_for() {
     let before = dom0.snapshot();
     let rich = guest(&dom0, "rich", &[("viridian", "true"), ("nic_type", "e1000")], |hvm| {
         (hvm.video, hvm.video_mib, hvm.timeoffset) = (VideoCard::StandardVga, 16, AHEAD.to_string());
+        hvm.boot_order = "cnd".to_owned();
     });
     let rich = rich.with(|vm| {
         let pair = |key: &str, value: &str| (key.to_owned(), value.to_owned());
         vm.bios_strings.0 =
             vec![pair("bios-vendor", "Our Firmware"), pair("system-product-name", "Our Machine")];
+        vm.generation_id = Some("5:6".to_owned());
     });
     run(&dom0, &rich);
     let seen =
@@ -148,8 +205,17 @@ fn a_guest_sees_the_machine_that_its_record_asks_for() {
     assert!([0x1111_1234, 0x100e_8086].iter().all(|card| cards_of_rich.contains(card)), "{cards_of_rich:x?}");
     let texts = smbios(&dom0, &rich);
     assert!(texts.contains("Our Firmware") && texts.contains("Our Machine"), "{texts:?}");
+    assert_eq!(boot_order(&dom0, &rich), [FROM_DISK, FROM_NETWORK, FROM_CD]);
+    let shown = screen(&dom0, &rich);
+    assert!(shown.contains("iPXE (http://ipxe.org)"), "the card's program for booting has not run: {shown}");
+    assert_eq!(generation_id(&dom0, &rich), [5, 0, 6, 0]);
+    // hvmloader says where that is in a parameter of the domain, and not where it did before Xen 4.5.
+    let domid = dom0.domid(&rich);
+    let old = dom0.read(&format!("/local/domain/{domid}/hvmloader/generation-id-address"));
+    assert_eq!(old.as_deref(), Some(""));
     has_its_time(&dom0, &rich);
-    goes_on_after_checkpoint_suspend_and_resume(&dom0, &rich);
+    sets_its_clock(&dom0, &rich);
+    goes_on_after_checkpoint_suspend_and_resume(&dom0, &rich, &cards_of_rich);
     dom0.hard_shutdown(&rich).expect("goes down");
 
     let poor = guest(&dom0, "poor", &[("nx", "false"), ("pae", "false"), ("nic_type", "rtl8139")], |hvm| {
