@@ -47,11 +47,15 @@ fn search(
     limits: KernelLimits,
     cancelled: &Receiver<Infallible>,
 ) -> Result<FoundKernel, KernelSearchError> {
-    search_or_install(image, limits, cancelled, None)
+    search_or_install(image, (HOST, HOST), limits, cancelled, None)
 }
+
+/// The host's limits for a kernel and for ramdisks, unless a test has others.
+const HOST: u64 = 1 << 20;
 
 fn search_or_install(
     image: &Path,
+    host: (u64, u64),
     limits: KernelLimits,
     cancelled: &Receiver<Infallible>,
     install: Option<Installing<'_>>,
@@ -61,8 +65,8 @@ fn search_or_install(
     let loader = BootLoader {
         worker: started(Worker::default()),
         uid_base: 0x2000_0000,
-        kernel_limit: 1 << 20,
-        ramdisk_limit: 1 << 20,
+        kernel_limit: host.0,
+        ramdisk_limit: host.1,
         wall: worker::WALL,
         getter: started(Worker::fetching()),
         get_wall: worker::WALL,
@@ -98,6 +102,47 @@ fn the_daemon_is_its_own_worker() {
         matches!(&refused, KernelSearchError::None(why) if why.contains("exceeds the limit of 10")),
         "{refused}"
     );
+}
+
+/// A VM's own limits are instead of the host's, each by itself, whether they are larger or smaller; for what lies on a disk
+/// and for what a server sends.
+#[test]
+fn the_host_s_limits_hold_for_vms_without_their_own() {
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("skipped: making a jail takes root");
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let grub = "menuentry 'Linux' {\n linux /boot/vmlinux.gz\n initrd /boot/initrd\n}\n";
+    let image = disk_with(directory.path(), grub, &[("initrd", &[7; 5000])]);
+    let packed = fs::metadata(directory.path().join("tree/boot/vmlinux.gz")).unwrap().len();
+    let repository_at = tempfile::tempdir().unwrap();
+    let install = install(&repository(repository_at.path(), true));
+    let (_keep, cancelled) = bounded(0);
+    let outcome = |from_server: bool, host: (u64, u64), kernel: Option<u64>, ramdisk: Option<u64>| {
+        let installing = from_server.then_some(Installing { install: &install, progress: &|_| () });
+        match search_or_install(&image, host, KernelLimits { kernel, ramdisk }, &cancelled, installing) {
+            Ok(_) => None,
+            Err(KernelSearchError::None(why)) => Some(why),
+            Err(other) => panic!("{other}"),
+        }
+    };
+    let refused = |limit: u64, outcome: Option<String>| {
+        let said = outcome.unwrap_or_else(|| panic!("more than {limit} bytes were taken"));
+        assert!(said.contains(&format!("limit of {limit}")), "{limit}: {said}");
+    };
+    for (from_server, ramdisk) in [(false, 5000), (true, u64::try_from(INSTALLERS.len()).unwrap())] {
+        let exactly = (packed, ramdisk);
+        let less = (packed - 1, ramdisk - 1);
+        assert_eq!(outcome(from_server, exactly, None, None), None, "exactly the limits");
+        refused(less.0, outcome(from_server, (less.0, ramdisk), None, None));
+        refused(less.1, outcome(from_server, (packed, less.1), None, None));
+        assert_eq!(outcome(from_server, less, Some(packed), Some(ramdisk)), None, "the VM's are larger");
+        refused(less.1, outcome(from_server, less, Some(packed), None));
+        refused(less.0, outcome(from_server, less, None, Some(ramdisk)));
+        refused(less.0, outcome(from_server, exactly, Some(less.0), None));
+        refused(less.1, outcome(from_server, exactly, None, Some(less.1)));
+    }
 }
 
 /// libxenguest would unpack a gzip file whose end says how long it is, in the daemon: it says 0.
@@ -137,6 +182,14 @@ fn a_cancelled_search_and_one_in_vain_say_so() {
     assert!(matches!(outcome, KernelSearchError::Cancelled | KernelSearchError::None(_)), "{outcome}");
 }
 
+/// What is to be done with a repository as a VM's keys name it.
+fn install(url: &str) -> Install {
+    Install::read(|key| (key == "install-repository").then_some(url)).unwrap()
+}
+
+/// The repository's ramdisk.
+const INSTALLERS: &[u8] = b"the installer's";
+
 /// A server on loopback that gives a packed kernel and a ramdisk, or only listens.
 fn repository(directory: &Path, answers: bool) -> String {
     fs::write(directory.join("vmlinux"), kernel()).unwrap();
@@ -161,7 +214,7 @@ fn repository(directory: &Path, answers: bool) -> String {
             let body = if head.starts_with(b"GET /os/isolinux/vmlinuz ") {
                 packed.clone()
             } else if head.starts_with(b"GET /os/isolinux/initrd.img ") {
-                b"the installer's".to_vec()
+                INSTALLERS.to_vec()
             } else {
                 stream.write_all(b"HTTP/1.1 404 no\r\n\r\n").unwrap();
                 continue;
@@ -184,21 +237,17 @@ fn an_installer_comes_from_a_repository_unpacked() {
     let directory = tempfile::tempdir().unwrap();
     let blank = directory.path().join("blank");
     File::create(&blank).unwrap().set_len(1 << 20).unwrap();
-    let install = |url: &str| {
-        Install::read(|key| {
-            (key == "install-repository").then(|| Box::leak(url.to_owned().into_boxed_str()) as &str)
-        })
-        .unwrap()
-    };
     let url = repository(directory.path(), true);
     let reported = Mutex::new(Vec::new());
     let progress = |done: f64| reported.lock().unwrap().push(done);
     let (_keep, cancelled) = bounded(0);
     let installing = Installing { install: &install(&url), progress: &progress };
-    let found = search_or_install(&blank, KernelLimits::default(), &cancelled, Some(installing)).unwrap();
+    let found =
+        search_or_install(&blank, (HOST, HOST), KernelLimits::default(), &cancelled, Some(installing))
+            .unwrap();
     assert_eq!(found.args, format!("method={url}/"));
     assert!(found.kernel.read(Pages::Now).unwrap().bytes() == kernel(), "it is unpacked");
-    assert_eq!(found.ramdisk.unwrap().read(Pages::Now).unwrap().bytes(), b"the installer's");
+    assert_eq!(found.ramdisk.unwrap().read(Pages::Now).unwrap().bytes(), INSTALLERS);
     assert!(found.changes.is_some());
     let reported = reported.into_inner().unwrap();
     assert!(reported.is_sorted() && reported.last() == Some(&1.0), "{reported:?}");
@@ -209,6 +258,7 @@ fn an_installer_comes_from_a_repository_unpacked() {
     let installing = Installing { install: &install(&silent), progress: &|_| () };
     drop(keep);
     let outcome =
-        search_or_install(&blank, KernelLimits::default(), &cancelled, Some(installing)).unwrap_err();
+        search_or_install(&blank, (HOST, HOST), KernelLimits::default(), &cancelled, Some(installing))
+            .unwrap_err();
     assert!(matches!(outcome, KernelSearchError::Cancelled), "{outcome}");
 }

@@ -59,7 +59,8 @@ pub(super) fn plan(install: &Install) -> Result<Plan> {
 }
 
 fn first_round(install: &Install) -> Result<Work> {
-    // XenServer 3 had a ramdisk rhel41-install-initrd.img, its successors rhel4.4-install-initrd.img.
+    // XenServer 3's installer put a rhel41-install-initrd.img there; its successors' record of RHEL 4.4 names rhel4.4-vmlinuz and
+    // rhel4.4-install-initrd.img. The other names follow these: nothing public has the kernel's of RHEL 4.1.
     let local = |releases: &[&str]| {
         let file = |release: &str, name: &str| PathBuf::from(SUPPORT).join(format!("{release}-{name}"));
         let pair = |release: &&str| (file(release, "vmlinuz"), file(release, "install-initrd.img"));

@@ -131,3 +131,13 @@ fn cards_have_sections_of_their_own() {
         }
     }
 }
+
+#[test]
+fn the_limits_for_kernels_and_ramdisks_are_the_boot_loaders() {
+    let limits = |text: &str, flags: &[&str]| {
+        let loader = load(text, flags).unwrap().config.boot_loader();
+        (loader.kernel_limit, loader.ramdisk_limit)
+    };
+    assert_eq!(limits("", &[]), (32 << 20, 128 << 20));
+    assert_eq!(limits("pv-kernel-max-size = 1000\n", &["--pv-ramdisk-max-size", "2000"]), (1000, 2000));
+}
