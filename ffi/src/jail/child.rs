@@ -1,8 +1,9 @@
 //! The new process: takes its steps, reports the one that fails, and becomes the program.
 //!
-//! It is a copy of a process with threads, of which only the calling one exists here: locks may be held for ever. So
-//! there are system calls and nothing else; those that the C library spreads over threads (`setresuid`) are made
-//! directly, and no error is turned into text.
+//! Until then it lives in its starter's memory, whose other threads go on: locks may be held for ever, and what it writes to
+//! is theirs. So there are system calls and nothing else; those that the C library spreads over threads (`setresuid`) are
+//! made directly, and no error is turned into text. The thread that started it stands still, so that the thread's `errno`
+//! can be used.
 
 use std::ffi::{CStr, CString, c_char, c_int, c_long};
 use std::os::fd::RawFd;
@@ -36,12 +37,32 @@ impl Pointers {
     }
 }
 
+/// What the new process is to do.
+pub(super) struct Begin<'a> {
+    pub(super) steps: &'a [Step],
+    pub(super) pointers: Pointers,
+    /// Where it says that it is there.
+    pub(super) birth: RawFd,
+    /// Where it tells of a failed step.
+    pub(super) report: RawFd,
+}
+
+/// The new process's first function.
+pub(super) extern "C" fn enter(begin: &Begin<'_>) -> ! {
+    // SAFETY: one byte; and the process was made by `clone3`, with pointers of these steps and a pipe for its report, both
+    // marked to be closed by `execve` as every descriptor the standard library makes.
+    unsafe {
+        libc::write(begin.birth, c"!".as_ptr().cast(), 1);
+        run(begin.steps, &begin.pointers, begin.report)
+    }
+}
+
 /// Takes the steps; comes back only never.
 ///
 /// # Safety
-/// The calling process was just made by `clone3` without `CLONE_VM`; `report` is the writing end of a pipe, marked to
-/// be closed by `execve`, and `pointers` are of these steps.
-pub(super) unsafe fn run(steps: &[Step], pointers: &Pointers, report: RawFd) -> ! {
+/// The calling process was just made by `clone3`, and the thread that made it stands still; `report` is the writing end of
+/// a pipe, marked to be closed by `execve`, and `pointers` are of these steps.
+unsafe fn run(steps: &[Step], pointers: &Pointers, report: RawFd) -> ! {
     let mut index: u32 = 0;
     for step in steps {
         // SAFETY: as the caller promises.

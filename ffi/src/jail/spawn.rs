@@ -1,6 +1,6 @@
 //! Makes the process, and reads what it reports.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, c_long};
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::mem::size_of;
@@ -10,12 +10,18 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::ExitStatus;
 use std::ptr::null_mut;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
-use super::child::{self, Message, Pointers};
+use super::child::{self, Begin, Message, Pointers};
 use super::steps::{EMPTY, Prepared, Step, compile};
 use super::{Error, Feature, Jail, c_string};
 use crate::pid::PidFd;
+
+/// Bytes of a new process's stack: a few calls deep, with some hundred bytes of buffers.
+const STACK: usize = 64 << 10;
+
+/// Bytes of the stack of the thread that permits: it writes a record.
+const PERMIT_STACK: usize = 256 << 10;
 
 /// A child process of this one, in its jail. Dropping it leaves it running, and unreaped when it ends.
 #[derive(Debug)]
@@ -42,7 +48,7 @@ impl Jail {
         self,
         program: &Path,
         arguments: &[impl AsRef<OsStr>],
-        permit: impl FnOnce(u32) -> io::Result<()>,
+        permit: impl FnOnce(u32) -> io::Result<()> + Send,
     ) -> Result<Child, Error> {
         let opened = File::options()
             .read(true)
@@ -119,47 +125,64 @@ pub(super) struct Report {
     pub(super) reader: File,
 }
 
-/// Makes the process take `steps`. `permit` is told its number and lets it begin.
+/// Makes the process take `steps`. `permit` is told its number, on a thread of its own, and lets it begin: this one waits
+/// until the process is its program, or has failed to become it.
 pub(super) fn start(
     steps: &[Step],
     flags: &Flags,
     report: Report,
-    permit: impl FnOnce(u32) -> io::Result<()>,
+    permit: impl FnOnce(u32) -> io::Result<()> + Send,
 ) -> Result<Child, Error> {
+    let prepare = |what| move |source| Error::Prepare { what, source };
     let Report { writer, mut reader } = report;
-    let pointers = Pointers::of(steps);
-    let signals = BlockedSignals::block();
-    let made = clone3(flags.namespaces, flags.group.as_ref());
-    if let Ok(None) = made {
-        // SAFETY: this is the new process, and the writer is the report's pipe (close-on-exec as every descriptor the
-        // standard library makes).
-        unsafe { child::run(steps, &pointers, writer.as_raw_fd()) }
-    }
-    drop(signals);
-    let child = match made {
-        Ok(Some(child)) => child,
-        Ok(None) => unreachable!("the child does not return"),
-        Err(source) => return Err(Error::Prepare { what: "clone3", source }),
-    };
+    let (born, birth) = io::pipe().map_err(prepare("pipe"))?;
+    let number = AtomicI32::new(0);
+    let begin =
+        Begin { steps, pointers: Pointers::of(steps), birth: birth.as_raw_fd(), report: writer.as_raw_fd() };
+    let (made, permitted) = std::thread::scope(|scope| {
+        let told = || permit_when_born(born, &number, permit);
+        let starter = std::thread::Builder::new().name("permit".into()).stack_size(PERMIT_STACK);
+        let starter = starter.spawn_scoped(scope, told).map_err(prepare("thread"))?;
+        let made = clone3(flags, &begin, &number).map_err(prepare("clone3"));
+        // If there is no process, nothing else tells the other thread.
+        drop(birth);
+        let panicked = |_| Err(io::Error::other("the thread that permits it panicked"));
+        let permitted = starter.join().unwrap_or_else(panicked);
+        Ok((made?, permitted))
+    })?;
     drop(writer);
-    if let Err(source) = permit(child.pid) {
-        let _ = child.kill();
-        let _ = child.wait();
+    if let Err(source) = permitted {
+        let _ = made.kill();
+        let _ = made.wait();
         return Err(Error::NotPermitted { source });
     }
     let mut report: Message = [0; size_of::<Message>()];
     match read_report(&mut reader, &mut report) {
         // The pipe was closed by the program's start.
-        Ok(false) => Ok(child),
+        Ok(false) => Ok(made),
         Ok(true) => {
-            let _ = child.wait();
+            let _ = made.wait();
             Err(failure(steps, report))
         }
         Err(source) => {
-            let _ = child.kill();
-            let _ = child.wait();
+            let _ = made.kill();
+            let _ = made.wait();
             Err(Error::Prepare { what: "reading the new process's report", source })
         }
+    }
+}
+
+/// Waits for the process to be there, and says that it may begin. None comes when it could not be made.
+fn permit_when_born(
+    mut born: io::PipeReader,
+    number: &AtomicI32,
+    permit: impl FnOnce(u32) -> io::Result<()>,
+) -> io::Result<()> {
+    let mut word = [0_u8; 1];
+    match born.read_exact(&mut word) {
+        Ok(()) => permit(number.load(Ordering::Acquire).unsigned_abs()),
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(()),
+        Err(error) => Err(error),
     }
 }
 
@@ -216,34 +239,77 @@ fn duplicate_from(descriptor: BorrowedFd<'_>, first: usize) -> io::Result<OwnedF
     Ok(unsafe { OwnedFd::from_raw_fd(made) })
 }
 
-/// A copy of this process; none in the copy.
-fn clone3(namespaces: i32, group: Option<&OwnedFd>) -> io::Result<Option<Child>> {
+/// Makes the process, in this one's memory and on a stack of its own, and returns when it has left that memory: by becoming
+/// its program, or by its end. A copy of the memory would cost more than all steps where dom0 is a PV guest, which asks the
+/// hypervisor for every page table: when it is made, when either side writes to it first, and when it is given back.
+///
+/// Only the calling thread waits. What the process copies into its root meanwhile counts as this process's memory, not as its
+/// control group's. Until then the process has its own descriptors, directories, signal handlers and rights, but
+/// no memory; the kernel does not let others of the user that it becomes look into it, as it changes its user
+/// (`PR_SET_DUMPABLE` in prctl(2)), nor into this process from then on.
+fn clone3(flags: &Flags, begin: &Begin<'_>, number: &AtomicI32) -> io::Result<Child> {
     /// `<linux/sched.h>`, from Linux 5.7 on.
     const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+    // As the processor wants a stack to be aligned.
+    let mut stack = vec![0_u128; STACK / size_of::<u128>()];
     let mut pidfd: RawFd = -1;
-    let flags = u64::from(namespaces.cast_unsigned()) | u64::from(libc::CLONE_PIDFD.cast_unsigned());
+    let shared = libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD | libc::CLONE_PARENT_SETTID;
     // SAFETY: a structure of numbers, for which zero means "not used".
     let mut arguments = unsafe { std::mem::zeroed::<libc::clone_args>() };
-    arguments.flags = flags;
+    arguments.flags = u64::from((flags.namespaces | shared).cast_unsigned());
     arguments.pidfd = (&raw mut pidfd).expose_provenance() as u64;
+    arguments.parent_tid = number.as_ptr().expose_provenance() as u64;
     arguments.exit_signal = u64::from(libc::SIGCHLD.unsigned_abs());
-    if let Some(group) = group {
+    arguments.stack = stack.as_mut_ptr().expose_provenance() as u64;
+    arguments.stack_size = STACK as u64;
+    if let Some(group) = &flags.group {
         arguments.flags |= CLONE_INTO_CGROUP;
         arguments.cgroup = u64::from(group.as_raw_fd().unsigned_abs());
     }
-    // SAFETY: the structure and its size; without CLONE_VM the new process has its own copy of all memory, this
-    // function's frame too, and the kernel writes the pidfd into the parent's only.
-    let result =
-        unsafe { libc::syscall(libc::SYS_clone3, &raw const arguments, size_of::<libc::clone_args>()) };
+    let signals = BlockedSignals::block();
+    // SAFETY: the structure and its size; the new process runs `child::enter` on the stack given, which nobody else uses,
+    // with what it is to do, and both outlive it, because this thread goes on when the process has left this memory only.
+    // The kernel writes the pidfd and the number before either goes on.
+    let result = unsafe { call(&arguments, begin) };
+    drop(signals);
     match u32::try_from(result) {
-        Err(_) => Err(io::Error::last_os_error()),
-        Ok(0) => Ok(None),
+        Err(_) => Err(io::Error::from_raw_os_error(i32::try_from(-result).unwrap_or(libc::EINVAL))),
         Ok(pid) => {
             // SAFETY: a descriptor the kernel just made for us.
             let process = PidFd::from(unsafe { OwnedFd::from_raw_fd(pidfd) });
-            Ok(Some(Child { pid, process }))
+            Ok(Child { pid, process })
         }
     }
+}
+
+/// The system call. The C library has none for a process with a stack of its own in a control group.
+///
+/// # Safety
+/// The arguments have a stack that is used by nothing else, `CLONE_VM` and `CLONE_VFORK`.
+unsafe fn call(arguments: &libc::clone_args, begin: &Begin<'_>) -> c_long {
+    let result: c_long;
+    // SAFETY: in the calling process registers change as said and nothing else does. The new one, for which the call returns 0,
+    // leaves this function for another that does not return; its stack is aligned as a call needs it.
+    unsafe {
+        std::arch::asm!(
+            "syscall",
+            "test rax, rax",
+            "jnz 2f",
+            "xor ebp, ebp",
+            "mov rdi, r8",
+            "call r9",
+            "ud2",
+            "2:",
+            inlateout("rax") libc::SYS_clone3 => result,
+            in("rdi") arguments,
+            in("rsi") size_of::<libc::clone_args>(),
+            in("r8") std::ptr::from_ref(begin),
+            in("r9") child::enter as extern "C" fn(&Begin<'_>) -> !,
+            lateout("rcx") _,
+            lateout("r11") _,
+        );
+    }
+    result
 }
 
 /// All signals of this thread, blocked: a handler of this process must not run in the copy.

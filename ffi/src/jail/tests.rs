@@ -406,6 +406,19 @@ fn nothing_begins_without_permission() {
     assert!(silent.contains("permission to go on: Operation canceled"), "{silent}");
 }
 
+/// Between its change of user and its program the process is in its starter's memory.
+#[test]
+fn others_of_its_user_do_not_look_into_its_starter() {
+    if !root() {
+        return;
+    }
+    let child = jail().system_libraries().spawn(Path::new("/bin/true"), &["true"]).unwrap();
+    assert!(child.wait().unwrap().success());
+    // SAFETY: no argument.
+    let dumpable = unsafe { libc::prctl(libc::PR_GET_DUMPABLE) };
+    assert_ne!(dumpable, 1, "the kernel has taken it back when the process changed its user");
+}
+
 #[test]
 fn real_failures_are_named() {
     if !root() {

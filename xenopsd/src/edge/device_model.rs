@@ -54,7 +54,7 @@ pub struct Terminal {
 }
 
 /// Writes a resource down; the resource is not taken when that fails.
-pub type Note<'a> = dyn FnMut(Resource) -> Result<(), HostError> + 'a;
+pub type Note<'a> = dyn FnMut(Resource) -> Result<(), HostError> + Send + 'a;
 
 /// A device model's process. Dropping this leaves it running.
 pub trait DeviceModel: Send + Sync {

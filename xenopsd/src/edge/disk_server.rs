@@ -35,7 +35,7 @@ pub struct ServerWanted<'a> {
 }
 
 /// Writes down what is known of a server, the first time before there is anything of it, and each time before there is more.
-pub type NoteServer<'a> = dyn FnMut(&DiskServerId) -> Result<(), HostError> + 'a;
+pub type NoteServer<'a> = dyn FnMut(&DiskServerId) -> Result<(), HostError> + Send + 'a;
 
 /// As it is in the journal and where the kernel shows whose a device is: `file:DEVICE:INODE` or `block:MAJOR:MINOR`, in
 /// hexadecimal.
