@@ -1,5 +1,7 @@
 //! A disk with Debian 12 on it, as its installer leaves one: packages configured by their own scripts, GRUB in the gap before
 //! the partition, its configuration written by Debian's own `grub-mkconfig`. The package of a second kernel is in root's home.
+//! What only costs time on an emulated processor is left out, as the files under `assets/debian` say: udev in the initial
+//! ramdisk, boot scripts, and drivers for other machines.
 //!
 //! ```text
 //!   apt-get ──▶ packages ──▶ assets/debian/build: mount, unpack, chroot dpkg, mkinitramfs, update-grub ──▶ disk
