@@ -4,6 +4,7 @@
 use std::thread;
 
 use suite::{Dom0, Guest, LIMIT};
+use xen_host::programs::DAEMON_LOG;
 use xen_host::target;
 use xenopsd::api::{BuilderInfo, Error, Int, PowerState, VbdMode, VbdType};
 
@@ -374,4 +375,20 @@ fn a_device_model_that_does_not_start_or_is_killed_leaves_nothing() {
         restart(&dom0, &format!("--qemu-system-i386 {program}"));
         fails("behaves", &[text]);
     }
+
+    // A control group that cannot be made, and one that is done without: the log says of which VM.
+    dom0.sh("echo 0 >/sys/fs/cgroup/xenopsd/cgroup.max.descendants");
+    restart(&dom0, &format!("--qemu-system-i386 {HOSTILE}"));
+    fails("behaves", &["control group domain-", "`allow-unjailed = cgroup`"]);
+    restart(&dom0, &format!("--qemu-system-i386 {HOSTILE} --allow-unjailed cgroup"));
+    dom0.add(&good);
+    dom0.start_paused(&good).expect("starts");
+    let view = dom0.look_at(model_of(&dom0, dom0.domid(&good)));
+    assert!(view.group().is_none_or(|group| !group.contains("domain-")), "{:?}", view.group());
+    let said = dom0.sh(&format!("grep 'without the control group' {DAEMON_LOG}"));
+    assert!(said.lines().count() == 1 && said.contains(good.id()), "{said}");
+    dom0.hard_shutdown(&good).expect("ends");
+    dom0.remove(&good).expect("halted");
+    dom0.sh("echo max >/sys/fs/cgroup/xenopsd/cgroup.max.descendants");
+    before.must_be_left(&dom0);
 }
