@@ -2,15 +2,15 @@
 
 use std::time::Instant;
 
-use suite::{Dom0, Guest};
+use suite::{Dom0, Guest, LIMIT};
 use xen_host::Options;
 use xenopsd::api::{
-    DeviceId, Disk, Error, StepState, TaskStat, TaskState, Vbd, VbdAdd, VbdMode, VbdPlug, VbdStat, VbdUnplug,
-    VifPlug, VifUnplug, VmExplain,
+    DeviceId, Disk, Error, PowerState, StepState, TaskStat, TaskState, Vbd, VbdAdd, VbdMode, VbdPlug,
+    VbdStat, VbdUnplug, VifPlug, VifUnplug, VmExplain,
 };
 
 /// How often a device comes and goes.
-const CYCLES: usize = 10;
+const CYCLES: usize = 50;
 
 fn dbg() -> String {
     "test".to_owned()
@@ -41,6 +41,7 @@ fn disks_come_and_go_and_what_was_written_stays() {
     let dom0 = Dom0::start();
     dom0.sh("truncate -s 8M /root/hot.img");
     let guest = Guest::new("hot").disk("xvdb", "/root/hot.img", VbdMode::ReadWrite);
+    let unknown = dom0.snapshot();
     boot_bare(&dom0, &guest);
     let disk = guest.vbds[0].id.clone();
     let before = dom0.snapshot();
@@ -63,10 +64,12 @@ fn disks_come_and_go_and_what_was_written_stays() {
     let written = dom0.sh("head -c 1048576 /root/hot.img | md5sum");
     assert_eq!(written.split_whitespace().next(), sum.split_whitespace().next(), "{sum}");
 
+    let begun = Instant::now();
     for cycle in 0..CYCLES {
         plug_disk(&dom0, &disk).unwrap_or_else(|error| panic!("plug {cycle}: {error}"));
         unplug_disk(&dom0, &disk, false).unwrap_or_else(|error| panic!("unplug {cycle}: {error}"));
     }
+    println!("{CYCLES} times plugged and unplugged in {:.1} s", begun.elapsed().as_secs_f32());
     assert_eq!(unplug_disk(&dom0, &disk, false), Err(Error::DeviceNotConnected));
     before.must_be_left(&dom0);
 
@@ -81,7 +84,24 @@ fn disks_come_and_go_and_what_was_written_stays() {
     assert_eq!(steps[0].undo[0].what, "unplug disk xvdb by force");
     let table = dom0.sh("xenops explain hot");
     assert!(table.contains("undone by: unplug disk xvdb by force"), "{table}");
-    dom0.shutdown(&guest, 60.0).expect("goes down");
+    dom0.sh("mv /root/gone.img /root/hot.img");
+    let end = crash_amid_plugs(&dom0, &guest, &disk);
+    assert!(matches!(end, Error::BadPowerState { .. } | Error::DeviceNotConnected), "{end:?}");
+    dom0.wait_for_power(&guest, PowerState::Halted);
+    dom0.remove(&guest).expect("is forgotten");
+    unknown.must_be_left(&dom0);
+}
+
+/// The guest crashes while a disk comes and goes; the error that tells of it.
+fn crash_amid_plugs(dom0: &Dom0, guest: &Guest, disk: &DeviceId) -> Error {
+    dom0.enter(guest, "echo 1 >/proc/sys/kernel/sysrq; echo c >/proc/sysrq-trigger");
+    let deadline = Instant::now() + LIMIT;
+    loop {
+        if let Err(error) = plug_disk(dom0, disk).and_then(|()| unplug_disk(dom0, disk, false)) {
+            return error;
+        }
+        assert!(Instant::now() < deadline, "the guest does not crash");
+    }
 }
 
 /// Milliseconds of the slowest of some cycles of a disk.
