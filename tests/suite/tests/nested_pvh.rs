@@ -22,6 +22,25 @@ fn guest(dom0: &Dom0) -> Guest {
         .vif("xenbr0")
 }
 
+/// What it sees from inside: a map with all its memory and with its tables, and the hypervisor's leaves of `cpuid`.
+fn has_its_map_and_processor(dom0: &Dom0, guest: &Guest) {
+    let list = "for r in /sys/firmware/memmap/*; do echo $(cat $r/start $r/end $r/type); done";
+    let map = dom0.type_into(guest, list);
+    let number = |text: &str| u64::from_str_radix(text.trim_start_matches("0x"), 16).expect("a number");
+    let bytes = |line: &str| {
+        let mut words = line.split(' ');
+        let (start, end) = (words.next().expect("start"), words.next().expect("end"));
+        number(end) - number(start) + 1
+    };
+    let ram: u64 = map.lines().filter(|line| line.ends_with("System RAM")).map(bytes).sum();
+    assert!((127 << 20..=129 << 20).contains(&ram), "{ram} bytes in {map}");
+    assert!(map.lines().any(|line| line.contains("ACPI")), "{map}");
+    // Linux looks for the leaves itself, and says what it has found: the same for both kinds.
+    let found = dom0.type_into(guest, "dmesg | grep -o 'Hypervisor detected: .*'");
+    assert_eq!(found, "Hypervisor detected: Xen HVM");
+    assert_eq!(dom0.type_into(guest, "grep -c '^flags.* hypervisor' /proc/cpuinfo"), "1");
+}
+
 #[test]
 fn a_pvh_guest_boots_pauses_reboots_suspends_and_goes() {
     let dom0 = Dom0::start();
@@ -39,6 +58,7 @@ fn a_pvh_guest_boots_pauses_reboots_suspends_and_goes() {
     // Its memory is what it was given, and its ballooning driver keeps it.
     let held = state.memory_actual;
     assert!((128 << 20..129 << 20).contains(&held), "{held}");
+    has_its_map_and_processor(&dom0, &guest);
     // The kernel takes the tables as they are, and sees both processors, one of them in use.
     let acpi =
         dom0.type_into(&guest, "dmesg | grep -E 'ACPI.*(Error|Warning|BUG|Invalid|failed)'; echo none");
