@@ -2,7 +2,10 @@
 
 use super::{Entry, Located, Menu, check_count, grubenv, keyword, lines, version};
 use crate::{error::Result, volumes::Volumes};
-use std::{cmp::Reverse, collections::HashMap};
+use std::{
+    cmp::{Ordering, Reverse},
+    collections::HashMap,
+};
 
 /// Variables of GRUB's environment.
 pub(crate) type Variables = HashMap<String, String>;
@@ -14,6 +17,12 @@ struct File {
 }
 
 impl File {
+    fn new(id: &str, text: &str) -> Self {
+        let keys =
+            lines(text).map(|(_, line)| keyword(line)).map(|(k, v)| (k.to_owned(), v.to_owned())).collect();
+        Self { id: id.to_owned(), keys }
+    }
+
     fn get(&self, key: &str) -> Option<&str> {
         self.keys.iter().find(|(k, _)| k == key).map(|(_, v)| v.as_str())
     }
@@ -30,23 +39,23 @@ fn files(volumes: &mut Volumes, volume: usize, dir: &str, sort_keys: bool) -> Re
         let Some(id) = name.strip_suffix(".conf") else { continue };
         check_count(found.len())?;
         let Some(text) = volumes.text(volume, &format!("{dir}/{name}"))? else { continue };
-        let keys =
-            lines(&text).map(|(_, line)| keyword(line)).map(|(k, v)| (k.to_owned(), v.to_owned())).collect();
-        found.push(File { id: id.to_owned(), keys });
+        found.push(File::new(id, &text));
     }
-    found.sort_by(|a, b| {
-        let key = |f: &File| f.get("sort-key").map(str::to_owned);
-        let by_name = version::compare(&b.id, &a.id);
-        if !sort_keys {
-            return by_name;
-        }
-        let newer = version::compare(b.get("version").unwrap_or(""), a.get("version").unwrap_or(""));
-        // Those with a sort key come first.
-        let (x, y) = (key(a), key(b));
-        let rank = Reverse(x.is_some()).cmp(&Reverse(y.is_some())).then_with(|| x.cmp(&y));
-        if key(a).is_some() && key(b).is_some() { rank.then(newer).then(by_name) } else { rank.then(by_name) }
-    });
+    found.sort_by(|a, b| order(a, b, sort_keys));
     Ok(found)
+}
+
+/// Which of two entries comes first.
+fn order(a: &File, b: &File, sort_keys: bool) -> Ordering {
+    let by_name = version::compare(&b.id, &a.id);
+    if !sort_keys {
+        return by_name;
+    }
+    let newer = version::compare(b.get("version").unwrap_or(""), a.get("version").unwrap_or(""));
+    // Those with a sort key come first.
+    let (x, y) = (a.get("sort-key"), b.get("sort-key"));
+    let rank = Reverse(x.is_some()).cmp(&Reverse(y.is_some())).then_with(|| x.cmp(&y));
+    if x.is_some() && y.is_some() { rank.then(newer).then(by_name) } else { rank.then(by_name) }
 }
 
 /// The entries of a directory as GRUB's `blscfg` makes them: `$name` stands for a variable of the environment.
@@ -172,6 +181,34 @@ pub(crate) fn glob(pattern: &str, name: &str) -> bool {
     }
     pattern[at..].iter().all(|&c| c == '*')
 }
+
+/// Entries in a row, a zero between them, the first line of each its name and the first of all an environment: whatever
+/// they say, they have an order, and their values can be taken; for fuzzing.
+pub fn fuzz(text: &str) {
+    let mut parts = text.split('\0');
+    let variables: Variables = grubenv::parse(parts.next().unwrap_or_default()).into_iter().collect();
+    let file = |part: &str| part.split_once('\n').map(|(id, text)| File::new(id, text));
+    let files: Vec<_> = parts.filter_map(file).take(FUZZED).collect();
+    for sort_keys in [false, true] {
+        let order = |a: usize, b: usize| order(&files[a], &files[b], sort_keys);
+        for a in 0..files.len() {
+            for b in 0..files.len() {
+                assert_eq!(order(a, b), order(b, a).reverse());
+                for c in 0..files.len() {
+                    assert!(order(a, b).is_gt() || order(b, c).is_gt() || order(a, c).is_le());
+                }
+            }
+        }
+    }
+    for file in &files {
+        for (_, value) in &file.keys {
+            let _ = (expand(value, &variables), glob(value, &file.id));
+        }
+    }
+}
+
+/// Entries of which all three are compared.
+const FUZZED: usize = 8;
 
 #[cfg(test)]
 mod tests {

@@ -45,7 +45,7 @@ pub use guest_tree::guest_tree;
 pub type Target = fn(&[u8]);
 
 /// Every function by the name of its fuzz target.
-pub const TARGETS: [(&str, Target); 31] = [
+pub const TARGETS: [(&str, Target); 32] = [
     ("http", http),
     ("json", json),
     ("xml", xml),
@@ -58,6 +58,7 @@ pub const TARGETS: [(&str, Target); 31] = [
     ("kernel", kernel),
     ("boot_worker", boot_worker),
     ("grub", grub),
+    ("boot_entries", boot_entries),
     ("boot_config", boot_config),
     ("guest_disk", guest_disk),
     ("address", address),
@@ -250,6 +251,11 @@ pub fn boot_worker(bytes: &[u8]) {
 /// A boot configuration ends, within its limits.
 pub fn grub(bytes: &[u8]) {
     let _ = guest_installer::config::grub2::fuzz(&String::from_utf8_lossy(bytes));
+}
+
+/// Entries of the boot loader specification, as GRUB and systemd-boot read them.
+pub fn boot_entries(bytes: &[u8]) {
+    guest_installer::config::bls::fuzz(&String::from_utf8_lossy(bytes));
 }
 
 /// What a configuration of any boot loader, read without its disk, would start is within its limits.

@@ -184,6 +184,12 @@ const LEGACY: &str = "default saved\ntimeout 3\ntitle One\nroot (hd0,0)\nkernel 
 const SYSLINUX: &str = "DEFAULT menu.c32\nPROMPT 0\nLABEL a\n MENU DEFAULT\n LINUX vmlinuz\n INITRD a,b\n APPEND root=1 initrd=c\n\
     LABEL x\n KERNEL mboot.c32\n APPEND xen.gz --- vmlinuz ro --- initrd\nMENU INCLUDE more.cfg\n";
 
+/// An environment and four entries.
+const BLS: &str = "# GRUB Environment Block\nkernelopts=root=/dev/xvda1 ro\nroot=x\n####\0\
+    fedora-6.5.6-300.fc39\ntitle Fedora (6.5.6)\nversion 6.5.6-300.fc39.x86_64\nlinux /vmlinuz-6.5.6\ninitrd /a $tuned\noptions $kernelopts quiet\n\0\
+    fedora-6.5.6~rc1\nversion 6.5.6~rc1\nlinux ${root}/vmlinuz\nsort-key fedora\n\0\
+    fedora-6.10\nversion 6.10^git1\nsort-key fedora\nlinux /v\n\0rescue-*?\ntitle R\n";
+
 /// An address, and on the second line where its server leads.
 const ADDRESSES: [&str; 6] = [
     "http://u:p%40w@deb.example:8080/debian/?x#frag\n../x?y=http://z",
@@ -321,6 +327,7 @@ fn seeds(target: &str) -> Vec<Vec<u8>> {
         "boot_config" => {
             texts(&[GRUB, LEGACY, SYSLINUX, "# GRUB Environment Block\nsaved_entry=a>b\\\\c\n####"])
         }
+        "boot_entries" => texts(&[BLS]),
         "guest_disk" => directory("tests/fuzz/seeds/guest_disk"),
         "address" => texts(&ADDRESSES),
         "fetch_worker" => texts(&FETCH_WORKER),
