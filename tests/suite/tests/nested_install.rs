@@ -2,11 +2,13 @@
 //! from the kernel's NFS server.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use suite::{Dom0, Guest, HTTP};
+use suite::{Dom0, Guest, HTTP, LIMIT as WAIT};
 use xen_host::Options;
-use xenopsd::api::{Error, VbdMode, Vm};
+use xenopsd::api::{
+    BuilderInfo, Error, TaskCancel, TaskStat, TaskState, UpdatesGet, UpdatesLastId, VbdMode, Vm, VmStart,
+};
 
 /// Where the package `debian-installer-12-netboot-amd64` has the installer for text consoles.
 const INSTALLER: &str = "/usr/lib/debian-installer/images/12/amd64/text/debian-installer/amd64";
@@ -45,32 +47,114 @@ fn mirror(dom0: &Dom0) {
     dom0.serve_http("/root/www");
 }
 
+/// Asks for the mirror's installer, as a guest of one kind or another.
+fn debian(name: &str) -> Guest {
+    let keys = [("install-distro", "debianlike"), ("install-arch", "amd64"), ("debian-release", "bookworm")];
+    let guest = Guest::new(name).memory(MEMORY).disk("xvda", "/root/blank.img", VbdMode::ReadWrite);
+    guest.installed_from(&format!("{HTTP}/debian"), &keys)
+}
+
+/// PV, and PVH with the kernel as it comes.
 #[test]
 fn debians_installer_comes_from_a_mirror_and_shows_its_first_screen() {
     let dom0 = dom0();
     mirror(&dom0);
     let before = dom0.snapshot();
-    let keys = [("install-distro", "debianlike"), ("install-arch", "amd64"), ("debian-release", "bookworm")];
-    let repository = format!("{HTTP}/debian");
-    let guest = Guest::new("debian").memory(MEMORY).disk("xvda", "/root/blank.img", VbdMode::ReadWrite);
-    let guest = guest.installed_from(&repository, &keys);
-    dom0.add(&guest);
-    dom0.run_guest(&guest);
-    let seen = dom0.host.wait_for_guest(guest.name(), SCREEN, LIMIT);
-    seen.unwrap_or_else(|error| panic!("{error}"));
-    let record = dom0.record(&guest);
-    let loader = &record.indirect_boot().expect("its disk").bootloader;
-    assert_eq!((&**loader, key(&record, "install-distro")), ("pygrub", None), "it has one round");
-    dom0.hard_shutdown(&guest).expect("goes down");
-    dom0.remove(&guest).expect("is forgotten");
+    for guest in [debian("debian"), debian("debian-pvh").kind(BuilderInfo::Pvh)] {
+        dom0.add(&guest);
+        dom0.run_guest(&guest);
+        let seen = dom0.host.wait_for_guest(guest.name(), SCREEN, LIMIT);
+        seen.unwrap_or_else(|error| panic!("{error}"));
+        let record = dom0.record(&guest);
+        let loader = &record.indirect_boot().expect("its disk").bootloader;
+        assert_eq!((&**loader, key(&record, "install-distro")), ("pygrub", None), "it has one round");
+        dom0.hard_shutdown(&guest).expect("goes down");
+        dom0.remove(&guest).expect("is forgotten");
+    }
     let netboot = "/debian/dists/bookworm/main/installer-amd64/current/images/netboot";
     let each = format!(
         "{netboot}/xen/vmlinuz 404\n{netboot}/debian-installer/amd64/linux 200\n\
          {netboot}/debian-installer/amd64/initrd.gz 200"
     );
-    assert_eq!(dom0.asked_of_http(), each);
+    assert_eq!(dom0.asked_of_http(), format!("{each}\n{each}"));
     assert_eq!(dom0.run("pgrep -x 'fetch-worker|boot-worker'").text(), "");
     before.must_be_left(&dom0);
+}
+
+/// A server that says in `/root/asked` that it was asked for a kernel, gives a quarter of it for each byte that comes out of
+/// `/root/more`, and has no other file.
+const SERVE_SLOWLY: &str = r#"
+import os, socket
+server = socket.create_server(("127.0.0.1", 8001))
+for name in "/root/more", "/root/asked": os.mkfifo(name)
+if os.fork():
+    os._exit(0)
+os.setsid()
+null = os.open("/dev/null", os.O_RDWR)
+for n in range(3): os.dup2(null, n)
+more, asked = (os.open(name, os.O_RDWR) for name in ("/root/more", "/root/asked"))
+QUARTER = 1 << 20
+while True:
+    client, _ = server.accept()
+    head = client.makefile("rb")
+    path = head.readline()
+    while head.readline().strip(): pass
+    if b"/isolinux/vmlinuz" not in path:
+        client.sendall(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+    else:
+        os.write(asked, b"1")
+        client.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % (4 * QUARTER))
+        for n in range(4):
+            os.read(more, 1)
+            try: client.sendall(b"\x7fELF" * (QUARTER // 4))
+            except OSError: break
+    client.close()
+"#;
+
+/// Waits, by the daemon's notifications, until a task that runs has come further than this.
+fn beyond(dom0: &Dom0, task: &str, progress: f64) -> f64 {
+    let dbg = || "progress".to_owned();
+    let deadline = Instant::now() + WAIT;
+    let mut last = dom0.call(&UpdatesLastId { debug_info: dbg() }).expect("UPDATES.last_id");
+    loop {
+        let task = dom0.call(&TaskStat { debug_info: dbg(), id: task.to_owned() }).expect("TASK.stat");
+        match task.state {
+            TaskState::Pending(done) if done > progress => return done,
+            TaskState::Pending(_) => {}
+            ended => panic!("{ended:?}"),
+        }
+        assert!(Instant::now() < deadline, "no further than {progress}");
+        let get = UpdatesGet { debug_info: dbg(), last_id: Some(last), timeout: Some(1) };
+        last = dom0.call(&get).expect("UPDATES.get").2;
+    }
+}
+
+/// What comes slowly is seen to come, and is not waited for when it is not wanted.
+fn a_download_shows_its_progress_and_is_cancelled(dom0: &Dom0) {
+    dom0.sh(&format!("python3 - <<'PYTHON'\n{SERVE_SLOWLY}PYTHON"));
+    let before = dom0.snapshot();
+    let guest = Guest::new("slow").disk("xvda", "/root/blank.img", VbdMode::ReadWrite);
+    let guest = guest.installed_from("http://127.0.0.1:8001/os", &[]);
+    dom0.add(&guest);
+    let stored = dom0.record(&guest);
+    let start = VmStart { debug_info: "slow".to_owned(), id: guest.vm.id.clone(), paused: true };
+    let task = dom0.call(&start).expect("VM.start");
+    dom0.sh("head -c 1 /root/asked");
+    let begun = beyond(dom0, &task, -1.0);
+    dom0.sh("printf 1 >/root/more");
+    let first = beyond(dom0, &task, begun);
+    dom0.sh("printf 1 >/root/more");
+    let second = beyond(dom0, &task, first);
+    assert!(second < 0.9, "half of the kernel is not all: {second}");
+    dom0.call(&TaskCancel { debug_info: "slow".to_owned(), id: task.clone() }).expect("TASK.cancel");
+    match dom0.wait_task(&task) {
+        Err(Error::Cancelled(id)) => assert_eq!(id, task),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(dom0.record(&guest), stored, "a start that was cancelled is no round");
+    assert_eq!(dom0.run("pgrep -x 'fetch-worker|boot-worker'").text(), "");
+    dom0.remove(&guest).expect("is forgotten");
+    before.must_be_left(dom0);
 }
 
 /// The kernel's NFS server with its port mapper and mountd, as exports(5) has it: for this machine, from ports of root's. The
@@ -109,6 +193,7 @@ fn an_installer_comes_from_the_kernels_nfs_server() {
         other => panic!("{other:?}"),
     }
     dom0.remove(&refused).expect("is forgotten");
+    a_download_shows_its_progress_and_is_cancelled(&dom0);
 
     let guest = Guest::new("nfs").disk("xvda", "/root/blank.img", VbdMode::ReadWrite);
     let guest = guest.installed_from("nfs:127.0.0.1:/srv/nfs/os", &[]);
