@@ -1,6 +1,7 @@
 //! Disk servers: processes that show an image as a network block device.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -26,6 +27,23 @@ impl Devices {
     /// Their numbers.
     pub(super) fn all(&self) -> Vec<u32> {
         self.lock().keys().copied().collect()
+    }
+
+    /// The first number that no device has.
+    fn free(&self) -> u32 {
+        let devices = self.lock();
+        (0..u32::MAX).find(|number| !devices.contains_key(number)).unwrap_or(u32::MAX)
+    }
+
+    /// Whether it was free still: another may have taken it since it was found.
+    fn connect(&self, number: u32, identifier: String) -> bool {
+        match self.lock().entry(number) {
+            Entry::Vacant(place) => {
+                place.insert(identifier);
+                true
+            }
+            Entry::Occupied(_) => false,
+        }
     }
 
     /// The disk behind one of ours.
@@ -55,12 +73,16 @@ pub(super) fn start(
     note(&server)?;
     go();
     shared.faults.check("host.serve_disk.export")?;
-    let free = (0..u32::MAX).find(|number| !shared.network_disks.lock().contains_key(number));
-    let number = free.unwrap_or(u32::MAX);
+    let devices = &shared.network_disks;
+    let mut number = devices.free();
     server.number = Some(number.into());
     note(&server)?;
     shared.faults.check("host.serve_disk.connect")?;
-    shared.network_disks.lock().insert(number, server.identifier().unwrap_or_default());
+    while !devices.connect(number, server.identifier().unwrap_or_default()) {
+        number = devices.free();
+        server.number = Some(number.into());
+        note(&server)?;
+    }
     Ok(())
 }
 
