@@ -127,16 +127,7 @@ fn kill_everywhere(case: &Case) {
 
 #[test]
 fn one_that_is_killed_at_any_boundary_of_any_step_leaves_nothing() {
-    let next = AtomicUsize::new(0);
-    std::thread::scope(|scope| {
-        for _ in 0..2 {
-            scope.spawn(|| {
-                while let Some(case) = CASES.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    kill_everywhere(case);
-                }
-            });
-        }
-    });
+    side_by_side(&CASES, kill_everywhere);
 }
 
 /// Found before a domain is made: as an error of the contract that says what to do.

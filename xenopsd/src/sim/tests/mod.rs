@@ -34,6 +34,7 @@ mod terminals;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam::channel::bounded;
@@ -55,6 +56,20 @@ const LONG: Duration = Duration::from_secs(60);
 /// How long a test waits for anything: well above [`LONG`], so that what the daemon waits for in vain ends with the
 /// daemon's own error.
 const LIMIT: Duration = Duration::from_secs(180);
+
+/// Runs every case, two at a time: each waits for its own machine most of the time.
+fn side_by_side<C: Sync>(cases: &[C], run: impl Fn(&C) + Sync) {
+    let next = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while let Some(case) = cases.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    run(case);
+                }
+            });
+        }
+    });
+}
 
 /// How often is looked for what nothing tells of.
 const UNTOLD: Duration = Duration::from_millis(50);
