@@ -13,12 +13,11 @@ use std::{
     io::{self, Write as _},
     num::NonZeroUsize,
     panic::resume_unwind,
-    process::{Command, Output},
+    process::Output,
     sync::{Mutex, PoisonError},
     thread,
-    time::Instant,
 };
-use xen_host::progress::say;
+use xen_host::progress::step;
 
 /// How many nested hosts run at the same time at most: each has 4 GiB of memory and its own disk overlay.
 const MOST: usize = 8;
@@ -35,14 +34,9 @@ pub(crate) fn run(package: &str, targets: &[&str], filter: Option<&str>) -> Resu
     let work = || -> Result<Vec<String>, Failure> {
         let mut failed = Vec::new();
         while let Some(target) = next() {
-            let begin = Instant::now();
-            let output = output(&mut command(package, target, filter))?;
-            show(&output);
-            let success = output.status.success();
-            let outcome = if success { "" } else { " (failed)" };
-            say(&format!("{target}: {:.1}s{outcome}", begin.elapsed().as_secs_f64()));
-            if !success {
-                failed.push(target.to_owned());
+            match step(target, || test(package, target, filter)) {
+                Err(Failure::Targets(targets)) => failed.extend(targets),
+                other => other?,
             }
         }
         Ok(failed)
@@ -56,14 +50,13 @@ pub(crate) fn run(package: &str, targets: &[&str], filter: Option<&str>) -> Resu
     if failed.is_empty() { Ok(()) } else { Err(Failure::Targets(failed)) }
 }
 
-fn command(package: &str, target: &str, filter: Option<&str>) -> Command {
+/// Runs one, and shows what it printed at its end.
+fn test(package: &str, target: &str, filter: Option<&str>) -> Result<(), Failure> {
     let mut command = cargo(&["test", "--quiet", "--package", package, "--test", target]);
     command.args(filter).args(["--", "--test-threads=1", "--format=pretty"]);
-    command
-}
-
-fn output(command: &mut Command) -> Result<Output, Failure> {
-    command.output().map_err(|e| Failure::start(command, e))
+    let output = command.output().map_err(|e| Failure::start(&command, e))?;
+    show(&output);
+    if output.status.success() { Ok(()) } else { Err(Failure::Targets(vec![target.to_owned()])) }
 }
 
 /// Shows what a target printed, in one piece.

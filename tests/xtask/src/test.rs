@@ -39,7 +39,7 @@ pub(crate) fn test(arguments: &TestArguments) -> Result<ExitCode, Failure> {
     packages::install()?;
     let filter = arguments.filter.as_deref();
     let suite = Targets::of_suite()?;
-    if let Some(chosen) = filter.and_then(|filter| suite.containing(filter)) {
+    if let Some(chosen) = filter.and_then(|filter| suite.containing(filter, false)) {
         run_targets(&chosen, arguments.quick)?;
     } else if arguments.quick {
         run_plain(filter)?;
@@ -129,9 +129,10 @@ impl Targets {
         Ok(Self(names))
     }
 
-    /// Those whose name contains `text`; none when there is no such one.
-    fn containing(&self, text: &str) -> Option<Self> {
-        let names: Vec<_> = self.0.iter().filter(|name| name.contains(text)).cloned().collect();
+    /// Those, measurements or the others, whose name contains `text`; none when there is no such one.
+    fn containing(&self, text: &str, measurements: bool) -> Option<Self> {
+        let chosen = |name: &&String| name.contains(text) && name.starts_with(Self::BENCH) == measurements;
+        let names: Vec<_> = self.0.iter().filter(chosen).cloned().collect();
         (!names.is_empty()).then_some(Self(names))
     }
 
@@ -164,7 +165,7 @@ pub(crate) struct BenchArguments {
 pub(crate) fn bench(arguments: &BenchArguments) -> Result<ExitCode, Failure> {
     packages::install()?;
     let suite = Targets::of_suite()?;
-    let named = arguments.filter.as_deref().and_then(|filter| suite.containing(filter));
+    let named = arguments.filter.as_deref().and_then(|filter| suite.containing(filter, true));
     let filter = arguments.filter.as_deref().filter(|_| named.is_none());
     let chosen = named.as_ref().unwrap_or(&suite).of(Targets::BENCH);
     if chosen.is_empty() {
@@ -195,10 +196,16 @@ mod tests {
 
     #[test]
     fn a_filter_names_targets_before_it_names_tests() {
-        let targets = Targets(["nested_hvm", "nested_hvm_linux", "other"].map(str::to_owned).to_vec());
-        let names = |text: &str| targets.containing(text).map(|chosen| chosen.0);
+        let targets =
+            Targets(["bench_hvm", "nested_hvm", "nested_hvm_linux", "other"].map(str::to_owned).to_vec());
+        let names = |text: &str| targets.containing(text, false).map(|chosen| chosen.0);
         assert_eq!(names("hvm"), Some(vec!["nested_hvm".to_owned(), "nested_hvm_linux".to_owned()]));
         assert_eq!(names("a_guest_is_moved"), None);
+        assert_eq!(
+            targets.containing("hvm", true).map(|chosen| chosen.0),
+            Some(vec!["bench_hvm".to_owned()])
+        );
+        assert!(targets.containing("linux", true).is_none());
     }
 
     #[test]
