@@ -284,11 +284,14 @@ impl Core {
     fn keep_model(&self, vm: &Vm, model: Model, viewers: Option<ScreenListener>) -> Result<(), ModelError> {
         let name = format!("dm-{}", vm.id);
         let screen = viewers.as_ref().map(|viewers| viewers.address().clone());
-        model.follow(&name, self.tell(vm), viewers)?;
+        let model = Arc::new(model);
+        // Before it is followed: one that has ended already says so at once, and that must not be forgotten.
         self.runtimes.with(&vm.id, |r| {
-            (r.model, r.model_ended, r.screen) = (Some(Arc::new(model)), false, screen);
+            (r.model, r.model_ended, r.screen) = (Some(Arc::clone(&model)), false, screen);
         });
-        Ok(())
+        model.follow(&name, self.tell(vm), viewers).inspect_err(|_| {
+            self.runtimes.with(&vm.id, |r| (r.model, r.screen) = (None, None));
+        })
     }
 
     fn tell(&self, vm: &Vm) -> Tell {

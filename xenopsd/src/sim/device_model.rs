@@ -60,6 +60,8 @@ enum Manners {
     Choke,
     /// Never comes to the end of taking it.
     Chew,
+    /// Ends once it is set up, before anybody looks whether it does.
+    Vanish,
 }
 
 impl Manners {
@@ -78,6 +80,7 @@ impl Manners {
             "halt" => Self::Halt,
             "choke" => Self::Choke,
             "chew" => Self::Chew,
+            "vanish" => Self::Vanish,
             _ => Self::Work,
         }
     }
@@ -424,7 +427,11 @@ impl DeviceModel for Process {
     }
 
     fn seal(&self) -> Result<(), HostError> {
-        Ok(self.shared.faults.check("device_model.seal")?)
+        self.shared.faults.check("device_model.seal")?;
+        if self.life.manners == Manners::Vanish {
+            self.life.end();
+        }
+        Ok(())
     }
 
     fn kill(&self) -> Result<(), HostError> {

@@ -38,6 +38,7 @@
 //! | `vm-data/sim/device-model` | `work`, `exit`, `mute`, `nonsense`, `crash`, `flood`, `lock` | an HVM guest's: does its work; ends at once; never greets; greets with nonsense; ends when the guest is to run; sends events without end; its guest keeps drives closed |
 //! | | `refuse`, `empty`, `huge`, `die`, `halt` | does not write its state; says that it has and has not; writes too much; ends instead; does not go on afterwards |
 //! | | `choke`, `chew` | ends when it is to take a state; never comes to the end of that |
+//! | | `vanish` | ends once it is set up, before the daemon follows it |
 //! | `vm-data/sim/drivers` | `pv`, `none` | an HVM guest has PV drivers; it has none and cannot be asked to suspend |
 //! | `vm-data/sim/balloon` | `obey`, `refuse`, `slow` | follows `memory/target` as far as there is memory; never; a MiB at a time |
 //! | `vm-data/sim/agent` | `none`, `linux`, `hostile` | has no agent; one that says what Linux' do; one that writes what a terminal would obey, and much of it |

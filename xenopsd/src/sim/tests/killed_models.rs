@@ -130,6 +130,27 @@ fn one_that_is_killed_at_any_boundary_of_any_step_leaves_nothing() {
     side_by_side(&CASES, kill_everywhere);
 }
 
+/// Its end is heard even when it came before anybody listened.
+#[test]
+fn one_that_ends_before_it_is_followed_is_noticed() {
+    let rig = Rig::new(&quick());
+    let vm = rig.add(1, &[("device-model", "vanish")], |vm| {
+        hvm(vm);
+        vm.on_crash = vec![Action::Shutdown];
+    });
+    let crash = || {
+        rig.run(&vm, Operation::Start).unwrap();
+        rig.until("the guest is taken for crashed", || rig.state(&vm) == Halted);
+    };
+    crash();
+    rig.run(&vm, Operation::Shutdown(None)).unwrap();
+    let before = rig.remains(&vm);
+    for round in 0..20 {
+        crash();
+        rig.until_remains(&vm, &before, &format!("round {round}"));
+    }
+}
+
 /// Found before a domain is made: as an error of the contract that says what to do.
 #[test]
 fn a_machine_that_cannot_be_is_refused_before_anything_is_taken() {
