@@ -67,6 +67,9 @@ enum Failure {
     /// There is nothing to run.
     #[error("the suite has no {0} test target")]
     NoTargets(&'static str),
+    /// What was chosen is all left out.
+    #[error("nothing to run: {} need the nested host; leave --quick out", .0.join(", "))]
+    AllNested(Vec<String>),
     /// The demonstration did not see what it should.
     #[error("demonstration: {0}")]
     Demo(String),

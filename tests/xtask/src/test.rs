@@ -75,6 +75,9 @@ fn nested(targets: &[&str], filter: Option<&str>) -> Result<(), Failure> {
 /// Runs some of the suite's targets.
 fn run_targets(targets: &Targets, quick: bool) -> Result<(), Failure> {
     let (anywhere, nested) = (targets.anywhere(), targets.of(Targets::NESTED));
+    if quick && anywhere.is_empty() {
+        return Err(Failure::AllNested(targets.0.clone()));
+    }
     if !anywhere.is_empty() {
         Targets::run(&anywhere, None)?;
     }
@@ -206,6 +209,14 @@ mod tests {
             Some(vec!["bench_hvm".to_owned()])
         );
         assert!(targets.containing("linux", true).is_none());
+    }
+
+    #[test]
+    fn targets_that_need_the_nested_host_are_not_passed_over_in_silence() {
+        let chosen = Targets(vec!["nested_hvm".to_owned()]);
+        assert!(
+            matches!(run_targets(&chosen, true), Err(Failure::AllNested(names)) if names == ["nested_hvm"])
+        );
     }
 
     #[test]
