@@ -12,6 +12,7 @@ mod networks;
 mod observers;
 mod operation;
 mod recovery;
+mod round;
 mod runtime;
 
 use std::collections::HashSet;

@@ -1,6 +1,6 @@
 //! What becomes of a VM's record when a round is done: all of it together, or none.
 
-use super::{Distro, Install, Repository};
+use super::{Install, Repository};
 
 /// Limits for what was installed, which take the place of those for the installer.
 const LIMITS: [(&str, &str); 2] = [
@@ -44,7 +44,7 @@ pub struct Changes {
 impl Changes {
     /// Of a round that has its kernel.
     pub(super) fn of(install: &Install, boot_loader_args: Option<String>) -> Self {
-        let last = install.round >= install.distro.rounds();
+        let last = install.is_last_round();
         let round = ("install-round", (!last).then(|| (install.round + 1).to_string()));
         let mut changes = Self { boot_loader_args, keys: vec![round], ..Self::default() };
         if last {
@@ -52,9 +52,7 @@ impl Changes {
             changes.post_install_limits = true;
             // So that nobody is asked for media when the VM is copied.
             changes.keys.push(("install-distro", None));
-            if matches!(install.distro, Distro::Rhel41 | Distro::Rhel44) {
-                changes.remove_disk.clone_from(&install.updates_disk);
-            }
+            changes.remove_disk = install.leaving_disk().map(str::to_owned);
         }
         changes.boot_from_first_disk = install.round == 1 && install.repository == Some(Repository::Cdrom);
         changes

@@ -107,6 +107,17 @@ pub struct Install {
 }
 
 impl Install {
+    /// Whether what follows this round is a boot as any other.
+    pub fn is_last_round(&self) -> bool {
+        self.round >= self.distro.rounds()
+    }
+
+    /// The disk that was for the installer and is none of the guest's from this round on.
+    pub fn leaving_disk(&self) -> Option<&str> {
+        let has_one = matches!(self.distro, Distro::Rhel41 | Distro::Rhel44) && self.is_last_round();
+        self.updates_disk.as_deref().filter(|_| has_one)
+    }
+
     /// Reads the keys of a record; those that mean nothing here are passed over.
     ///
     /// # Errors

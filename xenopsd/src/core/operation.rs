@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::{Core, Wish};
-use crate::api::{Action, Disk, DynamicId, Error, Metadata, PowerState, Vm};
+use crate::api::{Action, Disk, Error, Metadata, PowerState, Vm};
 use crate::device;
 use crate::domain::{VmExecutor, metadata, observe};
 use crate::edge::{DomainInfo, ShutdownReason};
@@ -188,6 +188,7 @@ impl Request<'_> {
             vm: self.core.records.vm(self.vm)?,
             vbds: self.core.records.devices(self.vm)?,
             vifs: self.core.records.devices(self.vm)?,
+            leaving: None,
         })
     }
 
@@ -209,7 +210,8 @@ impl Request<'_> {
         }
         self.need(&[PowerState::Halted])?;
         self.tidy()?;
-        self.run(&plan::start(&self.records()?))?;
+        let records = self.starting()?;
+        self.run_on(&records, &plan::start(&records))?;
         self.started();
         Ok(())
     }
@@ -277,20 +279,21 @@ impl Request<'_> {
 
     fn reboot(&self, timeout: Option<Duration>) -> Result<(), Error> {
         self.need(&[PowerState::Running, PowerState::Paused])?;
-        self.run_reboot(&plan::reboot(&self.records()?, timeout))
+        let records = self.starting()?;
+        self.run_reboot(&records, &plan::reboot(&records, timeout))
     }
 
     /// The guest wants to be rebooted.
     fn own_reboot(&self) -> Result<(), Error> {
         let patience = &self.core.patience;
-        let plan =
-            plan::own_reboot(&self.records()?, self.up(), patience.least_uptime, patience.reboot_pause);
-        self.run_reboot(&plan)
+        let records = self.starting()?;
+        let plan = plan::own_reboot(&records, self.up(), patience.least_uptime, patience.reboot_pause);
+        self.run_reboot(&records, &plan)
     }
 
-    fn run_reboot(&self, plan: &[Step]) -> Result<(), Error> {
+    fn run_reboot(&self, records: &plan::Records, plan: &[Step]) -> Result<(), Error> {
         self.core.runtimes.with(self.vm, |r| r.rebooting = true);
-        let outcome = self.run(plan);
+        let outcome = self.run_on(records, plan);
         self.core.runtimes.with(self.vm, |r| r.rebooting = false);
         outcome?;
         self.started();
@@ -310,7 +313,8 @@ impl Request<'_> {
         if self.domain.as_ref().is_some_and(observe::is_built) {
             return Err(Error::internal(format!("VM {}: its domain is built already", self.vm)));
         }
-        self.run(&plan::build(&self.records()?))
+        let records = self.starting()?;
+        self.run_on(&records, &plan::build(&records))
     }
 
     fn pause(&self) -> Result<(), Error> {
@@ -368,18 +372,6 @@ impl Request<'_> {
         self.core.records.remove_vm(self.vm)?;
         self.core.runtimes.forget(self.vm);
         self.core.traces.forget(self.vm);
-        Ok(())
-    }
-
-    /// A start that an earlier daemon was killed in is no round of an installation.
-    fn undo_round(&self) -> Result<(), Error> {
-        if self.core.records.undo_round(self.vm)? {
-            tracing::warn!(
-                vm = self.vm,
-                "the start of a round of its installation came to nothing; its record is as before"
-            );
-            self.core.updates.add(DynamicId::Vm(self.vm.to_owned()));
-        }
         Ok(())
     }
 

@@ -2,9 +2,10 @@
 
 use super::VmExecutor;
 use super::create::BootFiles;
-use crate::api::{BootLoader, Disk, Error, IndirectBoot, Vbd, Vm};
-use crate::device::vbd;
+use crate::api::{BootLoader, DeviceId, Disk, DynamicId, Error, IndirectBoot, Vbd, Vm};
+use crate::device::{self, vbd};
 use crate::edge::{Installing, KernelLimits, KernelSearch, KernelSearchError};
+use crate::ops::plan::Device;
 use guest_installer::boot::Request;
 use guest_installer::eliloader::{Install, Record};
 use guest_installer::pygrub;
@@ -114,16 +115,61 @@ impl VmExecutor<'_> {
         let before = self.core.records.vm(self.vm())?;
         let mut vm = before.clone();
         changes.apply(&mut Installed { vm: &mut vm, vbds: &self.records.vbds });
-        self.core.records.begin_round(before, vm)
+        let leaving = self.leaving()?;
+        let begun = self.core.records.begin_round(before, vm, leaving.as_ref());
+        if begun.is_err() {
+            // Nothing undoes a step that has failed.
+            self.forget_round()?;
+        } else if let Some(disk) = leaving {
+            tracing::info!(vm = self.vm(), %disk, "removed: it was for the installer");
+            self.core.updates.add(DynamicId::Vbd(disk));
+        }
+        begun
+    }
+
+    /// The disk whose record goes now. A client can have removed it by itself, or have plugged it into a domain that it
+    /// has built step by step.
+    fn leaving(&self) -> Result<Option<DeviceId>, Error> {
+        let Some(disk) = &self.records.leaving else { return Ok(None) };
+        let names = self.core.records.device_names::<Vbd>(self.vm())?;
+        if !names.contains(&disk.id.device) {
+            return Ok(None);
+        }
+        if device::is_plugged(self.core, self.vm(), &Device::Vbd(disk.id.device.clone()))? {
+            tracing::warn!(vm = self.vm(), disk = %disk.id, "it was for the installer, and is plugged: it stays");
+            return Ok(None);
+        }
+        Ok(Some(disk.id.clone()))
     }
 
     /// Takes that back.
     pub(super) fn forget_round(&self) -> Result<(), Error> {
-        self.core.records.undo_round(self.vm()).map(drop)
+        let changed = self.core.records.undo_round(self.vm())?;
+        changed.into_iter().for_each(|object| self.core.updates.add(object));
+        Ok(())
     }
 }
 
-/// Key of a VM's `platformdata` that names a disk whose time is over: removing it is its owner's business.
+/// Takes the disk that was for a VM's installer out of `vbds`, if the next start is the one that it goes with. The one that is
+/// booted from stays, whatever the record says.
+pub fn take_leaving(vm: &Vm, vbds: &mut Vec<Vbd>) -> Option<Vbd> {
+    let boot = vm.indirect_boot().filter(|boot| boot.loader() == Some(BootLoader::Eliloader))?;
+    let get = |key: &str| vm.platformdata.get(key).map(String::as_str);
+    // What is wrong with the keys is found by the check.
+    let install = Install::read(get).ok()?;
+    let name = install.leaving_disk()?;
+    let is_named = |vbd: &Vbd| {
+        let position = vbd.position.filter(|position| position.partition == 0);
+        vbd.id.device == name
+            || position.is_some_and(|position| name.parse() == Ok(position) || name.parse() == Ok(position.disk))
+    };
+    let at = vbds.iter().position(is_named)?;
+    let booted = vbds[at].backend.is_some() && vbds[at].backend.as_ref() == boot.devices.first();
+    (!booted).then(|| vbds.remove(at))
+}
+
+/// Key of a VM's `platformdata` that names a disk whose time is over, for owners who keep records of their own: the daemon's
+/// record of it is gone, and the disk itself is theirs.
 const REMOVE_DISK: &str = "install-remove-disk";
 
 /// A VM's record as an installation sees it.

@@ -1,6 +1,6 @@
 //! What the atoms of a plan do to a domain.
 
-mod bootloader;
+pub mod bootloader;
 mod change;
 pub mod clock;
 mod create;

@@ -191,6 +191,8 @@ pub struct Records {
     pub vbds: Vec<Vbd>,
     /// Its network interfaces.
     pub vifs: Vec<Vif>,
+    /// A disk that was for its installer: the domain that is started does not get it, and its record goes with the round.
+    pub leaving: Option<Vbd>,
 }
 
 /// Start, leaving the domain paused, as the contract has it.

@@ -182,6 +182,7 @@ mod tests {
             vm: test_vm(ID, "demo"),
             vbds: vec![test_vbd(ID, "xvda")],
             vifs: vec![test_vif(ID, "0")],
+            leaving: None,
         };
         let script = Script { fail_at, log: Mutex::default() };
         let tasks = Tasks::new(Updates::new(Timer::start()));
@@ -264,7 +265,7 @@ mod tests {
 
     #[test]
     fn a_reboot_whose_shutdown_failed_starts_nothing() {
-        let records = plan::Records { vm: test_vm(ID, "demo"), vbds: Vec::new(), vifs: Vec::new() };
+        let records = plan::Records { vm: test_vm(ID, "demo"), vbds: Vec::new(), vifs: Vec::new(), leaving: None };
         let tasks = Tasks::new(Updates::new(Timer::start()));
         let script = Script { fail_at: Some(Atom::DestroyDomain), log: Mutex::default() };
         let outcome = run_for(&script, &tasks.create("unit test"), &plan::reboot(&records, None));

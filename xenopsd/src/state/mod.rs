@@ -7,7 +7,7 @@
 //! | `VM/<uuid>/vbd.<device>`, `vif.<index>`, `vgpu.<index>`, `vusb.<device>` | its devices |
 //! | `PCI/<uuid>/pci.<address>` | its PCI devices |
 //! | `extra/<uuid>` | what the daemon remembers of it ([`VmExtra`]) |
-//! | `round/<uuid>` | its record before and after a round of its installation, while that is started |
+//! | `round/<uuid>` | its records before and after a round of its installation, while that is started |
 //! | `interface/<vifD.N, tapD.N>` | which VIF a network device of dom0 belongs to |
 //! | `journal/<n>` | a resource of the host that is about to be taken, or is taken ([`journal`]) |
 //!

@@ -8,6 +8,7 @@ fn records(vbds: &[(&str, VbdMode)], vifs: &[&str]) -> Records {
         vm: test_vm(ID, "demo"),
         vbds: vbds.iter().map(|(name, mode)| Vbd { mode: *mode, ..test_vbd(ID, name) }).collect(),
         vifs: vifs.iter().map(|name| test_vif(ID, name)).collect(),
+        leaving: None,
     }
 }
 

@@ -43,6 +43,7 @@ fn run_as(rig: &Rig, vm: &str, plan: Vec<Step>, task: &TaskHandle) -> Result<(),
             vm: core.records.vm(&id).unwrap(),
             vbds: core.records.devices(&id).unwrap(),
             vifs: core.records.devices(&id).unwrap(),
+            leaving: None,
         };
         let executor = VmExecutor::new(&core, &records, &task, slot);
         let outcome = runner::run(&executor, &task, &Trace::unseen(&task), &plan);

@@ -1,7 +1,7 @@
 //! Guests that are installed from a repository: their rounds, and what their records say after each.
 
 use super::*;
-use crate::api::{Boot, BuilderInfo, Disk, IndirectBoot};
+use crate::api::{Boot, BuilderInfo, Disk, DynamicId, IndirectBoot, Vbd};
 use crate::sim::When;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -27,9 +27,36 @@ fn blank(vm: &mut Vm) {
     }
 }
 
+/// One of RHEL 4 whose installer has done its part; xvdb was for that, and its owner names it by its number.
+fn installed(vm: &mut Vm) {
+    blank(vm);
+    for (key, value) in [("install-distro", "rhel44"), ("install-round", "2"), ("install-updates-disk", "1")] {
+        vm.platformdata.insert(key, value.to_owned());
+    }
+}
+
 fn record(rig: &Rig, vm: &str) -> Vm {
     rig.core.records.vm(vm).unwrap()
 }
+
+fn disks(rig: &Rig, vm: &str) -> Vec<Vbd> {
+    rig.core.records.devices(vm).unwrap()
+}
+
+/// What is stored of a VM.
+type Stored = (Vm, Vec<Vbd>);
+
+fn stored(rig: &Rig, vm: &str) -> Stored {
+    (record(rig, vm), disks(rig, vm))
+}
+
+fn store(rig: &Rig, (vm, disks): &Stored) {
+    rig.core.records.put_vm(vm).unwrap();
+    disks.iter().for_each(|disk| rig.core.records.put(disk).unwrap());
+}
+
+/// Both rounds.
+const ROUNDS: [fn(&mut Vm); 2] = [blank, installed];
 
 fn key(vm: &Vm, key: &str) -> Option<String> {
     vm.platformdata.get(key).cloned()
@@ -64,17 +91,75 @@ fn two_rounds_and_then_it_is_pygrubs() {
     rig.run(&vm, Operation::Shutdown(None)).unwrap();
 }
 
+/// The objects that clients have been told of since `last`.
+fn told(rig: &Rig, last: Int) -> Vec<DynamicId> {
+    let (tell, told) = bounded(1);
+    let answer = move |batch: Result<_, _>| tell.send(batch.unwrap()).unwrap();
+    rig.core.updates.get(Some(last), Some(LIMIT), Box::new(answer));
+    let (_, objects, _) = told.recv_timeout(LIMIT).unwrap();
+    objects
+}
+
 #[test]
 fn clients_are_told_of_the_changed_record() {
     let rig = Rig::new(&quick());
     let vm = rig.add(1, &[], blank);
     let last = rig.core.updates.last_id();
     rig.start(&vm).unwrap();
-    let (tell, told) = bounded(1);
-    let answer = move |batch: Result<_, _>| tell.send(batch.unwrap()).unwrap();
-    rig.core.updates.get(Some(last), Some(LIMIT), Box::new(answer));
-    let (_, objects, _) = told.recv_timeout(LIMIT).unwrap();
-    assert!(objects.contains(&crate::api::DynamicId::Vm(vm.clone())), "{objects:?}");
+    let objects = told(&rig, last);
+    assert!(objects.contains(&DynamicId::Vm(vm.clone())), "{objects:?}");
+}
+
+#[test]
+fn the_installers_disk_goes_with_the_second_round_and_the_next_domain_does_not_have_it() {
+    let rig = Rig::new(&quick());
+    let vm = rig.add(1, &[], |vm| {
+        installed(vm);
+        vm.platformdata.insert("install-round", "1".to_owned());
+    });
+    let id = disks(&rig, &vm)[1].id.clone();
+    let disk = crate::ops::plan::Device::Vbd(id.device.clone());
+    rig.start(&vm).unwrap();
+    assert!(crate::device::is_plugged(&rig.core, &vm, &disk).unwrap(), "the installer has it");
+    assert_eq!(key(&record(&rig, &vm), "install-remove-disk"), None);
+
+    let last = rig.core.updates.last_id();
+    rig.run(&vm, Operation::Reboot(Some(LONG))).unwrap();
+    assert_eq!(disks(&rig, &vm).iter().map(|disk| &*disk.id.device).collect::<Vec<_>>(), ["xvda"]);
+    let now = record(&rig, &vm);
+    assert_eq!((loader(&now), key(&now, "install-remove-disk").as_deref()), ("pygrub", Some("1")));
+    let objects = told(&rig, last);
+    for object in [DynamicId::Vm(vm.clone()), DynamicId::Vbd(id)] {
+        assert!(objects.contains(&object), "{objects:?}");
+    }
+    let domid = rig.core.domain_of(&vm).unwrap().unwrap().domid;
+    let devices = xenstore::Path::new(&format!("/local/domain/{domid}/device/vbd")).unwrap();
+    let plugged = rig.core.edges.store().unwrap().directory(&devices).unwrap().unwrap();
+    assert_eq!(plugged, ["51712"], "and the guest has only xvda");
+    rig.run(&vm, Operation::Reboot(Some(LONG))).unwrap();
+    rig.run(&vm, Operation::Shutdown(None)).unwrap();
+}
+
+#[test]
+fn a_disk_that_is_booted_from_or_plugged_does_not_go() {
+    let rig = Rig::new(&quick());
+    let booted = rig.add(1, &[], |vm| {
+        installed(vm);
+        vm.platformdata.insert("install-updates-disk", "xvda".to_owned());
+    });
+    rig.start(&booted).unwrap();
+    assert_eq!(disks(&rig, &booted).len(), 2);
+    let plugged = rig.add(2, &[], |vm| {
+        installed(vm);
+        vm.indirect_boot_mut().unwrap().devices = vec![Disk::Local("/srv/2-xvda.img".to_owned())];
+    });
+    rig.run(&plugged, Operation::CreateDomain).unwrap();
+    rig.run(&plugged, Operation::Plug(crate::ops::plan::Device::Vbd("xvdb".to_owned()))).unwrap();
+    rig.run(&plugged, Operation::BuildDomain).unwrap();
+    assert_eq!((loader(&record(&rig, &plugged)), disks(&rig, &plugged).len()), ("pygrub", 2));
+    for vm in [booted, plugged] {
+        rig.run(&vm, Operation::Shutdown(None)).unwrap();
+    }
 }
 
 #[test]
@@ -102,91 +187,101 @@ fn a_repository_that_does_not_give_is_a_boot_loaders_error_and_changes_nothing()
 
 #[test]
 fn a_start_that_fails_is_no_round() {
-    let rig = Rig::new(&quick());
-    let vm = rig.add(1, &[], blank);
-    let stored = record(&rig, &vm);
-    rig.machine.faults.record();
-    rig.run(&vm, Operation::Start).unwrap();
-    let calls = rig.machine.faults.recorded();
-    rig.run(&vm, Operation::Shutdown(None)).unwrap();
-    let mut failed = 0;
-    for nth in 0..u64::try_from(calls.len()).unwrap() {
-        rig.core.records.put_vm(&stored).unwrap();
-        rig.machine.faults.arm(Fault::Nth { site: None, nth, when: When::Before });
-        let outcome = rig.run(&vm, Operation::Start);
-        rig.machine.faults.disarm();
-        let now = record(&rig, &vm);
-        if outcome.is_ok() {
-            assert_eq!(key(&now, "install-round").as_deref(), Some("2"), "{nth}");
-            rig.run(&vm, Operation::Shutdown(None)).unwrap();
-        } else {
-            failed += 1;
-            assert_eq!(now, stored, "{nth} {outcome:?}");
+    side_by_side(&ROUNDS, |round| {
+        let rig = Rig::new(&quick());
+        let vm = rig.add(1, &[], *round);
+        let before = stored(&rig, &vm);
+        rig.machine.faults.record();
+        rig.run(&vm, Operation::Start).unwrap();
+        let calls = rig.machine.faults.recorded();
+        let after = stored(&rig, &vm);
+        rig.run(&vm, Operation::Shutdown(None)).unwrap();
+        let mut failed = 0;
+        for nth in 0..u64::try_from(calls.len()).unwrap() {
+            store(&rig, &before);
+            rig.machine.faults.arm(Fault::Nth { site: None, nth, when: When::Before });
+            let outcome = rig.run(&vm, Operation::Start);
+            rig.machine.faults.disarm();
+            let now = stored(&rig, &vm);
+            if outcome.is_ok() {
+                assert_eq!(now, after, "{nth}");
+                rig.run(&vm, Operation::Shutdown(None)).unwrap();
+            } else {
+                failed += 1;
+                assert_eq!(now, before, "{nth} {outcome:?}");
+            }
         }
-    }
-    assert!(failed > 25, "only {failed} failures");
+        assert!(failed > 25, "only {failed} failures");
+    });
 }
 
-/// The files in which the record and its round are.
-fn files(rig: &Rig, vm: &str) -> [std::path::PathBuf; 2] {
-    ["VM", "round"].map(|kind| {
-        let path = rig.directory.path().join("db").join(kind).join(vm);
-        if kind == "VM" { path.join("config") } else { path }
-    })
+/// The files in which the records that a round changes are, and its own.
+fn files(rig: &Rig, vm: &str) -> [std::path::PathBuf; 3] {
+    let root = rig.directory.path().join("db");
+    let home = root.join("VM").join(vm);
+    [home.join("config"), root.join("round").join(vm), home.join("vbd.xvdb")]
+}
+
+/// A daemon on `rig` is killed at the boundary `at` of a start: what its files held then. None if there is no such boundary.
+fn killed_start(rig: &Rig, vm: &str, at: usize) -> (Result<(), Error>, Option<[Option<Vec<u8>>; 3]>) {
+    let seen = AtomicUsize::new(0);
+    let at_kill = Arc::new(Mutex::new(None));
+    let (copy, faults, of, paths) =
+        (at_kill.clone(), rig.machine.faults.clone(), vm.to_owned(), files(rig, vm));
+    rig.core.traces.observe(Some(Arc::new(move |whose: &str, _: &_, _| {
+        if whose == of && seen.fetch_add(1, Ordering::SeqCst) == at {
+            *copy.lock().unwrap() = Some(paths.clone().map(|path| std::fs::read(path).ok()));
+            faults.arm(Fault::From { nth: 0 });
+        }
+    })));
+    let outcome = rig.run(vm, Operation::Start);
+    rig.core.traces.observe(None);
+    let contents = at_kill.lock().unwrap().take();
+    (outcome, contents)
 }
 
 /// Unlike its calls, the files that a killed daemon writes while it undoes what it can are written. So they are put back as
 /// they were when it was killed.
 #[test]
 fn a_daemon_killed_at_any_boundary_of_a_rounds_start_has_done_the_round_or_not_begun_it() {
-    let mut rig = Rig::new(&quick());
-    let vm = rig.add(1, &[], blank);
-    let stored = record(&rig, &vm);
-    rig.start(&vm).unwrap();
-    let after = record(&rig, &vm);
-    rig.run(&vm, Operation::Shutdown(None)).unwrap();
-    let (mut done, mut not_begun, mut kept) = (0, 0, 0);
-    for kill_at in 0.. {
-        rig.core.records.put_vm(&stored).unwrap();
-        let seen = Arc::new(AtomicUsize::new(0));
-        let at_kill = Arc::new(Mutex::new(None));
-        let (count, copy, faults, of) =
-            (seen.clone(), at_kill.clone(), rig.machine.faults.clone(), vm.clone());
-        let paths = files(&rig, &vm);
-        rig.core.traces.observe(Some(Arc::new(move |whose: &str, _: &_, _| {
-            if whose == of && count.fetch_add(1, Ordering::SeqCst) == kill_at {
-                *copy.lock().unwrap() = Some(paths.clone().map(|path| std::fs::read(path).ok()));
-                faults.arm(Fault::From { nth: 0 });
-            }
-        })));
-        let outcome = rig.run(&vm, Operation::Start);
-        rig.core.traces.observe(None);
-        let Some(contents) = at_kill.lock().unwrap().take() else {
-            assert!(outcome.is_ok(), "no boundary is left: {outcome:?}");
-            break;
-        };
-        kept += usize::from(contents[1].is_some());
-        let paths = files(&rig, &vm);
-        rig = rig.restart_with(|_| {
-            for (path, content) in paths.iter().zip(&contents) {
-                match content {
-                    Some(bytes) => std::fs::write(path, bytes).unwrap(),
-                    None => std::fs::remove_file(path).unwrap_or_default(),
-                }
-            }
-        });
-        // Behind the look that the new daemon takes by itself.
-        rig.run(&vm, Operation::Delay(Duration::ZERO)).unwrap();
-        let what = format!("killed at {kill_at}: {outcome:?}");
-        if rig.state(&vm) == PowerState::Halted {
-            assert_eq!(record(&rig, &vm), stored, "{what}");
-            not_begun += 1;
-        } else {
-            assert_eq!(record(&rig, &vm), after, "{what}");
-            done += 1;
-        }
-        assert!(!files(&rig, &vm)[1].exists(), "{what}");
+    side_by_side(&ROUNDS, |round| {
+        let mut rig = Rig::new(&quick());
+        let vm = rig.add(1, &[], *round);
+        let before = stored(&rig, &vm);
+        rig.start(&vm).unwrap();
+        let after = stored(&rig, &vm);
         rig.run(&vm, Operation::Shutdown(None)).unwrap();
-    }
-    assert!(done > 0 && not_begun > 10 && kept > 0, "{done} {not_begun} {kept}");
+        let (mut done, mut not_begun, mut kept) = (0, 0, 0);
+        for kill_at in 0.. {
+            store(&rig, &before);
+            let (outcome, contents) = killed_start(&rig, &vm, kill_at);
+            let Some(contents) = contents else {
+                assert!(outcome.is_ok(), "no boundary is left: {outcome:?}");
+                break;
+            };
+            kept += usize::from(contents[1].is_some());
+            let paths = files(&rig, &vm);
+            rig = rig.restart_with(|_| {
+                for (path, content) in paths.iter().zip(&contents) {
+                    match content {
+                        Some(bytes) => std::fs::write(path, bytes).unwrap(),
+                        None => std::fs::remove_file(path).unwrap_or_default(),
+                    }
+                }
+            });
+            // Behind the look that the new daemon takes by itself.
+            rig.run(&vm, Operation::Delay(Duration::ZERO)).unwrap();
+            let what = format!("killed at {kill_at}: {outcome:?}");
+            if rig.state(&vm) == PowerState::Halted {
+                assert_eq!(stored(&rig, &vm), before, "{what}");
+                not_begun += 1;
+            } else {
+                assert_eq!(stored(&rig, &vm), after, "{what}");
+                done += 1;
+            }
+            assert!(!files(&rig, &vm)[1].exists(), "{what}");
+            rig.run(&vm, Operation::Shutdown(None)).unwrap();
+        }
+        assert!(done > 0 && not_begun > 10 && kept > 0, "{done} {not_begun} {kept}");
+    });
 }
