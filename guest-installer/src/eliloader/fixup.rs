@@ -8,9 +8,9 @@
 //! ```
 //! The checksum is MD5 (32 digits, as in XenServer's tables) or SHA-256 (64 digits) of the ramdisk as it is in the
 //! repository. The only type is `cpio`: the overlay, a file of the same directory, is a newc archive, packed or not, and
-//! is added at the end, where Linux unpacks it over what came before. (`ext2`, of RHEL 4's time, would take a mount in
-//! dom0 of what a server sent; a table that names it is refused.) There are no tables as it comes: the overlays are parts
-//! of the vendors' systems.
+//! is added at the end, where Linux unpacks it over what came before. `ext2`, of RHEL 4's time, would take a mount in
+//! dom0 of what a server sent: a table may have such lines, as XenServer's have, and only those ramdisks are refused. There are
+//! no tables as it comes: the overlays are parts of the vendors' systems.
 
 use super::{Error, Result, plan};
 use md5::Md5;
@@ -108,8 +108,20 @@ fn internal(error: std::io::Error) -> Error {
 /// What is added to which ramdisks.
 #[derive(Debug, Clone, Default)]
 pub struct Fixups {
-    known: Vec<(Checksum, PathBuf)>,
+    known: Vec<(Checksum, PathBuf, Kind)>,
 }
+
+/// How something is added to a ramdisk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// At its end.
+    Cpio,
+    /// Into a file system, which is not done.
+    Ext2,
+}
+
+/// A line of a table: of which ramdisk, what is added, and how.
+type Entry = (Checksum, String, Kind);
 
 impl Fixups {
     /// The tables of this host, which may have none.
@@ -150,7 +162,8 @@ impl Fixups {
             let file = File::open(&path).map_err(|error| missing(&path, &error))?;
             file.take(TABLE_BYTES).read_to_string(&mut text).map_err(|error| missing(&path, &error))?;
             let entries = table(&text).map_err(|why| missing(&path, &why))?;
-            known.extend(entries.into_iter().map(|(checksum, overlay)| (checksum, directory.join(overlay))));
+            let whole = |(checksum, overlay, kind)| (checksum, directory.join::<String>(overlay), kind);
+            known.extend(entries.into_iter().map(whole));
         }
         Ok(Self { known })
     }
@@ -165,9 +178,14 @@ impl Fixups {
     /// # Errors
     /// [`Error::SupportMissing`], [`Error::Limits`].
     pub fn apply(&self, mut ramdisk: &File, checksums: &Checksums, limit: u64) -> Result<()> {
-        let Some((_, overlay)) = self.known.iter().find(|(checksum, _)| checksums.matches(checksum)) else {
+        let Some((_, overlay, kind)) = self.known.iter().find(|(checksum, ..)| checksums.matches(checksum))
+        else {
             return Ok(());
         };
+        if *kind == Kind::Ext2 {
+            let why = "is for a ramdisk of type ext2, which would have to be mounted in dom0";
+            return Err(Error::SupportMissing(format!("{}: {why}", overlay.display())));
+        }
         let missing =
             |error: std::io::Error| Error::SupportMissing(format!("{}: {error}", overlay.display()));
         let mut added = File::open(overlay).map_err(missing)?;
@@ -185,7 +203,7 @@ impl Fixups {
 }
 
 /// The lines of a table.
-fn table(text: &str) -> std::result::Result<Vec<(Checksum, String)>, String> {
+fn table(text: &str) -> std::result::Result<Vec<Entry>, String> {
     let mut known = Vec::new();
     for (line, number) in text.lines().zip(1..) {
         known.extend(entry(line).map_err(|why| format!("line {number}: {why}"))?);
@@ -197,7 +215,7 @@ fn table(text: &str) -> std::result::Result<Vec<(Checksum, String)>, String> {
 pub fn fuzz(text: &str) {
     match table(text) {
         Ok(known) => {
-            for (checksum, overlay) in known {
+            for (checksum, overlay, _) in known {
                 assert!(!overlay.contains('/') && !overlay.starts_with('.') && !overlay.is_empty());
                 let (name, digits) = match &checksum {
                     Checksum::Md5(digits) => ("md5", digits),
@@ -214,16 +232,22 @@ pub fn fuzz(text: &str) {
 }
 
 /// A line of a table.
-fn entry(line: &str) -> std::result::Result<Option<(Checksum, String)>, String> {
+fn entry(line: &str) -> std::result::Result<Option<Entry>, String> {
     let line = line.split('#').next().unwrap_or_default();
     let words: Vec<&str> = line.split_whitespace().collect();
     match words.as_slice() {
         [] => Ok(None),
-        [checksum, "cpio", overlay, _, ..] if !overlay.contains('/') && !overlay.starts_with('.') => {
-            Ok(Some((Checksum::parse(checksum)?, (*overlay).to_owned())))
+        [_, _, overlay, _, ..] if overlay.contains('/') || overlay.starts_with('.') => {
+            Err(format!("{overlay:?} is no name of a file beside the table"))
         }
-        [_, "cpio", overlay, _, ..] => Err(format!("{overlay:?} is no name of a file beside the table")),
-        [_, kind, _, _, ..] => Err(format!("type {kind:?} is not supported")),
+        [checksum, kind, overlay, _, ..] => {
+            let kind = match *kind {
+                "cpio" => Kind::Cpio,
+                "ext2" => Kind::Ext2,
+                other => return Err(format!("type {other:?} is none: they are cpio and ext2")),
+            };
+            Ok(Some((Checksum::parse(checksum)?, (*overlay).to_owned(), kind)))
+        }
         _ => Err("it has not four fields: checksum, type, overlay, ramdisk".to_owned()),
     }
 }

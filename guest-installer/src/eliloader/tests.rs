@@ -351,13 +351,21 @@ fn known_ramdisks_are_added_to() {
     for bad in [
         "x cpio y z",
         "900150983cd24fb0d6963f7d28e17f72 cpio ../y z",
-        "900150983cd24fb0d6963f7d28e17f72 ext2 y z",
+        "900150983cd24fb0d6963f7d28e17f72 ext3 y z",
         "900150983cd24fb0d6963f7d28e17f72 cpio",
     ] {
         std::fs::write(at("a.map"), format!("\n{bad}\n")).unwrap();
         let error = fixed(b"abc", 100).unwrap_err().to_string();
         assert!(error.starts_with("SUPPORT_PACKAGE_MISSING: ") && error.contains("a.map: line 2"), "{error}");
     }
+    // XenServer's table of RHEL 4's ramdisks harms no others.
+    std::fs::write(at("a.map"), "900150983cd24fb0d6963f7d28e17f72 ext2 el4.5.cpio CentOS #4.5\n").unwrap();
+    assert_eq!(fixed(b"other", 100).unwrap(), b"other");
+    let refused = fixed(b"abc", 100).unwrap_err().to_string();
+    assert!(
+        refused.starts_with("SUPPORT_PACKAGE_MISSING: ") && refused.contains("el4.5.cpio: is for"),
+        "{refused}"
+    );
     let empty = tempfile::tempfile().unwrap();
     let none = Fixups::read(Path::new("/nonexistent")).unwrap();
     assert!(none.apply(&empty, &Checksums::of(&empty).unwrap(), 0).is_ok());
