@@ -143,6 +143,10 @@ pub struct Config {
     /// Largest kernel taken from a guest's disk, in bytes; `pv-kernel-max-size` in a VM's platformdata overrides it
     #[arg(long, default_value_t = limits::KERNEL_BYTES)]
     pub pv_kernel_max_size: u64,
+    /// Largest such kernel once it is unpacked, in bytes, or the largest file if that is more; `pv-kernel-max-unpacked-size`
+    /// in a VM's platformdata overrides it
+    #[arg(long, default_value_t = limits::UNPACKED_KERNEL_BYTES)]
+    pub pv_kernel_max_unpacked_size: u64,
     /// Largest ramdisk taken from a guest's disk, in bytes; `pv-ramdisk-max-size` in a VM's platformdata overrides it
     #[arg(long, default_value_t = limits::RAMDISK_BYTES)]
     pub pv_ramdisk_max_size: u64,
@@ -336,6 +340,7 @@ impl Config {
             worker: Worker::default(),
             uid_base: self.boot_loader_uid_base,
             kernel_limit: self.pv_kernel_max_size,
+            unpacked_limit: self.pv_kernel_max_unpacked_size,
             ramdisk_limit: self.pv_ramdisk_max_size,
             wall: Duration::from_secs(self.boot_loader_timeout),
             getter: Worker::fetching(),

@@ -47,15 +47,15 @@ fn search(
     limits: KernelLimits,
     cancelled: &Receiver<Infallible>,
 ) -> Result<FoundKernel, KernelSearchError> {
-    search_or_install(image, (HOST, HOST), limits, cancelled, None)
+    search_or_install(image, [HOST; 3], limits, cancelled, None)
 }
 
-/// The host's limits for a kernel and for ramdisks, unless a test has others.
+/// The host's limits for a kernel, as a file and unpacked, and for ramdisks, unless a test has others.
 const HOST: u64 = 1 << 20;
 
 fn search_or_install(
     image: &Path,
-    host: (u64, u64),
+    host: [u64; 3],
     limits: KernelLimits,
     cancelled: &Receiver<Infallible>,
     install: Option<Installing<'_>>,
@@ -65,8 +65,9 @@ fn search_or_install(
     let loader = BootLoader {
         worker: started(Worker::default()),
         uid_base: 0x2000_0000,
-        kernel_limit: host.0,
-        ramdisk_limit: host.1,
+        kernel_limit: host[0],
+        unpacked_limit: host[1],
+        ramdisk_limit: host[2],
         wall: worker::WALL,
         getter: started(Worker::fetching()),
         get_wall: worker::WALL,
@@ -96,7 +97,7 @@ fn the_daemon_is_its_own_worker() {
         found.ramdisk.is_none() && found.kernel.read(Pages::Now).unwrap().bytes() == kernel(),
         "it is unpacked"
     );
-    let small = KernelLimits { kernel: Some(10), ramdisk: None };
+    let small = KernelLimits { kernel: Some(10), ..KernelLimits::default() };
     let refused = search(&image, small, &cancelled).unwrap_err();
     assert!(
         matches!(&refused, KernelSearchError::None(why) if why.contains("exceeds the limit of 10")),
@@ -119,9 +120,13 @@ fn the_host_s_limits_hold_for_vms_without_their_own() {
     let repository_at = tempfile::tempdir().unwrap();
     let install = install(&repository(repository_at.path(), true));
     let (_keep, cancelled) = bounded(0);
-    let outcome = |from_server: bool, host: (u64, u64), kernel: Option<u64>, ramdisk: Option<u64>| {
+    let unpacked = u64::try_from(kernel().len()).unwrap();
+    assert!(unpacked > packed, "it is smaller packed");
+    let outcome = |from_server: bool, host: [u64; 3], own: [Option<u64>; 3]| {
         let installing = from_server.then_some(Installing { install: &install, progress: &|_| () });
-        match search_or_install(&image, host, KernelLimits { kernel, ramdisk }, &cancelled, installing) {
+        let [kernel, unpacked, ramdisk] = own;
+        let limits = KernelLimits { kernel, unpacked, ramdisk };
+        match search_or_install(&image, host, limits, &cancelled, installing) {
             Ok(_) => None,
             Err(KernelSearchError::None(why)) => Some(why),
             Err(other) => panic!("{other}"),
@@ -132,16 +137,21 @@ fn the_host_s_limits_hold_for_vms_without_their_own() {
         assert!(said.contains(&format!("limit of {limit}")), "{limit}: {said}");
     };
     for (from_server, ramdisk) in [(false, 5000), (true, u64::try_from(INSTALLERS.len()).unwrap())] {
-        let exactly = (packed, ramdisk);
-        let less = (packed - 1, ramdisk - 1);
-        assert_eq!(outcome(from_server, exactly, None, None), None, "exactly the limits");
-        refused(less.0, outcome(from_server, (less.0, ramdisk), None, None));
-        refused(less.1, outcome(from_server, (packed, less.1), None, None));
-        assert_eq!(outcome(from_server, less, Some(packed), Some(ramdisk)), None, "the VM's are larger");
-        refused(less.1, outcome(from_server, less, Some(packed), None));
-        refused(less.0, outcome(from_server, less, None, Some(ramdisk)));
-        refused(less.0, outcome(from_server, exactly, Some(less.0), None));
-        refused(less.1, outcome(from_server, exactly, None, Some(less.1)));
+        let exactly = [packed, unpacked, ramdisk];
+        assert_eq!(outcome(from_server, exactly, [None; 3]), None, "exactly the limits");
+        let less = exactly.map(|limit| limit - 1);
+        assert_eq!(outcome(from_server, less, exactly.map(Some)), None, "the VM's are larger");
+        for at in 0..exactly.len() {
+            let mut host = exactly;
+            host[at] = less[at];
+            refused(less[at], outcome(from_server, host, [None; 3]));
+            let mut own = [None; 3];
+            own[at] = Some(less[at]);
+            refused(less[at], outcome(from_server, exactly, own));
+            let mut own = exactly.map(Some);
+            own[at] = None;
+            refused(less[at], outcome(from_server, less, own));
+        }
     }
 }
 
@@ -243,8 +253,7 @@ fn an_installer_comes_from_a_repository_unpacked() {
     let (_keep, cancelled) = bounded(0);
     let installing = Installing { install: &install(&url), progress: &progress };
     let found =
-        search_or_install(&blank, (HOST, HOST), KernelLimits::default(), &cancelled, Some(installing))
-            .unwrap();
+        search_or_install(&blank, [HOST; 3], KernelLimits::default(), &cancelled, Some(installing)).unwrap();
     assert_eq!(found.args, format!("method={url}/"));
     assert!(found.kernel.read(Pages::Now).unwrap().bytes() == kernel(), "it is unpacked");
     assert_eq!(found.ramdisk.unwrap().read(Pages::Now).unwrap().bytes(), INSTALLERS);
@@ -257,8 +266,7 @@ fn an_installer_comes_from_a_repository_unpacked() {
     let (keep, cancelled) = bounded(0);
     let installing = Installing { install: &install(&silent), progress: &|_| () };
     drop(keep);
-    let outcome =
-        search_or_install(&blank, (HOST, HOST), KernelLimits::default(), &cancelled, Some(installing))
-            .unwrap_err();
+    let outcome = search_or_install(&blank, [HOST; 3], KernelLimits::default(), &cancelled, Some(installing))
+        .unwrap_err();
     assert!(matches!(outcome, KernelSearchError::Cancelled), "{outcome}");
 }

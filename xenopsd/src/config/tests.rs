@@ -136,8 +136,9 @@ fn cards_have_sections_of_their_own() {
 fn the_limits_for_kernels_and_ramdisks_are_the_boot_loaders() {
     let limits = |text: &str, flags: &[&str]| {
         let loader = load(text, flags).unwrap().config.boot_loader();
-        (loader.kernel_limit, loader.ramdisk_limit)
+        (loader.kernel_limit, loader.unpacked_limit, loader.ramdisk_limit)
     };
-    assert_eq!(limits("", &[]), (32 << 20, 128 << 20));
-    assert_eq!(limits("pv-kernel-max-size = 1000\n", &["--pv-ramdisk-max-size", "2000"]), (1000, 2000));
+    assert_eq!(limits("", &[]), (32 << 20, 128 << 20, 128 << 20));
+    let set = "pv-kernel-max-size = 1000\npv-kernel-max-unpacked-size = 1500\n";
+    assert_eq!(limits(set, &["--pv-ramdisk-max-size", "2000"]), (1000, 1500, 2000));
 }

@@ -14,6 +14,7 @@ use std::sync::PoisonError;
 
 /// Keys of a VM's `platformdata` with its own limits, in bytes.
 const KERNEL_LIMIT: &str = "pv-kernel-max-size";
+const UNPACKED_LIMIT: &str = "pv-kernel-max-unpacked-size";
 const RAMDISK_LIMIT: &str = "pv-ramdisk-max-size";
 
 /// What is to be looked for, checked as far as the record goes.
@@ -56,7 +57,11 @@ impl Wanted {
                 text.map(|text| text.parse().ok().filter(|&bytes: &u64| bytes > 0).ok_or(text)).transpose();
             bytes.map_err(|text| wrong(format!("platformdata {key}: {text:?} is no number of bytes")))
         };
-        let limits = KernelLimits { kernel: limit(KERNEL_LIMIT)?, ramdisk: limit(RAMDISK_LIMIT)? };
+        let limits = KernelLimits {
+            kernel: limit(KERNEL_LIMIT)?,
+            unpacked: limit(UNPACKED_LIMIT)?,
+            ramdisk: limit(RAMDISK_LIMIT)?,
+        };
         Ok(Self { disk, request, limits, install })
     }
 }
@@ -161,7 +166,8 @@ pub fn take_leaving(vm: &Vm, vbds: &mut Vec<Vbd>) -> Option<Vbd> {
     let is_named = |vbd: &Vbd| {
         let position = vbd.position.filter(|position| position.partition == 0);
         vbd.id.device == name
-            || position.is_some_and(|position| name.parse() == Ok(position) || name.parse() == Ok(position.disk))
+            || position
+                .is_some_and(|position| name.parse() == Ok(position) || name.parse() == Ok(position.disk))
     };
     let at = vbds.iter().position(is_named)?;
     let booted = vbds[at].backend.is_some() && vbds[at].backend.as_ref() == boot.devices.first();
@@ -239,13 +245,16 @@ mod tests {
 
     #[test]
     fn the_first_disk_is_looked_at() {
-        let found =
-            wanted(|vm, _| vm.platformdata.0.push((KERNEL_LIMIT.to_owned(), "1000".to_owned()))).unwrap();
+        let found = wanted(|vm, _| {
+            vm.platformdata.insert(KERNEL_LIMIT, "1000".to_owned());
+            vm.platformdata.insert(UNPACKED_LIMIT, "2000".to_owned());
+        })
+        .unwrap();
         assert_eq!(
             (&found.disk, found.request.entry.as_deref()),
             (&Disk::Local("/disk".to_owned()), Some("2"))
         );
-        assert_eq!(found.limits, KernelLimits { kernel: Some(1000), ramdisk: None });
+        assert_eq!(found.limits, KernelLimits { kernel: Some(1000), unpacked: Some(2000), ramdisk: None });
         for name in ["", "/usr/lib/xen/bin/pygrub"] {
             assert_eq!(wanted(|_, boot| boot.bootloader = name.to_owned()).unwrap().disk, found.disk);
         }

@@ -47,6 +47,8 @@ impl fmt::Debug for Installing<'_> {
 pub struct KernelLimits {
     /// The kernel's file, as it is on the disk.
     pub kernel: Option<u64>,
+    /// The kernel once it is unpacked.
+    pub unpacked: Option<u64>,
     /// All ramdisks together.
     pub ramdisk: Option<u64>,
 }

@@ -14,7 +14,6 @@ use guest_installer::eliloader::fixup::Fixups;
 use guest_installer::eliloader::tools::{self, Jailed};
 use guest_installer::eliloader::{self, Changes, Which};
 use guest_installer::fetch::Network;
-use guest_installer::limits::UNPACKED_KERNEL_BYTES;
 use guest_installer::worker::{self, Answer, Files, Jailing, Job, Limit, Wanted, Worker};
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
@@ -30,6 +29,8 @@ pub struct BootLoader {
     pub uid_base: u32,
     /// Largest kernel file, in bytes, unless a VM has a limit of its own.
     pub kernel_limit: u64,
+    /// Largest kernel once it is unpacked, likewise; one that is not packed may have as much as a file.
+    pub unpacked_limit: u64,
     /// Largest size of all ramdisks together, likewise.
     pub ramdisk_limit: u64,
     /// How long reading a disk may take.
@@ -57,7 +58,7 @@ impl BootLoader {
             kernel_limit,
             ramdisk_limit: search.limits.ramdisk.unwrap_or(self.ramdisk_limit),
             // Here rather than in the daemon, which would have to look at what a guest has packed.
-            unpack: Some(UNPACKED_KERNEL_BYTES.max(kernel_limit)),
+            unpack: Some(search.limits.unpacked.unwrap_or(self.unpacked_limit.max(kernel_limit))),
             ..search.request.clone()
         };
         let search_with = |stop: BorrowedFd<'_>| match search.install {

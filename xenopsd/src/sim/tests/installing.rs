@@ -30,7 +30,8 @@ fn blank(vm: &mut Vm) {
 /// One of RHEL 4 whose installer has done its part; xvdb was for that, and its owner names it by its number.
 fn installed(vm: &mut Vm) {
     blank(vm);
-    for (key, value) in [("install-distro", "rhel44"), ("install-round", "2"), ("install-updates-disk", "1")] {
+    for (key, value) in [("install-distro", "rhel44"), ("install-round", "2"), ("install-updates-disk", "1")]
+    {
         vm.platformdata.insert(key, value.to_owned());
     }
 }
