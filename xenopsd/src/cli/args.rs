@@ -53,7 +53,8 @@ pub enum Command {
     /// Define a VM with its disks and interfaces from a configuration in xl.cfg(5) format
     ///
     /// Prints the uuid of the VM. Nothing is defined unless all of it can be. Keys that have no effect are named in
-    /// warnings.
+    /// warnings. shadow_memory of an hvm guest becomes the VM's shadow multiplier: its paging pool is at least as large as
+    /// that, and never smaller than without the key.
     Create(CreateArgs),
 
     /// Start a VM

@@ -60,7 +60,17 @@ pub(super) struct Wanted {
 }
 
 /// Largest shadow multiplier: a pool of a tenth of the guest's memory, and more than any guest needs.
-const MAX_MULTIPLIER: f64 = 100.0;
+pub const MAX_MULTIPLIER: f64 = 100.0;
+
+/// The paging pool of a guest in a hardware container with `vcpu_max` vcpus and `memory_mib` MiB that asks for no larger one,
+/// in KiB.
+pub fn usual_paging_kib(vcpu_max: u32, memory_mib: u64) -> u64 {
+    PAGE_KIB * paging_pages(vcpu_max, PAGING_PAGES_PER_MIB * memory_mib)
+}
+
+fn paging_pages(vcpu_max: u32, for_memory: u64) -> u64 {
+    PAGING_PAGES_PER_VCPU * u64::from(vcpu_max) + for_memory
+}
 
 impl Wanted {
     /// Checks what the VM's record asks for.
@@ -166,7 +176,7 @@ impl Wanted {
     /// Its paging pool, in whole pages.
     pub(super) fn paging_kib(&self) -> u64 {
         let per_mib = if self.kind == GuestKind::Pv { 0 } else { PAGING_PAGES_PER_MIB };
-        let pages = PAGING_PAGES_PER_VCPU * u64::from(self.vcpu_max) + per_mib * (self.static_max_kib / 1024);
+        let pages = paging_pages(self.vcpu_max, per_mib * (self.static_max_kib / 1024));
         PAGE_KIB * (pages * self.paging_factor).div_ceil(1000)
     }
 }

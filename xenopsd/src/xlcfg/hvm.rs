@@ -8,18 +8,35 @@ use super::syntax::Value;
 use super::{HvmConfig, Vga, VifConfig};
 use crate::dm::args::{CARD_KEY, CARDS};
 use crate::dm::kernel;
+use crate::domain::memory::MAX_MULTIPLIER;
 
 /// What the emulated cards can have, MiB.
 const VIDEORAM_MIB: RangeInclusive<u64> = 1..=256;
 /// Keys of guests with an emulated PC, beside those in `platform.rs`.
-pub(super) const KEYS: [&str; 10] =
-    ["acpi", "bios", "boot", "keymap", "rtc_timeoffset", "serial", "stdvga", "vga", "videoram", "vnclisten"];
+pub(super) const KEYS: [&str; 11] = [
+    "acpi",
+    "bios",
+    "boot",
+    "keymap",
+    "rtc_timeoffset",
+    "serial",
+    SHADOW_MEMORY,
+    "stdvga",
+    "vga",
+    "videoram",
+    "vnclisten",
+];
+
+const SHADOW_MEMORY: &str = "shadow_memory";
+/// More than the largest pool of the largest guest.
+const SHADOW_MIB: RangeInclusive<u64> = 0..=1 << 30;
 
 /// Keys that say what a kernel is started with.
 const WITH_KERNEL: [&str; 4] = ["ramdisk", "root", "extra", "cmdline"];
 
 impl Reader {
-    pub(super) fn hvm(&mut self) -> HvmConfig {
+    /// `usual_paging_kib` is the paging pool of a guest of this size; none when that is not known for a mistake.
+    pub(super) fn hvm(&mut self, usual_paging_kib: Option<u64>) -> HvmConfig {
         self.without_effect(&["bootloader", "bootloader_args"], "hvm guests boot from their firmware");
         HvmConfig {
             boot_order: self.boot_order(),
@@ -27,10 +44,35 @@ impl Reader {
             vga: self.vga(),
             videoram_mib: self.small("videoram", &VIDEORAM_MIB),
             acpi: self.flag("acpi").unwrap_or(true),
+            paging_thousandths: self.paging(usual_paging_kib),
             timeoffset: self.time_offset(),
             serial: self.text("serial").map(|(_, text)| text),
             keymap: self.text("keymap").map(|(_, text)| text),
             vnclisten: self.text("vnclisten").map(|(_, text)| text),
+        }
+    }
+
+    /// The size of the paging pool, for which the contract has a factor.
+    fn paging(&mut self, usual_kib: Option<u64>) -> u32 {
+        const USUAL: u32 = 1000;
+        let wanted = self.number(SHADOW_MEMORY, &SHADOW_MIB);
+        let Some(((line, mib), usual_kib)) = wanted.zip(usual_kib) else { return USUAL };
+        let thousandths = (mib * 1024 * 1000).div_ceil(usual_kib);
+        let most = f64::from(USUAL) * MAX_MULTIPLIER;
+        match u32::try_from(thousandths) {
+            Ok(thousandths) if thousandths < USUAL => {
+                let why = format!("the guest has {usual_kib} KiB in any case");
+                self.ignored(line, SHADOW_MEMORY, mib.to_string(), &why);
+                USUAL
+            }
+            Ok(thousandths) if f64::from(thousandths) <= most => thousandths,
+            _ => {
+                let accepted = format!(
+                    "at most {MAX_MULTIPLIER} times the {usual_kib} KiB that the guest has without it"
+                );
+                self.fault(line, SHADOW_MEMORY, Fault::bad(mib.to_string(), accepted));
+                USUAL
+            }
         }
     }
 

@@ -109,6 +109,7 @@ fn hvm_info(hvm: HvmConfig) -> api::HvmInfo {
     api::HvmInfo {
         timeoffset: hvm.timeoffset,
         acpi: hvm.acpi,
+        shadow_multiplier: f64::from(hvm.paging_thousandths) / 1000.0,
         boot_order: hvm.boot_order,
         serial: hvm.serial,
         keymap: hvm.keymap,

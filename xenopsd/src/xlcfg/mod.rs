@@ -110,6 +110,8 @@ pub struct HvmConfig {
     pub videoram_mib: Option<u16>,
     /// Whether the guest sees ACPI tables.
     pub acpi: bool,
+    /// How large its paging pool is, in thousandths of what a guest of its size has; at least 1000.
+    pub paging_thousandths: u32,
     /// Seconds that its clock is ahead of UTC, as text; empty for none.
     pub timeoffset: String,
     /// Where the first serial port goes.

@@ -8,6 +8,8 @@ use uuid::Uuid;
 use super::error::{ConfigError, ConfigErrors, Fault, Remark, Warning};
 use super::keys;
 use super::syntax::{Setting, Value};
+use crate::domain::memory::usual_paging_kib;
+
 use super::{DiskConfig, Guest, Kernel, StopAction, StopActions, VifConfig, XlConfig, disk, hvm, vif};
 
 /// 1 MiB to 16 TiB, the most memory of an x86 host under Xen.
@@ -90,7 +92,11 @@ impl Reader {
             Kind::Pv => self.kernel().map(Guest::Pv),
             Kind::Pvh if shim => self.kernel().map(Guest::PvInPvh),
             Kind::Pvh => self.kernel().map(Guest::Pvh),
-            Kind::Hvm => Some(Guest::Hvm(self.hvm())),
+            Kind::Hvm => {
+                let size = maxvcpus.zip(maxmem_mib);
+                let paging = size.map(|(vcpus, mib)| usual_paging_kib(vcpus.into(), mib.into()));
+                Some(Guest::Hvm(self.hvm(paging)))
+            }
         };
         if shim && kind != Kind::Pvh {
             self.misplaced("pvshim", "it is for guests of type pvh");

@@ -172,6 +172,34 @@ fn hvm(more: &str) -> String {
 }
 
 #[test]
+fn shadow_memory_becomes_the_shadow_multiplier() {
+    let of = |more: &str| {
+        let (config, warnings) = good(&hvm(more));
+        let (vm, ..) = config.into_api();
+        let api::BuilderInfo::Hvm(info) = &vm.ty else { panic!("{:?}", vm.ty) };
+        (info.shadow_multiplier, warnings.iter().map(ToString::to_string).collect::<Vec<_>>())
+    };
+    // One vcpu and 64 MiB have 1280 KiB; four and 1 GiB 8 MiB.
+    for (more, multiplier) in [
+        ("", 1.0),
+        ("shadow_memory=5", 4.0),
+        ("shadow_memory=3", 2.4),
+        ("maxvcpus=4\nmaxmem=1024\nshadow_memory=12", 1.5),
+    ] {
+        assert_eq!(of(more), (multiplier, Vec::new()), "{more}");
+    }
+    let (multiplier, said) = of("shadow_memory=1");
+    assert!((multiplier - 1.0).abs() < f64::EPSILON, "{multiplier}");
+    assert!(said[0].contains("`shadow_memory`: \"1\" is ignored: the guest has 1280 KiB"), "{said:?}");
+    for (bad, why) in [("1000", "at most 100 times the 1280 KiB"), ("'much'", "a number from 0")] {
+        let errors = errors(&hvm(&format!("shadow_memory={bad}")));
+        assert!(matches!(&errors[..], [error] if error.contains(why)), "{errors:?}");
+    }
+    let (_, warnings) = good(&with("type='pvh'\nshadow_memory=64"));
+    assert!(warnings[0].to_string().contains("only hvm guests"), "{warnings:?}");
+}
+
+#[test]
 fn an_hvm_guest_can_be_started_with_a_kernel() {
     let pairs = |more: &str| {
         let (config, warnings) = good(&hvm(more));
