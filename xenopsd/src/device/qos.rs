@@ -1,4 +1,5 @@
-//! Quality of service of disks: the I/O priority of the threads that serve them.
+//! Quality of service of disks: the I/O priority of the threads that serve them, which are the backend's and those of the
+//! disk server behind it, if there is one.
 //!
 //! ```text
 //!   plug ──► the backend's state is followed ──► it changes ──► a look at the VM ──► connected? its threads' priority is set
@@ -12,7 +13,7 @@ use std::sync::Weak;
 
 use xenstore::layout::{DeviceAddress, XenbusState};
 
-use super::{store_domid, vbd};
+use super::{served, store_domid, vbd};
 use crate::api::{Error, Qos, QosClass, QosScheduler, Vbd};
 use crate::core::Core;
 use crate::edge::{DomId, IoPriority};
@@ -86,7 +87,11 @@ pub fn apply(core: &Core, vm: &str, domid: DomId) -> Result<(), Error> {
         let status = address.status(&mut *core.edges.store()?)?;
         if let (Some(XenbusState::Connected), Some(priority)) = (status.backend, priority(vbd)?) {
             let threads = core.edges.host().prioritise_disk(domid, &vbd.id.device, priority)?;
-            tracing::debug!(vbd = %vbd.id, ?priority, threads, "I/O priority set");
+            let servers = match served::process(core, vm, address.id) {
+                Some(process) => core.edges.host().prioritise_process(&process, priority)?,
+                None => 0,
+            };
+            tracing::debug!(vbd = %vbd.id, ?priority, threads, servers, "I/O priority set");
         }
     }
     Ok(())

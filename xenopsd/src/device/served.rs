@@ -116,6 +116,11 @@ pub fn adopt(core: &Core, vbds: &[Vbd], vm: &str, domid: DomId) -> Result<(), Er
     Ok(())
 }
 
+/// The process that serves a disk, if there is one.
+pub fn process(core: &Core, vm: &str, vdev: u32) -> Option<ProcessId> {
+    of(core, vm, vdev).and_then(|(_, server)| server.process)
+}
+
 /// Whether a disk's server has ended although its disk is in use.
 pub fn has_ended(core: &Core, vm: &str, vdev: u32) -> bool {
     core.runtimes.with(vm, |r| r.served.get(&vdev).is_some_and(|served| served.ended))

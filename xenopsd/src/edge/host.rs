@@ -257,6 +257,13 @@ pub trait Host: Send + Sync {
     /// [`HostError`].
     fn prioritise_disk(&self, domid: DomId, device: &str, priority: IoPriority) -> Result<usize, HostError>;
 
+    /// Gives all threads of a process a priority, which those that they start have then, too; how many there were, none if
+    /// the process has ended.
+    ///
+    /// # Errors
+    /// [`HostError`].
+    fn prioritise_process(&self, process: &ProcessId, priority: IoPriority) -> Result<usize, HostError>;
+
     /// Finds what a guest would boot from its own disk.
     ///
     /// # Errors

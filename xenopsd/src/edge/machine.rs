@@ -189,6 +189,10 @@ impl Host for LinuxHost {
         })
     }
 
+    fn prioritise_process(&self, process: &ProcessId, priority: IoPriority) -> Result<usize, HostError> {
+        process::prioritise(process, priority).map_err(|e| unusable_process(process, &e))
+    }
+
     fn find_kernel(&self, search: &KernelSearch<'_>) -> Result<FoundKernel, KernelSearchError> {
         let disk = match open_disk(search.disk, Access::ReadOnly)? {
             Disk::Block(disk) => disk.file,

@@ -265,7 +265,8 @@ mod tests {
 
     #[test]
     fn a_reboot_whose_shutdown_failed_starts_nothing() {
-        let records = plan::Records { vm: test_vm(ID, "demo"), vbds: Vec::new(), vifs: Vec::new(), leaving: None };
+        let records =
+            plan::Records { vm: test_vm(ID, "demo"), vbds: Vec::new(), vifs: Vec::new(), leaving: None };
         let tasks = Tasks::new(Updates::new(Timer::start()));
         let script = Script { fail_at: Some(Atom::DestroyDomain), log: Mutex::default() };
         let outcome = run_for(&script, &tasks.create("unit test"), &plan::reboot(&records, None));

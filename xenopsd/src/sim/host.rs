@@ -179,6 +179,16 @@ impl Host for SimHost {
         Ok(1)
     }
 
+    fn prioritise_process(&self, process: &ProcessId, priority: IoPriority) -> Result<usize, HostError> {
+        self.shared.faults.check("host.prioritise_process").map_err(|e| unusable("disk", &e))?;
+        if !self.shared.processes.is_there(process) {
+            return Ok(0);
+        }
+        let mut priorities = self.shared.process_priorities.lock().unwrap_or_else(PoisonError::into_inner);
+        priorities.insert(process.pid, priority);
+        Ok(1)
+    }
+
     /// Every disk and repository has a kernel and a ramdisk, in memory as the real one's.
     fn find_kernel(&self, search: &KernelSearch<'_>) -> Result<FoundKernel, KernelSearchError> {
         self.disk("host.find_kernel", search.disk)?;

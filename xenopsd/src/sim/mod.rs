@@ -171,6 +171,8 @@ struct Shared {
     drivers: AtomicBool,
     /// The I/O priority that each domain's disks were given.
     priorities: Mutex<HashMap<(DomId, String), IoPriority>>,
+    /// And processes, by their numbers.
+    process_priorities: Mutex<HashMap<crate::api::Int, IoPriority>>,
     /// Which disks of a storage layer are in use, by the datapath's name, and whether they are active.
     storage: Mutex<BTreeMap<String, bool>>,
     signals: Sender<Signal>,
@@ -277,6 +279,7 @@ pub fn machine(options: &SimOptions) -> std::io::Result<Machine> {
         disk_bytes: AtomicU64::new(DISK_BYTES),
         drivers: AtomicBool::new(true),
         priorities: Mutex::default(),
+        process_priorities: Mutex::default(),
         storage: Mutex::default(),
         signals,
         copying: options.copying,
@@ -369,6 +372,12 @@ impl Machine {
     pub fn disk_priority(&self, domid: DomId, device: &str) -> Option<IoPriority> {
         let priorities = self.shared.priorities.lock().unwrap_or_else(PoisonError::into_inner);
         priorities.get(&(domid, device.to_owned())).copied()
+    }
+
+    /// The I/O priority that a process was given.
+    pub fn process_priority(&self, pid: crate::api::Int) -> Option<IoPriority> {
+        let priorities = self.shared.process_priorities.lock().unwrap_or_else(PoisonError::into_inner);
+        priorities.get(&pid).copied()
     }
 
     /// The names of the datapaths that are attached.

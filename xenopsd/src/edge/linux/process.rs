@@ -3,6 +3,7 @@
 //! A number read from a file may be another's process by now. So a process is first held by a descriptor, then looked
 //! at, and only signalled through that descriptor.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::os::fd::AsFd;
@@ -13,7 +14,7 @@ use ffi::pid::PidFd;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::ends::reap;
-use crate::edge::KILL_LIMIT;
+use crate::edge::{IoPriority, KILL_LIMIT};
 use crate::state::journal::ProcessId;
 
 /// Describes a process that is there, for the journal.
@@ -86,6 +87,47 @@ pub fn stop(process: &ProcessId, patience: Duration) -> io::Result<bool> {
     }
 }
 
+/// Most looks at a process's threads: those that a thread starts while it is looked at have its old priority.
+const LOOKS: usize = 8;
+
+/// Gives all threads of the process that is meant a priority, which those that they start have then, too; how many there were.
+/// One that starts threads all the time, as only a process that was taken over does, has some without it.
+///
+/// # Errors
+/// The kernel's, and as [`hold`].
+pub fn prioritise(process: &ProcessId, priority: IoPriority) -> io::Result<usize> {
+    let Some(_held) = hold(process)? else { return Ok(0) };
+    let mut done = BTreeSet::new();
+    for _ in 0..LOOKS {
+        let before = done.len();
+        for thread in threads(process.pid)? {
+            if done.contains(&thread) {
+                continue;
+            }
+            match ffi::linux::ioprio::set(thread, priority.class, priority.level) {
+                Ok(()) => drop(done.insert(thread)),
+                // It has ended.
+                Err(error) if gone(&error) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        if done.len() == before {
+            break;
+        }
+    }
+    Ok(done.len())
+}
+
+fn threads(pid: isize) -> io::Result<Vec<i32>> {
+    let entries = match fs::read_dir(format!("/proc/{pid}/task")) {
+        Ok(entries) => entries,
+        Err(error) if gone(&error) => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    let names = entries.filter_map(|entry| Some(entry.ok()?.file_name().to_str()?.parse().ok()?));
+    Ok(names.collect())
+}
+
 /// Waits for its end; whether it came.
 fn ended(process: &PidFd, limit: Duration) -> io::Result<bool> {
     let limit = PollTimeout::try_from(limit).map_err(io::Error::other)?;
@@ -155,6 +197,21 @@ mod tests {
         let (_ignores, process) = start("trap '' TERM; echo; exec sleep 600");
         assert!(!stop(&process, Duration::from_millis(50)).unwrap());
         assert!(hold(&process).unwrap().is_none());
+    }
+
+    #[test]
+    fn only_the_process_that_is_meant_gets_a_priority() {
+        let (mut child, process) = sleeper();
+        let process = ProcessId { uid: nix::unistd::getuid().as_raw().into(), ..process };
+        let low = IoPriority { class: 2, level: 6 };
+        let other = ProcessId { started: process.started + 1, ..process.clone() };
+        assert_eq!(prioritise(&other, low).unwrap(), 0);
+        assert_eq!(prioritise(&process, low).unwrap(), 1);
+        let said = Command::new("ionice").args(["-p", &child.id().to_string()]).output().unwrap();
+        assert_eq!(String::from_utf8_lossy(&said.stdout).trim(), "best-effort: prio 6");
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(prioritise(&process, low).unwrap(), 0);
     }
 
     #[test]

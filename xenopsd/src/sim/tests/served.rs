@@ -1,10 +1,12 @@
 //! Disks whose images a process serves.
 
 use super::*;
-use crate::api::{DeviceId, IndirectBoot, Vbd};
+use crate::api::{DeviceId, HvmInfo, IndirectBoot, Qos, QosClass, QosScheduler, Vbd, VbdMode, VbdType};
+use crate::core::Wish;
 use crate::device::vbd;
-use crate::edge::{IMAGE_FORMAT, ImageFormat};
+use crate::edge::{IMAGE_FORMAT, ImageFormat, IoPriority};
 use crate::ops::plan::{Device, Unplugging};
+use crate::sim::When;
 use crate::state::journal::Resource;
 
 fn serve(rig: &Rig, vm: &str, name: &str, format: ImageFormat) {
@@ -77,6 +79,91 @@ fn servers_start_before_their_disks_are_used_and_end_after() {
     rig.run(&vm, Operation::Shutdown(None)).unwrap();
     assert!(rig.machine.network_disks().is_empty() && rig.machine.processes().is_empty());
     assert_eq!(rig.core.journal.counts().0, 0);
+}
+
+#[test]
+fn a_disk_s_priority_is_its_server_s_too() {
+    let rig = Rig::new(&quick());
+    let vm = served(&rig);
+    let mut disk: Vbd = rig.core.records.device(&DeviceId::new(&*vm, "xvdb")).unwrap();
+    disk.qos = Some(Qos::Ionice(QosScheduler::BestEffort(QosClass::Low)));
+    rig.core.records.put(&disk).unwrap();
+    rig.start_connected(&vm);
+    let low = Some(IoPriority { class: 2, level: 6 });
+    let has = || rig.machine.process_priority(server_of_second(&rig, &vm));
+    rig.until("its server has the priority", || has() == low);
+    assert_eq!(rig.machine.disk_priority(rig.domid(&vm).unwrap(), "xvdb"), low);
+    let others = rig.machine.processes().into_iter().filter(|pid| *pid != server_of_second(&rig, &vm));
+    assert_eq!(others.map(|pid| rig.machine.process_priority(pid)).collect::<Vec<_>>(), [None]);
+    // The next server has it, too; and one that cannot be given it serves all the same.
+    rig.run(&vm, Operation::Unplug(second(), Unplugging::Clean)).unwrap();
+    rig.run(&vm, Operation::Plug(second())).unwrap();
+    rig.until("its server has the priority", || has() == low);
+    rig.run(&vm, Operation::Unplug(second(), Unplugging::Clean)).unwrap();
+    let site = Some("host.prioritise_process".to_owned());
+    rig.machine.faults.arm(Fault::Nth { site, nth: 0, when: When::Before });
+    rig.run(&vm, Operation::Plug(second())).unwrap();
+    rig.until("it was tried", || rig.machine.disk_priority(rig.domid(&vm).unwrap(), "xvdb") == low);
+    assert_eq!(state(&rig, &vm), (true, true));
+    rig.machine.faults.disarm();
+    rig.run(&vm, Operation::Shutdown(None)).unwrap();
+}
+
+/// Of a PV guest and of one whose device model emulates the drive.
+#[test]
+fn a_medium_that_is_served_comes_and_goes_with_its_server() {
+    for (word, drive, hvm) in [("", "xvdd", false), ("work", "hdc", true)] {
+        let rig = Rig::new(&quick());
+        let script = [("device-model", word)];
+        let vm = rig.add(1, if hvm { &script } else { &[] }, |vm| {
+            if hvm {
+                vm.ty = BuilderInfo::Hvm(HvmInfo::default());
+            }
+        });
+        let empty = Vbd {
+            id: DeviceId::new(&*vm, drive),
+            position: Some(drive.parse().unwrap()),
+            mode: VbdMode::ReadOnly,
+            ty: VbdType::Cdrom,
+            ..Vbd::default()
+        };
+        rig.core.records.put(&empty).unwrap();
+        serve(&rig, &vm, drive, ImageFormat::Qcow2);
+        rig.start(&vm).unwrap();
+        rig.run(&vm, Operation::Unpause).unwrap();
+        assert!(rig.machine.network_disks().is_empty(), "there is nothing in it");
+        let insert =
+            || Operation::Change(Wish::Insert(drive.to_owned(), Disk::Local("/srv/two.qcow2".to_owned())));
+        let eject = || Operation::Change(Wish::Eject(drive.to_owned()));
+        let medium = || rig.core.records.device::<Vbd>(&empty.id).unwrap().backend;
+        // The store keeps the directories above a device.
+        rig.run(&vm, insert()).unwrap();
+        rig.run(&vm, eject()).unwrap();
+        let before = rig.remains(&vm);
+        rig.run(&vm, insert()).unwrap();
+        assert_eq!(rig.machine.network_disks().len(), 1, "{drive}");
+        assert!(
+            rig.core
+                .records
+                .device::<Vbd>(&empty.id)
+                .is_ok_and(|vbd| vbd::state(&rig.core, &vbd).unwrap().active)
+        );
+        if hvm {
+            let (media, _) = rig.machine.device_model_media(rig.domid(&vm).unwrap()).unwrap();
+            assert!(media.iter().any(|id| id == "ide-5632"), "{media:?}");
+        }
+        rig.run(&vm, eject()).unwrap();
+        rig.until_remains(&vm, &before, "an eject");
+        assert_eq!(medium(), None);
+        let site = Some("host.serve_disk.export".to_owned());
+        rig.machine.faults.arm(Fault::Nth { site, nth: 0, when: When::Before });
+        rig.run(&vm, insert()).unwrap_err();
+        rig.machine.faults.disarm();
+        rig.until_remains(&vm, &before, "an insert without a server");
+        assert_eq!(medium(), None, "{drive}");
+        rig.run(&vm, Operation::Shutdown(None)).unwrap();
+        assert!(rig.machine.network_disks().is_empty() && rig.core.journal.counts().0 == 0);
+    }
 }
 
 /// Its server cannot be told, and the tables of an image that something else resized would be written over.

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use super::*;
-use crate::edge::{BlockSize, DomId};
+use crate::edge::{BlockSize, DomId, IoPriority};
 
 const DOMAIN: u16 = 7;
 
@@ -178,6 +178,27 @@ fn it_is_in_its_jail() {
     let limits = fs::read_to_string(format!("/proc/{}/limits", running.pid())).unwrap();
     let file_size = limits.lines().find(|line| line.starts_with("Max file size")).unwrap();
     assert!(file_size.contains(&(SIZE + SIZE / TABLES_SHARE + HEADER).to_string()), "{file_size}");
+}
+
+/// The threads that read and write for it are started as they are needed.
+#[test]
+fn a_priority_is_that_of_all_its_threads() {
+    let rig = Rig::new();
+    let path = rig.image(ImageFormat::Qcow2);
+    let mut running = rig.serve(&path, Access::ReadWrite, ImageFormat::Qcow2).unwrap();
+    let low = IoPriority { class: 2, level: 6 };
+    let before = process::prioritise(running.server.process.as_ref().unwrap(), low).unwrap();
+    assert!(before > 1, "{before}");
+    assert_eq!(running.write(0, &[1; 65536]), 0);
+    let said = |thread: fs::DirEntry| {
+        let said = Command::new("ionice").arg("-p").arg(thread.file_name()).output().unwrap().stdout;
+        String::from_utf8(said).unwrap().trim().to_owned()
+    };
+    let threads = fs::read_dir(format!("/proc/{}/task", running.pid())).unwrap().map(Result::unwrap);
+    for said in threads.map(said) {
+        // One that has ended meanwhile has none.
+        assert!(said == "best-effort: prio 6" || said.is_empty(), "{said}");
+    }
 }
 
 #[test]
