@@ -51,7 +51,7 @@ fn hear(core: &Arc<Core>, news: &NetworkNews) {
 fn concerns(vif: &Vif, news: &NetworkNews) -> bool {
     match news {
         NetworkNews::Bridge(name) => matches!(&vif.backend, Network::Local(bridge) if bridge == name),
-        NetworkNews::RulesGone => matches!(vif.locking_mode, LockingMode::Locked(_)),
+        NetworkNews::RulesChanged => matches!(vif.locking_mode, LockingMode::Locked(_)),
         NetworkNews::Unknown => true,
     }
 }

@@ -55,8 +55,8 @@ pub struct VifScripts {
 pub enum NetworkNews {
     /// There is a bridge of this name that was not there before.
     Bridge(String),
-    /// The rules of locked interfaces were removed.
-    RulesGone,
+    /// The rules of locked interfaces were changed or removed.
+    RulesChanged,
     /// More has happened than the kernel could tell of.
     Unknown,
 }

@@ -49,7 +49,7 @@ impl Networks {
         for settings in self.interfaces.values_mut() {
             settings.locked = None;
         }
-        self.tell(NetworkNews::RulesGone);
+        self.tell(NetworkNews::RulesChanged);
     }
 
     fn tell(&self, news: NetworkNews) {

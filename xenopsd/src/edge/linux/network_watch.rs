@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   rtnetlink: links ──► one that was not there: its settings, if it is a card that has some ─► a bridge: told
-//!   nf_tables: rules ──► our table is gone: told
+//!   nf_tables: rules ──► somebody else has changed our table: told, and again when a second has gone by
 //!   whoever started it lets go of his end of a pair of sockets ──► the thread ends
 //! ```
 //!
@@ -12,6 +12,7 @@ use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::thread;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -20,6 +21,10 @@ use super::netlink::{Link, LinkEvent, LinkNews, Netlink, NetlinkError};
 use super::nftables::RulesNews;
 use super::nic::Cards;
 use crate::edge::{NetworkNews, NetworkTell};
+
+/// Least time between two words of changed rules: somebody who takes back what is made again, each time, does not keep the
+/// daemon busy, and his other changes of the same moment are one.
+const RULES_PAUSE: Duration = Duration::from_secs(1);
 
 /// Why networks cannot be followed.
 #[derive(Debug, thiserror::Error)]
@@ -54,7 +59,8 @@ pub fn start(cards: Cards, tell: NetworkTell) -> Result<Watching, WatchError> {
         }
     };
     let netlink = Netlink::open()?;
-    let mut follower = Follower { links, rules, netlink, cards, known: HashMap::new(), tell };
+    let mut follower =
+        Follower { links, rules, rules_told: Spaced::default(), netlink, cards, known: HashMap::new(), tell };
     // After the subscription: what comes while they are listed is news.
     follower.look(false)?;
     let (ours, end) = UnixStream::pair().map_err(WatchError::Thread)?;
@@ -66,9 +72,35 @@ pub fn start(cards: Cards, tell: NetworkTell) -> Result<Watching, WatchError> {
     Ok(Watching { _end: end })
 }
 
+/// Something that is told at most every [`RULES_PAUSE`].
+#[derive(Debug, Default)]
+struct Spaced {
+    /// There is something to tell.
+    heard: bool,
+    told: Option<Instant>,
+}
+
+impl Spaced {
+    /// How long it is until there is something to tell, if there is.
+    fn left(&self, now: Instant) -> Option<Duration> {
+        let since = self.told.map_or(RULES_PAUSE, |told| now.saturating_duration_since(told));
+        self.heard.then(|| RULES_PAUSE.saturating_sub(since))
+    }
+
+    /// Whether it is to be told now, after which it is.
+    fn is_due(&mut self, now: Instant) -> bool {
+        let due = self.left(now).is_some_and(|left| left.is_zero());
+        if due {
+            (self.heard, self.told) = (false, Some(now));
+        }
+        due
+    }
+}
+
 struct Follower {
     links: LinkNews,
     rules: Option<RulesNews>,
+    rules_told: Spaced,
     netlink: Netlink,
     cards: Cards,
     /// Names by indexes.
@@ -93,10 +125,13 @@ impl Follower {
             if rules {
                 self.read_rules();
             }
+            if self.rules_told.is_due(Instant::now()) {
+                (self.tell)(NetworkNews::RulesChanged);
+            }
         }
     }
 
-    /// Which of both has something to tell; none at the end.
+    /// Which of both has something to tell, neither when it is time to tell of rules; none at the end.
     fn wait(&self, end: &UnixStream) -> Result<Option<(bool, bool)>, Errno> {
         fn fd(fd: BorrowedFd<'_>) -> PollFd<'_> {
             PollFd::new(fd, PollFlags::POLLIN)
@@ -104,7 +139,11 @@ impl Follower {
         let mut fds = vec![fd(end.as_fd()), fd(self.links.as_fd())];
         fds.extend(self.rules.as_ref().map(|rules| fd(rules.as_fd())));
         loop {
-            match poll(&mut fds, PollTimeout::NONE) {
+            let left = self.rules_told.left(Instant::now());
+            // Milliseconds are counted down: the next one is after it.
+            let left = left.map(|left| left + Duration::from_millis(1));
+            let left = left.map_or(PollTimeout::NONE, |left| left.try_into().unwrap_or(PollTimeout::MAX));
+            match poll(&mut fds, left) {
                 Err(Errno::EINTR) => {}
                 Err(errno) => return Err(errno),
                 Ok(_) => break,
@@ -130,7 +169,7 @@ impl Follower {
 
     fn read_rules(&mut self) {
         match self.rules.as_ref().map(RulesNews::read) {
-            Some(Ok(true)) => (self.tell)(NetworkNews::RulesGone),
+            Some(Ok(true)) => self.rules_told.heard = true,
             Some(Err(error)) => {
                 tracing::error!(%error, "changes of nf_tables are not followed any more");
                 self.rules = None;
@@ -168,6 +207,23 @@ mod tests {
 
     use super::super::netlink::tests::{create, in_namespace};
     use super::*;
+
+    #[test]
+    fn a_second_goes_by_between_two_words_of_rules() {
+        let start = Instant::now();
+        let at = |millis| start + Duration::from_millis(millis);
+        let mut spaced = Spaced::default();
+        assert!(spaced.left(start).is_none() && !spaced.is_due(start), "there is nothing to tell");
+        spaced.heard = true;
+        assert!(spaced.is_due(start) && !spaced.is_due(at(5000)));
+        spaced.heard = true;
+        assert!(spaced.is_due(at(5000)), "long after the last");
+        spaced.heard = true;
+        assert!(!spaced.is_due(at(5300)));
+        assert_eq!(spaced.left(at(5300)), Some(Duration::from_millis(700)));
+        assert!(spaced.is_due(at(6000)));
+        assert_eq!(spaced.left(at(6000)), None);
+    }
 
     /// The thread keeps the namespace that it was started in.
     #[test]

@@ -189,6 +189,8 @@ pub(in super::super) struct Message<'a> {
     pub(in super::super) kind: u16,
     pub(in super::super) flags: u16,
     pub(in super::super) sequence: u32,
+    /// Whose socket it answers, or whose doing is told of (`nlmsg_pid`).
+    pub(in super::super) port: u32,
     pub(in super::super) payload: &'a [u8],
 }
 
@@ -206,6 +208,7 @@ pub(in super::super) fn messages(datagram: &[u8]) -> Result<Vec<Message<'_>>, Ma
             kind: u16_at(header, 4),
             flags: u16_at(header, 6),
             sequence: u32_at(header, 8),
+            port: u32_at(header, 12),
             payload,
         });
         at = at.saturating_add(length.next_multiple_of(ALIGNMENT));
@@ -356,9 +359,10 @@ mod tests {
         payload.extend_from_slice(&u16::try_from(4 + sentence.len()).unwrap().to_ne_bytes());
         payload.extend_from_slice(&NLMSGERR_ATTR_MSG.to_ne_bytes());
         payload.extend_from_slice(sentence);
-        let with = Message { kind: NLMSG_ERROR, flags: NLM_F_ACK_TLVS, sequence: 9, payload: &payload };
+        let with =
+            Message { kind: NLMSG_ERROR, flags: NLM_F_ACK_TLVS, sequence: 9, port: 0, payload: &payload };
         assert_eq!(outcome(&with), Ok((22, Some("mtu less than device minimum".to_owned()))));
-        let without = Message { kind: NLMSG_ERROR, flags: 0, sequence: 9, payload: &payload };
+        let without = Message { kind: NLMSG_ERROR, flags: 0, sequence: 9, port: 0, payload: &payload };
         assert_eq!(outcome(&without), Ok((22, None)));
     }
 
@@ -391,7 +395,7 @@ mod tests {
                 }
             }
             let _ = link(&bytes);
-            let _ = outcome(&Message { kind: NLMSG_ERROR, flags, sequence: 0, payload: &bytes });
+            let _ = outcome(&Message { kind: NLMSG_ERROR, flags, sequence: 0, port: 0, payload: &bytes });
         }
 
         #[test]

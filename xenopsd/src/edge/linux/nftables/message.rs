@@ -36,7 +36,6 @@ const PRIORITY: i32 = -200;
 
 // Messages.
 const NEW_TABLE: u16 = 0;
-const DELETE_TABLE: u16 = 2;
 const NEW_CHAIN: u16 = 3;
 const DELETE_CHAIN: u16 = 5;
 const NEW_RULE: u16 = 6;
@@ -245,12 +244,13 @@ pub(super) fn remove(place: Place, interface: &str) -> Finished {
     batch.finish()
 }
 
-/// Whether the message tells that our table is gone, in either family.
-pub(super) fn is_loss_of_table(kind: u16, payload: &[u8]) -> bool {
-    // `struct nfgenmsg`, then `NFTA_TABLE_NAME`, which has a zero at its end.
+/// Whether the message tells of a change of our table or of anything in it, in either family.
+pub(super) fn is_of_our_table(kind: u16, payload: &[u8]) -> bool {
+    // `struct nfgenmsg`, then the name of the table, which is the first attribute of each kind of thing and has a zero at its
+    // end.
     let name =
         |(number, value): &(u16, &[u8])| *number == 1 && value.strip_suffix(&[0]) == Some(TABLE.as_bytes());
-    kind == SUBSYSTEM << 8 | DELETE_TABLE
+    kind >> 8 == SUBSYSTEM
         && payload
             .get(HEADER..)
             .and_then(|rest| attributes(rest).ok())
@@ -318,15 +318,17 @@ mod tests {
     }
 
     #[test]
-    fn only_our_own_table_is_a_loss() {
+    fn only_what_is_told_of_our_own_table_counts() {
         let payload = |name: &str| [&[BRIDGE, 0, 0, 0][..], &Attributes::default().text(1, name).0].concat();
-        let gone = SUBSYSTEM << 8 | DELETE_TABLE;
-        assert!(is_loss_of_table(gone, &payload(TABLE)));
-        assert!(!is_loss_of_table(gone, &payload("filter")));
-        assert!(!is_loss_of_table(SUBSYSTEM << 8 | NEW_TABLE, &payload(TABLE)));
-        for end in 0..payload(TABLE).len() - 2 {
-            assert!(!is_loss_of_table(gone, &payload(TABLE)[..end]), "{end}");
+        for kind in [NEW_TABLE, NEW_CHAIN, NEW_RULE, DELETE_RULE, DELETE_CHAIN, DELETE_ELEMENT] {
+            let kind = SUBSYSTEM << 8 | kind;
+            assert!(is_of_our_table(kind, &payload(TABLE)));
+            assert!(!is_of_our_table(kind, &payload("filter")));
+            for end in 0..payload(TABLE).len() - 2 {
+                assert!(!is_of_our_table(kind, &payload(TABLE)[..end]), "{end}");
+            }
         }
+        assert!(!is_of_our_table(DELETE_RULE, &payload(TABLE)), "of another subsystem");
     }
 
     #[cfg(target_endian = "little")]

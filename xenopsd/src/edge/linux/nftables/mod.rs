@@ -9,9 +9,10 @@
 
 mod message;
 mod news;
+mod port;
 mod rules;
 
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::sys::socket::{
@@ -121,14 +122,20 @@ fn remove(interface: &IfName, place: Place) -> Result<bool, NftError> {
 
 fn exchange(interface: &IfName, batch: &message::Finished) -> Result<(), NftError> {
     let refused = |errno| NftError::Refused { interface: interface.clone(), errno };
+    let socket =
+        socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::NetlinkNetFilter)
+            .map_err(refused)?;
+    port::take(&socket).map_err(refused)?;
+    exchange_over(&socket, interface, batch)
+}
+
+fn exchange_over(socket: &OwnedFd, interface: &IfName, batch: &message::Finished) -> Result<(), NftError> {
+    let refused = |errno| NftError::Refused { interface: interface.clone(), errno };
     let strange = |what: &dyn std::fmt::Display| NftError::Answer {
         interface: interface.clone(),
         what: what.to_string(),
     };
-    let socket =
-        socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::NetlinkNetFilter)
-            .map_err(refused)?;
-    setsockopt(&socket, ReceiveTimeout, &TimeVal::new(ANSWER_SECONDS, 0)).map_err(refused)?;
+    setsockopt(socket, ReceiveTimeout, &TimeVal::new(ANSWER_SECONDS, 0)).map_err(refused)?;
     // Connected to port 0, the socket takes messages from the kernel only.
     connect(socket.as_raw_fd(), &NetlinkAddr::new(0, 0)).map_err(refused)?;
     send(socket.as_raw_fd(), &batch.bytes, MsgFlags::empty()).map_err(refused)?;
@@ -181,6 +188,34 @@ mod tests {
             assert!(unlock(&interface).unwrap());
             assert!(!unlock(&interface).unwrap());
             assert!(unlock(&other).unwrap());
+        });
+    }
+
+    #[test]
+    fn what_others_do_to_our_table_is_news_and_what_we_do_is_not() {
+        in_namespace(|_| {
+            let interface: IfName = "vif1.0".parse().unwrap();
+            let locked = Locked { mac: MacAddr::BACKEND, ipv4: vec![[10, 0, 0, 1].into()], ipv6: Vec::new() };
+            let Ok(news) = RulesNews::open() else { return };
+            if let Err(error) = lock(&interface, &locked, Place::Bridge) {
+                eprintln!("left out: {error}");
+                return;
+            }
+            assert_eq!(news.read(), Ok(false), "our own");
+            let flags = SockFlag::SOCK_CLOEXEC;
+            let theirs = || {
+                socket(AddressFamily::Netlink, SockType::Raw, flags, SockProtocol::NetlinkNetFilter).unwrap()
+            };
+            // Rules are added and removed, and then all of an interface's are.
+            let others = message::set(Place::Bridge, interface.as_str(), &rules::chain(&locked)[1..]);
+            exchange_over(&theirs(), &interface, &others).unwrap();
+            assert_eq!((news.read(), news.read()), (Ok(true), Ok(false)));
+            exchange_over(&theirs(), &interface, &message::remove(Place::Bridge, interface.as_str()))
+                .unwrap();
+            assert_eq!(news.read(), Ok(true));
+            lock(&interface, &locked, Place::Bridge).unwrap();
+            assert!(unlock(&interface).unwrap());
+            assert_eq!(news.read(), Ok(false));
         });
     }
 

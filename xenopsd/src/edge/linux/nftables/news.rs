@@ -1,4 +1,4 @@
-//! News of rules: that somebody has removed our table.
+//! News of rules: that somebody else has changed our table, or something in it.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
@@ -7,8 +7,8 @@ use nix::sys::socket::{
     AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, socket,
 };
 
-use super::RECEIVE_BUFFER;
-use super::message::is_loss_of_table;
+use super::message::is_of_our_table;
+use super::{RECEIVE_BUFFER, port};
 use crate::edge::linux::netlink::messages;
 
 /// `NFNLGRP_NFTABLES` of `<linux/netfilter/nfnetlink.h>`, as a bit.
@@ -32,25 +32,27 @@ impl RulesNews {
         Ok(Self { socket })
     }
 
-    /// Whether our table has been removed since the last time, or may have been. The daemon never removes it itself, so that
-    /// its own changes are none.
+    /// Whether our table is not as we have left it, or may not be: somebody else has changed something of it since the last
+    /// time.
     ///
     /// # Errors
     /// The kernel's errno.
     pub fn read(&self) -> Result<bool, Errno> {
-        let mut lost = false;
+        let mut changed = false;
         let mut buffer = vec![0; RECEIVE_BUFFER];
         loop {
             match recv(self.socket.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
                 // What cannot be read may have been about our table.
                 Ok(length) => {
-                    lost |= messages(&buffer[..length]).map_or(true, |all| {
-                        all.iter().any(|message| is_loss_of_table(message.kind, message.payload))
+                    changed |= messages(&buffer[..length]).map_or(true, |all| {
+                        all.iter().any(|message| {
+                            !port::is_ours(message.port) && is_of_our_table(message.kind, message.payload)
+                        })
                     });
                 }
                 Err(Errno::EINTR) => {}
-                Err(Errno::EAGAIN) => return Ok(lost),
-                Err(Errno::ENOBUFS) => lost = true,
+                Err(Errno::EAGAIN) => return Ok(changed),
+                Err(Errno::ENOBUFS) => changed = true,
                 Err(errno) => return Err(errno),
             }
         }
