@@ -1,9 +1,25 @@
 //! Rounds of installations, as a VM's operations see them.
 
+use super::Core;
 use super::operation::Request;
 use crate::api::Error;
 use crate::domain::bootloader;
 use crate::ops::plan;
+
+impl Core {
+    /// Takes back what a round whose start came to nothing has changed, and tells of it; whether there was anything.
+    ///
+    /// # Errors
+    /// `Internal_error` when the disk refuses.
+    pub fn forget_round(&self, vm: &str) -> Result<bool, Error> {
+        let changed = self.records.undo_round(vm)?;
+        let any = !changed.is_empty();
+        for object in changed {
+            self.updates.add(object);
+        }
+        Ok(any)
+    }
+}
 
 impl Request<'_> {
     /// The VM as it is started: without a disk that was for its installer, if this is the round in which that goes.
@@ -15,14 +31,12 @@ impl Request<'_> {
 
     /// A start that an earlier daemon was killed in is no round of an installation.
     pub(super) fn undo_round(&self) -> Result<(), Error> {
-        let changed = self.core.records.undo_round(self.vm)?;
-        if !changed.is_empty() {
+        if self.core.forget_round(self.vm)? {
             tracing::warn!(
                 vm = self.vm,
                 "the start of a round of its installation came to nothing; its record is as before"
             );
         }
-        changed.into_iter().for_each(|object| self.core.updates.add(object));
         Ok(())
     }
 }

@@ -149,9 +149,7 @@ impl VmExecutor<'_> {
 
     /// Takes that back.
     pub(super) fn forget_round(&self) -> Result<(), Error> {
-        let changed = self.core.records.undo_round(self.vm())?;
-        changed.into_iter().for_each(|object| self.core.updates.add(object));
-        Ok(())
+        self.core.forget_round(self.vm()).map(drop)
     }
 }
 

@@ -124,7 +124,7 @@ fn threads(pid: isize) -> io::Result<Vec<i32>> {
         Err(error) if gone(&error) => return Ok(Vec::new()),
         Err(error) => return Err(error),
     };
-    let names = entries.filter_map(|entry| Some(entry.ok()?.file_name().to_str()?.parse().ok()?));
+    let names = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
     Ok(names.collect())
 }
 

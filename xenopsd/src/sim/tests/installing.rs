@@ -53,7 +53,9 @@ fn stored(rig: &Rig, vm: &str) -> Stored {
 
 fn store(rig: &Rig, (vm, disks): &Stored) {
     rig.core.records.put_vm(vm).unwrap();
-    disks.iter().for_each(|disk| rig.core.records.put(disk).unwrap());
+    for disk in disks {
+        rig.core.records.put(disk).unwrap();
+    }
 }
 
 /// Both rounds.
@@ -223,8 +225,11 @@ fn files(rig: &Rig, vm: &str) -> [std::path::PathBuf; 3] {
     [home.join("config"), root.join("round").join(vm), home.join("vbd.xvdb")]
 }
 
+/// What is in the files of [`files`], where they are there.
+type Contents = [Option<Vec<u8>>; 3];
+
 /// A daemon on `rig` is killed at the boundary `at` of a start: what its files held then. None if there is no such boundary.
-fn killed_start(rig: &Rig, vm: &str, at: usize) -> (Result<(), Error>, Option<[Option<Vec<u8>>; 3]>) {
+fn killed_start(rig: &Rig, vm: &str, at: usize) -> (Result<(), Error>, Option<Contents>) {
     let seen = AtomicUsize::new(0);
     let at_kill = Arc::new(Mutex::new(None));
     let (copy, faults, of, paths) =

@@ -189,7 +189,7 @@ fn a_priority_is_that_of_all_its_threads() {
     let low = IoPriority { class: 2, level: 6 };
     let before = process::prioritise(running.server.process.as_ref().unwrap(), low).unwrap();
     assert!(before > 1, "{before}");
-    assert_eq!(running.write(0, &[1; 65536]), 0);
+    assert_eq!(running.write(0, &vec![1; 65536]), 0);
     let said = |thread: fs::DirEntry| {
         let said = Command::new("ionice").arg("-p").arg(thread.file_name()).output().unwrap().stdout;
         String::from_utf8(said).unwrap().trim().to_owned()
