@@ -48,6 +48,7 @@ impl Rig {
                 worker: Worker::default(),
                 uid_base: BASE,
                 kernel_limit: 0,
+                unpacked_limit: 0,
                 ramdisk_limit: 0,
                 wall: Duration::ZERO,
                 getter: Worker::fetching(),
