@@ -11,12 +11,10 @@
 
 use std::collections::BTreeSet;
 
+use super::drives::{self, Controller, Drive, MOST_DRIVES, disk_name};
 use super::kernel::{DirectKernel, KernelKeyError};
-use crate::api::{BuilderInfo, BusType, HvmInfo, Vbd, VbdMode, VbdType, VideoCard, Vif, Vm};
+use crate::api::{BuilderInfo, HvmInfo, Vbd, VideoCard, Vif, Vm};
 use crate::ops::plan::Beginning;
-
-/// Emulated IDE has two channels of two drives; QEMU's PC has no more.
-pub const IDE_DRIVES: usize = 4;
 
 /// Most emulated network cards: each takes a PCI slot, of which the machine leaves 24. The rest are PV only.
 pub const EMULATED_CARDS: usize = 8;
@@ -34,7 +32,7 @@ const DEFAULT_ORDER: &str = "cd";
 const MAX_NAME: usize = 64;
 
 /// The set that the serial port's terminal is in; a drive's has the drive's number.
-const SERIAL_SET: usize = IDE_DRIVES;
+const SERIAL_SET: usize = MOST_DRIVES;
 
 /// The set that its state goes out through.
 pub const STATE_SET: usize = SERIAL_SET + 1;
@@ -63,12 +61,21 @@ pub enum ArgsError {
     VncAddress(String),
     /// A disk on a position the emulated controller does not have.
     #[error(
-        "disk {0}: emulated IDE has {IDE_DRIVES} drives (hda to hdd); name it xvd{{e..}} to have it without emulation"
+        "disk {disk}: emulated {controller} has {} drives (hda to {}); name it {} or later to have it without emulation",
+        controller.drives(), disk_name("hd", controller.drives() - 1), disk_name("xvd", controller.drives())
     )]
-    NoSuchDrive(String),
+    NoSuchDrive {
+        /// Its name.
+        disk: String,
+        /// Where it would be.
+        controller: Controller,
+    },
     /// Two disks on one position.
-    #[error("disk {0}: another disk has its place on the emulated controller")]
+    #[error("disk {0}: another disk has its place among the emulated ones")]
     DriveTaken(String),
+    /// A controller that nobody knows.
+    #[error("platform key hdtype is {0:?}; the emulated disk controller is ide or ahci")]
+    Controller(String),
     /// A value out of its range.
     #[error("{what} must be {range}, not {value}")]
     Range {
@@ -85,19 +92,6 @@ pub enum ArgsError {
     /// Something this device model is not given.
     #[error("{0} is not supported")]
     Unsupported(&'static str),
-}
-
-/// A drive on the emulated IDE controller.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Drive {
-    /// 0 to 3: primary master, primary slave, secondary master, secondary slave.
-    pub index: usize,
-    /// The device number of its PV twin.
-    pub number: u32,
-    /// Which VBD it is, by the second part of its id.
-    pub vbd: String,
-    /// Whether it is a CD-ROM drive.
-    pub cdrom: bool,
 }
 
 /// An emulated network card.
@@ -124,6 +118,7 @@ pub struct Machine {
     acpi: bool,
     serial: bool,
     keymap: Option<String>,
+    controller: Controller,
     drives: Vec<Drive>,
     cards: Vec<Card>,
 }
@@ -151,6 +146,7 @@ impl Machine {
         refuse_unsupported(hvm)?;
         check_vnc(hvm)?;
         let video_mib = video_mib(hvm)?;
+        let controller = Controller::of(vm)?;
         let memory_mib = vm.memory_static_max / (1 << 20);
         let count = |what, value: crate::api::Int| {
             let value = i64::try_from(value).unwrap_or(i64::MAX);
@@ -173,7 +169,8 @@ impl Machine {
             acpi: hvm.acpi,
             serial: serial(hvm)?,
             keymap: keymap(hvm)?,
-            drives: drives(vbds)?,
+            controller,
+            drives: drives::of(controller, vbds)?,
             cards: vifs
                 .iter()
                 .take(EMULATED_CARDS)
@@ -279,26 +276,12 @@ impl Machine {
     }
 
     fn disks(&self, line: &mut Line, descriptors: &Descriptors) {
+        for (option, value) in self.controller.options() {
+            line.pair(option, value);
+        }
         for (drive, descriptor) in self.drives.iter().zip(&descriptors.drives) {
-            // The set's number is the drive's, so that a later medium finds it free again.
-            let set = drive.index;
-            if let Some(fd) = descriptor {
-                line.pair("-add-fd", format!("fd={fd},set={set}"));
-            }
-            // The format is said, never guessed: what a guest wrote to its disk would decide otherwise.
-            let file = descriptor.map_or_else(String::new, |_| {
-                format!(
-                    ",driver=raw,file.driver=host_device,file.filename=/dev/fdset/{set},file.auto-read-only=off"
-                )
-            });
-            let id = drive.qemu_id();
-            let place = format!("bus=ide.{},unit={}", drive.index / 2, drive.index % 2);
-            if drive.cdrom {
-                line.pair("-drive", format!("if=none,readonly=on,id={id}{file}"));
-                line.pair("-device", format!("ide-cd,id={id},drive={id},{place}"));
-            } else {
-                line.pair("-drive", format!("if=none,readonly=off,id={id}{file},cache=writeback"));
-                line.pair("-device", format!("ide-hd,id={id},drive={id},{place}"));
+            for (option, value) in drive.options(*descriptor) {
+                line.pair(option, value);
             }
         }
     }
@@ -390,35 +373,6 @@ fn keymap(hvm: &HvmInfo) -> Result<Option<String>, ArgsError> {
         Some(name) if sound(name) => Ok(Some(name.to_owned())),
         Some(_) => Err(ArgsError::Unsupported("a keymap that is not like \"de\" or \"en-us\"")),
     }
-}
-
-fn drives(vbds: &[Vbd]) -> Result<Vec<Drive>, ArgsError> {
-    let mut drives: Vec<Drive> = Vec::new();
-    for vbd in vbds {
-        let Some(position) = &vbd.position else { continue };
-        let index = usize::try_from(position.disk).ok();
-        let Some(index) = index.filter(|index| *index < IDE_DRIVES && position.partition == 0) else {
-            if position.bus == BusType::Ide {
-                return Err(ArgsError::NoSuchDrive(vbd.id.device.clone()));
-            }
-            continue;
-        };
-        if !matches!(position.bus, BusType::Ide | BusType::Xen) {
-            continue;
-        }
-        let cdrom = vbd.ty == VbdType::Cdrom;
-        // An emulated hard disk cannot be kept from writes (XSA-142): such a disk is there for PV drivers only.
-        if !cdrom && (vbd.mode == VbdMode::ReadOnly || vbd.backend.is_none()) {
-            continue;
-        }
-        if drives.iter().any(|drive| drive.index == index) {
-            return Err(ArgsError::DriveTaken(vbd.id.device.clone()));
-        }
-        let number = position.to_xenstore().map_err(|_| ArgsError::NoSuchDrive(vbd.id.device.clone()))?;
-        drives.push(Drive { index, number, vbd: vbd.id.device.clone(), cdrom });
-    }
-    drives.sort_by_key(|drive| drive.index);
-    Ok(drives)
 }
 
 fn card(vm: &Vm, vif: &Vif, mac: &str) -> Result<Card, ArgsError> {

@@ -1,5 +1,5 @@
 use super::*;
-use crate::api::{DeviceNumber, Disk};
+use crate::api::{BusType, DeviceNumber, Disk, VbdMode, VbdType};
 use crate::{test_vbd, test_vif, test_vm};
 use proptest::prelude::*;
 
@@ -42,7 +42,7 @@ fn the_whole_command_line() {
         -chardev|socket,id=monitor,fd=3,server=on,wait=off|-mon|chardev=monitor,mode=control|\
         -nodefaults|-no-user-config|\
         -name|guest=a,, b,process=qemu-dm-7|-vnc|none|-display|none|-device|cirrus-vga,vgamem_mb=4|\
-        -add-fd|fd=6,set=4|-chardev|serial,id=serial0,path=/dev/fdset/4|-serial|chardev:serial0|\
+        -add-fd|fd=6,set=6|-chardev|serial,id=serial0,path=/dev/fdset/6|-serial|chardev:serial0|\
         -boot|order=dcn|-usb|-device|usb-tablet|-smp|1,maxcpus=2|\
         -device|rtl8139,id=nic0,netdev=net0,mac=00:16:3e:00:00:03|-netdev|tap,id=net0,fd=5|\
         -machine|xenfv,suppress-vmdesc=on|-m|252|-add-fd|fd=4,set=0|\
@@ -90,15 +90,71 @@ fn a_boot_order_of_unknown_letters_is_refused() {
     }
 }
 
+/// The line of a machine whose drives have the descriptors from 4 on, from its disks on.
+fn disks(machine: &Machine) -> String {
+    let drives =
+        machine.drives().iter().enumerate().map(|(index, drive)| (!drive.cdrom).then_some(4 + index));
+    let descriptors = Descriptors { drives: drives.collect(), ..Descriptors::default() };
+    let line = machine.arguments(7, &descriptors, Beginning::Fresh).join("|");
+    line.split_once("-m|252|").unwrap().1.to_owned()
+}
+
+fn on_ahci() -> Vm {
+    let mut vm = hvm(|_| {});
+    vm.platformdata.insert("hdtype", "ahci".to_owned());
+    vm
+}
+
 #[test]
-fn a_fifth_drive_is_refused_and_a_fifth_pv_disk_is_not_emulated() {
-    let vm = hvm(|_| {});
-    let mut fifth = disk("hda");
-    fifth.position = Some(DeviceNumber { bus: BusType::Ide, disk: 4, partition: 0 });
-    assert_eq!(refused(&vm, &[fifth]), ArgsError::NoSuchDrive("hda".to_owned()));
-    let disks = ["xvda", "xvdb", "xvdc", "xvdd", "xvde"].map(disk);
-    assert_eq!(Machine::of(&vm, &disks, &[]).unwrap().drives().len(), IDE_DRIVES);
-    assert_eq!(refused(&vm, &[disk("xvda"), disk("hda")]), ArgsError::DriveTaken("hda".to_owned()));
+fn hard_disks_can_be_on_ahci_and_cds_stay_on_ide() {
+    let line = disks(&Machine::of(&on_ahci(), &[disk("xvdf"), cdrom("hdc"), disk("xvda")], &[]).unwrap());
+    let expected = "-device|ahci,id=ahci0|-add-fd|fd=4,set=0|\
+        -drive|if=none,readonly=off,id=ahcidisk-0,driver=raw,file.driver=host_device,\
+        file.filename=/dev/fdset/0,file.auto-read-only=off,cache=writeback|\
+        -device|ide-hd,bus=ahci0.0,unit=0,drive=ahcidisk-0|\
+        -drive|if=none,readonly=on,id=ide-5632|-device|ide-cd,id=ide-5632,drive=ide-5632,bus=ide.1,unit=0|\
+        -add-fd|fd=6,set=5|\
+        -drive|if=none,readonly=off,id=ahcidisk-5,driver=raw,file.driver=host_device,\
+        file.filename=/dev/fdset/5,file.auto-read-only=off,cache=writeback|\
+        -device|ide-hd,bus=ahci0.5,unit=0,drive=ahcidisk-5";
+    assert_eq!(line, expected);
+    assert_eq!(disks(&Machine::of(&on_ahci(), &[], &[]).unwrap()), "-device|ahci,id=ahci0");
+}
+
+#[test]
+fn the_controller_is_ide_or_ahci_and_ide_if_nothing_is_said() {
+    let with = |word: &str| {
+        let mut vm = hvm(|_| {});
+        vm.platformdata.insert("hdtype", word.to_owned());
+        vm
+    };
+    let line = |vm: &Vm| disks(&Machine::of(vm, &[disk("xvda")], &[]).unwrap());
+    assert_eq!(line(&with("ide")), line(&hvm(|_| {})));
+    for bad in ["", "scsi", "AHCI", "ahci,id=x"] {
+        assert_eq!(refused(&with(bad), &[]), ArgsError::Controller(bad.to_owned()));
+    }
+}
+
+#[test]
+fn a_disk_beyond_the_controllers_drives_is_refused_or_not_emulated() {
+    let no_drive = |vbd: &Vbd, controller| ArgsError::NoSuchDrive { disk: vbd.id.device.clone(), controller };
+    let names =
+        |letters: &str| letters.chars().map(|letter| disk(&format!("xvd{letter}"))).collect::<Vec<_>>();
+    for (vm, controller, beyond, last) in
+        [(hvm(|_| {}), Controller::Ide, "hde", "abcd"), (on_ahci(), Controller::Ahci, "hdg", "abcdef")]
+    {
+        assert_eq!(refused(&vm, &[disk(beyond)]), no_drive(&disk(beyond), controller));
+        let emulated = Machine::of(&vm, &names("abcdefgh"), &[]).unwrap().drives().len();
+        assert_eq!(emulated, last.len());
+        assert_eq!(refused(&vm, &[disk("xvda"), disk("hda")]), ArgsError::DriveTaken("hda".to_owned()));
+        // A CD-ROM drive is on IDE in any case.
+        assert_eq!(refused(&vm, &[cdrom("hde")]), no_drive(&cdrom("hde"), Controller::Ide));
+        assert!(Machine::of(&vm, &[cdrom("xvde")], &[]).unwrap().drives().is_empty());
+    }
+    assert_eq!(Machine::of(&on_ahci(), &[disk("hdf")], &[]).unwrap().drives()[0].index, 5);
+    let text = refused(&on_ahci(), &[disk("hdg")]).to_string();
+    let expected = "disk hdg: emulated AHCI has 6 drives (hda to hdf); name it xvdg or later to have it without emulation";
+    assert_eq!(text, expected);
 }
 
 #[test]

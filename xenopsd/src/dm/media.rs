@@ -10,7 +10,7 @@
 
 use std::os::fd::BorrowedFd;
 
-use super::args::Drive;
+use super::drives::Drive;
 use super::model::{Model, ModelError};
 use super::qmp::QmpError;
 use crate::api::value::Value;
@@ -18,15 +18,8 @@ use crate::api::value::Value;
 /// QEMU's class of all errors that have none of their own.
 const GENERIC: &str = "GenericError";
 
-impl Drive {
-    /// QEMU's name for it, as libxl has it.
-    pub fn qemu_id(&self) -> String {
-        format!("ide-{}", self.number)
-    }
-}
-
 pub(super) fn set(number: usize) -> (&'static str, Value) {
-    // 0 to 5.
+    // 0 to 7.
     ("fdset-id", Value::Int(i64::try_from(number).unwrap_or(i64::MAX)))
 }
 

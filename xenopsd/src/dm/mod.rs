@@ -7,6 +7,7 @@
 //! ```
 
 pub mod args;
+pub mod drives;
 pub mod kernel;
 pub mod media;
 pub mod model;

@@ -7,16 +7,18 @@ use super::reader::{Kind, Reader};
 use super::syntax::Value;
 use super::{HvmConfig, Vga, VifConfig};
 use crate::dm::args::{CARD_KEY, CARDS};
+use crate::dm::drives::{CONTROLLER_KEY, Controller};
 use crate::dm::kernel;
 use crate::domain::memory::MAX_MULTIPLIER;
 
 /// What the emulated cards can have, MiB.
 const VIDEORAM_MIB: RangeInclusive<u64> = 1..=256;
 /// Keys of guests with an emulated PC, beside those in `platform.rs`.
-pub(super) const KEYS: [&str; 11] = [
+pub(super) const KEYS: [&str; 12] = [
     "acpi",
     "bios",
     "boot",
+    CONTROLLER_KEY,
     "keymap",
     "rtc_timeoffset",
     "serial",
@@ -91,7 +93,21 @@ impl Reader {
             return Vec::new();
         }
         let card = self.card(vifs).map(|model| (CARD_KEY.to_owned(), model));
-        self.direct_kernel().into_iter().chain(card).collect()
+        let controller =
+            self.controller().map(|controller| (CONTROLLER_KEY.to_owned(), controller.word().to_owned()));
+        self.direct_kernel().into_iter().chain(card).chain(controller).collect()
+    }
+
+    /// What the emulated hard disks are attached to.
+    fn controller(&mut self) -> Option<Controller> {
+        let (line, word) = self.text(CONTROLLER_KEY)?;
+        let found = Controller::ALL.into_iter().find(|controller| controller.word() == word);
+        if found.is_none() {
+            let words = Controller::ALL.map(Controller::word).join(" or ");
+            let accepted = format!("the emulated disk controller is {words}");
+            self.fault(line, CONTROLLER_KEY, Fault::bad(word, accepted));
+        }
+        found
     }
 
     fn direct_kernel(&mut self) -> Vec<(String, String)> {

@@ -167,6 +167,18 @@ fn processors_clocks_and_chipset_become_platformdata() {
     }
 }
 
+#[test]
+fn the_disk_controller_of_an_hvm_guest_is_ide_or_ahci() {
+    let key = |file: &str| good(file).0.into_api().0.platformdata.get("hdtype").cloned();
+    assert_eq!(key(&hvm("")), None);
+    for word in ["ide", "ahci"] {
+        assert_eq!(key(&hvm(&format!("hdtype='{word}'"))).as_deref(), Some(word));
+    }
+    assert!(errors(&hvm("hdtype='scsi'"))[0].contains("ide or ahci"));
+    assert_eq!(key(&with("hdtype='ahci'")), None);
+    assert!(good(&with("hdtype='ahci'")).1[0].to_string().contains("only hvm guests"));
+}
+
 fn hvm(more: &str) -> String {
     format!("name='a'\ntype='hvm'\nmemory=64\n{more}")
 }

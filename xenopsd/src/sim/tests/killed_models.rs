@@ -194,5 +194,11 @@ fn a_machine_that_cannot_be_is_refused_before_anything_is_taken() {
     rig.core.records.put(&fifth).unwrap();
     refused("emulated IDE has 4 drives");
     rig.core.records.remove::<Vbd>(&fifth.id).unwrap();
+    let controller = |word: &str| {
+        rig.core.records.update_vm(&vm, |vm| vm.platformdata.insert("hdtype", word.to_owned())).unwrap();
+    };
+    controller("scsi");
+    refused("hdtype is \"scsi\"; the emulated disk controller is ide or ahci");
+    controller("ahci");
     rig.start(&vm).unwrap();
 }
