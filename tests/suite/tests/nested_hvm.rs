@@ -227,8 +227,8 @@ const ONLY_OURS: [&str; 20] = [
     "-mon chardev=monitor,mode=control",
     "-name guest=alike,process=qemu-dm-2",
     "-vnc none",
-    "-add-fd fd=7,set=4",
-    "-chardev serial,id=serial0,path=/dev/fdset/4",
+    "-add-fd fd=7,set=6",
+    "-chardev serial,id=serial0,path=/dev/fdset/6",
     "-serial chardev:serial0",
     "-device usb-tablet",
     "-netdev tap,id=net0,fd=6",
@@ -240,6 +240,11 @@ const ONLY_OURS: [&str; 20] = [
     "-drive if=none,readonly=on,id=ide-5632,driver=raw,file.driver=host_device,file.filename=/dev/fdset/2,\
      file.auto-read-only=off",
 ];
+
+/// The drive of a disk on AHCI as the daemon gives it, and the disk as both do.
+const OUR_AHCI: &str = "if=none,readonly=off,id=ahcidisk-0,driver=raw,file.driver=host_device,file.filename=/dev/fdset/0,\
+     file.auto-read-only=off,cache=writeback";
+const AHCI_DISK: &str = "-device ide-hd,bus=ahci0.0,unit=0,drive=ahcidisk-0";
 
 /// The command line of a domain's device model, without the program: each option with its value.
 fn options(dom0: &Dom0, domid: &str) -> Vec<String> {
@@ -256,19 +261,33 @@ fn options(dom0: &Dom0, domid: &str) -> Vec<String> {
     options
 }
 
+/// The options that `xl` gives its device model for a configuration and those that the daemon gives its own.
+fn both(dom0: &Dom0, config: &str) -> [Vec<String>; 2] {
+    dom0.sh(&format!("printf %s {} >/root/alike.cfg; xl create -p /root/alike.cfg", quote(config)));
+    let theirs = options(dom0, dom0.sh("xl domid alike").trim());
+    dom0.sh("xl destroy alike");
+    dom0.sh("xenops create /root/alike.cfg && xenops start --paused alike");
+    let ours = options(dom0, dom0.sh("xl domid alike").trim());
+    dom0.sh("xenops destroy alike");
+    [theirs, ours]
+}
+
 #[test]
 fn the_device_model_gets_what_xl_gives_it() {
     let dom0 = Dom0::start();
     dom0.make_sector_disk(DISK, "a disk");
     dom0.make_sector_disk("/root/cd.img", "a CD");
-    dom0.sh(&format!("printf %s {} >/root/alike.cfg; xl create -p /root/alike.cfg", quote(FOR_XL)));
-    let theirs = options(&dom0, dom0.sh("xl domid alike").trim());
-    dom0.sh("xl destroy alike");
-    dom0.sh("xenops create /root/alike.cfg && xenops start --paused alike");
-    let ours = options(&dom0, dom0.sh("xl domid alike").trim());
+    let [theirs, ours] = both(&dom0, FOR_XL);
     let without = |these: &[String], those: &[String]| -> Vec<String> {
         these.iter().filter(|option| !those.contains(option)).cloned().collect()
     };
     assert_eq!(without(&theirs, &ours), ONLY_XLS);
     assert_eq!(without(&ours, &theirs), ONLY_OURS);
+
+    let on_ahci = both(&dom0, &format!("{FOR_XL}hdtype = \"ahci\"\n"));
+    let of_ahci = on_ahci
+        .map(|options| options.into_iter().filter(|option| option.contains("ahci")).collect::<Vec<_>>());
+    let [theirs, ours] = ["file=/root/sector.img,if=none,id=ahcidisk-0,format=raw,cache=writeback", OUR_AHCI]
+        .map(|drive| ["-device ahci,id=ahci0", &format!("-drive {drive}"), AHCI_DISK].map(str::to_owned));
+    assert_eq!(of_ahci, [theirs, ours]);
 }

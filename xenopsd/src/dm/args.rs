@@ -276,7 +276,7 @@ impl Machine {
     }
 
     fn disks(&self, line: &mut Line, descriptors: &Descriptors) {
-        for (option, value) in self.controller.options() {
+        if let Some((option, value)) = self.controller.options() {
             line.pair(option, value);
         }
         for (drive, descriptor) in self.drives.iter().zip(&descriptors.drives) {

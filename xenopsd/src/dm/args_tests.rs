@@ -1,5 +1,5 @@
 use super::*;
-use crate::api::{BusType, DeviceNumber, Disk, VbdMode, VbdType};
+use crate::api::{DeviceNumber, Disk, VbdMode, VbdType};
 use crate::{test_vbd, test_vif, test_vm};
 use proptest::prelude::*;
 
