@@ -219,6 +219,12 @@ fn what_somebody_else_removes_is_made_again(dom0: &Dom0, guest: &Guest) {
     for number in [1, 2] {
         until(dom0, "there are rules again", &format!("nft list ruleset | grep -q vif{domid}.{number}"));
     }
+    // Also one chain of many, and what is let through before them.
+    let chain = format!("chain netdev xenopsd vif{domid}.2");
+    dom0.sh(&format!("nft flush {chain}"));
+    until(dom0, "its rules are there again", &format!("nft list {chain} | grep -q drop"));
+    dom0.sh(&format!("nft insert rule {} accept", chain.trim_start_matches("chain ")));
+    until(dom0, "that one is gone", &format!("! nft list {chain} | grep -qx '[[:space:]]*accept'"));
     assert!(!sends(dom0, guest, "10.9.0.82", "10.9.0.1"));
     dom0.sh("ip link del jumbo");
     assert!(!dom0.run(&format!("[ -e /sys/class/net/vif{domid}.0/master ]")).success());

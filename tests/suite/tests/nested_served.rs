@@ -1,7 +1,7 @@
 //! Disks in qcow2 and VHD images, served by a jailed process through the kernel's network block devices, on real Xen.
 
 use suite::{Dom0, Guest};
-use xenopsd::api::{DeviceId, Error, VbdMode, VbdPlug, VbdStat, VbdUnplug};
+use xenopsd::api::{DeviceId, Error, Qos, QosClass, QosScheduler, VbdMode, VbdPlug, VbdStat, VbdUnplug};
 use xenopsd::edge::ImageFormat;
 
 /// Sectors of the disks: 8 MiB.
@@ -47,13 +47,15 @@ fn disks_in_qcow2_and_vhd_are_written_outlive_the_daemon_and_lose_their_server()
     dom0.sh("qemu-img create -q -f qcow2 /root/hot.qcow2 8M
         qemu-img create -q -f vpc -o force_size=on /root/cold.vhd 8M
         qemu-img create -q -f qcow2 -F raw -b /etc/passwd /root/based.qcow2 8M");
-    let guest = Guest::new("served")
+    let mut guest = Guest::new("served")
         .disk("xvdb", "/root/hot.qcow2", VbdMode::ReadWrite)
         .image(ImageFormat::Qcow2, &[("sector-size", "4096")])
         .disk("xvdc", "/root/cold.vhd", VbdMode::ReadWrite)
         .image(ImageFormat::Vhd, &[])
         .disk("xvdd", "/root/based.qcow2", VbdMode::ReadOnly)
         .image(ImageFormat::Qcow2, &[]);
+    guest.vbds[0].qos = Some(Qos::Ionice(QosScheduler::BestEffort(QosClass::Lowest)));
+    let guest = guest;
     let (disk, second, based) = (&guest.vbds[0].id, &guest.vbds[1].id, &guest.vbds[2].id);
     // A disk that is based on a file of dom0's is refused by name, and with it the start.
     dom0.add(&guest);
@@ -76,6 +78,18 @@ fn disks_in_qcow2_and_vhd_are_written_outlive_the_daemon_and_lose_their_server()
     // The user of its domain's disk servers, no capabilities, no privileges, a filter, an empty root.
     let wanted = format!("{} 0000000000000000 1 2 0", 0x2000_7ff0 + dom0.domid(&guest));
     assert_eq!(jailed.lines().collect::<Vec<_>>(), [&*wanted, &*wanted]);
+    // All threads of the one whose disk is to have it have the I/O priority, once the guest is connected.
+    let priorities = "for n in $(seq 100); do
+            for pid in $(pgrep -f '^disk-server'); do ls /proc/$pid/task | xargs -n1 ionice -p | sort -u | paste -sd,; done >/root/said
+            grep -qx 'best-effort: prio 7' /root/said && break
+            sleep 0.1
+        done
+        cat /root/said";
+    let said = dom0.sh(priorities);
+    assert_eq!(
+        said.lines().filter(|line| line.contains("prio 7")).collect::<Vec<_>>(),
+        ["best-effort: prio 7"]
+    );
     let made = dom0.type_into(&guest, "/bin/busybox mke2fs -F /dev/xvdb >/dev/null 2>&1 && echo made; sync");
     assert_eq!(made, "made");
 
