@@ -1,5 +1,6 @@
 //! A real QEMU serves real images from its jail. The kernel's half is in the nested host's tests.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -233,6 +234,37 @@ fn images_that_cannot_be_served_are_refused_by_name_and_leave_nothing() {
     let wanted = wanted(&based, Access::ReadWrite, ImageFormat::Qcow2);
     let mut running = rig.serve_open(&image, &wanted, &mut |_| Ok(())).unwrap();
     assert_eq!(running.read(0, 512), [0; 512]);
+}
+
+/// It is told of no backing file; of a file with its data it hears from the header, and has nothing to open it with.
+#[test]
+fn a_file_that_a_header_names_after_the_look_at_it_cannot_be_opened() {
+    /// Where they are in a header (QEMU's `docs/interop/qcow2.txt`).
+    const INCOMPATIBLE_FEATURES: u64 = 72;
+    if !Feature::Mount.supported() {
+        eprintln!("skipped: here its root is the host's");
+        return;
+    }
+    let rig = Rig::new();
+    let at = |name: &str| rig.directory.path().join(name);
+    let (data, path) = (at("data"), at("named"));
+    let mut make = Command::new("qemu-img");
+    make.args(["create", "-q", "-f", "qcow2", "-o"]).arg(format!("data_file={}", data.display()));
+    assert!(make.arg(&path).arg(SIZE.to_string()).status().unwrap().success());
+    // Anybody on the host may read it and write to it.
+    for (path, mode) in [(rig.directory.path(), 0o755), (&*data, 0o666)] {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    }
+    let file = File::options().read(true).write(true).open(&path).unwrap();
+    let mut features = [0; 8];
+    file.read_exact_at(&mut features, INCOMPATIBLE_FEATURES).unwrap();
+    file.write_all_at(&[0; 8], INCOMPATIBLE_FEATURES).unwrap();
+    let image = Image::open(&path, Access::ReadWrite, ImageFormat::Qcow2).unwrap();
+    file.write_all_at(&features, INCOMPATIBLE_FEATURES).unwrap();
+    let wanted = wanted(&path, Access::ReadWrite, ImageFormat::Qcow2);
+    let refused = rig.serve_open(&image, &wanted, &mut |_| Ok(())).map(drop).unwrap_err().to_string();
+    let tried = format!("'{}': No such file or directory", data.display());
+    assert!(refused.contains(&tried), "{refused}");
 }
 
 #[test]
