@@ -1,12 +1,17 @@
 //! The command line as types.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
 mod devices;
+mod host;
+mod vms;
 
-pub use devices::{Carrier, VbdCommand, VifCommand};
+pub use devices::{Carrier, Machine, VbdCommand, VifCommand};
+pub use host::{Daemon, Local};
+pub use vms::{Definition, Image, Life, View};
 
 /// Socket the daemon listens on when nothing else is said.
 pub const DEFAULT_SOCKET: &str = "/var/lib/xcp/xenopsd";
@@ -33,7 +38,7 @@ A command that is interrupted leaves its operation running in the daemon; see `x
 /// Creates, starts, stops and shows the VMs of this host
 #[derive(Debug, Parser)]
 #[command(name = "xenops", version, after_help = AFTER_HELP, propagate_version = true)]
-pub struct Cli {
+pub struct Cli<C: Subcommand = Command> {
     /// Socket of the daemon; a name ending in .json is spoken to in JSON-RPC
     #[arg(long, global = true, value_name = "PATH", default_value = DEFAULT_SOCKET)]
     pub socket: PathBuf,
@@ -44,298 +49,90 @@ pub struct Cli {
 
     /// What to do.
     #[command(subcommand)]
-    pub command: Command,
+    pub command: C,
 }
 
-/// The commands.
+/// The commands, in groups that the parser can be told of alone: see [`parse`].
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Define a VM with its disks and interfaces from a configuration in xl.cfg(5) format
-    ///
-    /// Prints the uuid of the VM. Nothing is defined unless all of it can be. Keys that have no effect are named in
-    /// warnings. shadow_memory of an hvm guest becomes the VM's shadow multiplier: its paging pool is at least as large as
-    /// that, and never smaller than without the key.
-    Create(CreateArgs),
-
-    /// Start a VM
-    Start {
-        /// uuid, beginning of a uuid, or name
-        vm: String,
-        /// Leave it paused, with its kernel loaded and nothing executed
-        #[arg(long)]
-        paused: bool,
-        /// Connect to its console before it executes anything; Ctrl-] disconnects
-        #[arg(long)]
-        console: bool,
-    },
-
-    /// List the VMs
-    #[command(visible_alias = "ls")]
-    List,
-
-    /// Show everything about a VM
-    Show {
-        /// uuid, beginning of a uuid, or name
-        vm: String,
-    },
-
-    /// Say what the last or current operation on a VM does, step by step
-    ///
-    /// Each step with its place in the plan (`|` marks steps that run side by side), when it began, how long it took and
-    /// how it ended; below a step that had to be taken back, what did it.
-    Explain {
-        /// uuid, beginning of a uuid, or name
-        vm: String,
-    },
-
-    /// Connect to the text console of a running VM; Ctrl-] disconnects
-    ///
-    /// What it printed before is shown first, unless it has no terminal server (`vnc = 0` in its configuration).
-    Console {
-        /// uuid, beginning of a uuid, or name
-        vm: String,
-        /// Print what it printed before, and do not connect
-        #[arg(long)]
-        log: bool,
-    },
-
-    /// Print where the VNC screen of a running VM is: a port of 127.0.0.1 on its host, or a Unix socket
-    Vnc {
-        /// uuid, beginning of a uuid, or name
-        vm: String,
-    },
-
-    /// Write a picture of the screen of a running VM to a PNG file
-    Screenshot {
-        /// uuid, beginning of a uuid, or name
-        vm: String,
-        /// The file, - for standard output
-        file: PathBuf,
-        /// File of the password that the screen wants, if it does
-        #[arg(long, value_name = "FILE")]
-        password_file: Option<PathBuf>,
-    },
-
-    /// Stop executing a VM, keeping it in memory
-    Pause {
-        /// uuid, beginning of a uuid, or name
-        vm: String,
-    },
-
-    /// Let a paused VM execute again
-    Unpause {
-        /// uuid, beginning of a uuid, or name
-        vm: String,
-    },
-
-    /// Shut a VM down
-    Shutdown {
-        /// uuid, beginning of a uuid, or name
-        vm: String,
-        /// How.
-        #[command(flatten)]
-        how: StopArgs,
-    },
-
-    /// Reboot a VM
-    Reboot {
-        /// uuid, beginning of a uuid, or name
-        vm: String,
-        /// How.
-        #[command(flatten)]
-        how: StopArgs,
-    },
-
-    /// Suspend a running VM to a file or block device, and free its memory
-    ///
-    /// The image holds all of the guest's memory: it is readable by root only. Nothing is overwritten but another
-    /// suspend image. If the guest does not suspend, or the disk is full, it runs on.
-    Suspend {
-        /// uuid, beginning of a uuid, or name
-        vm: String,
-        /// File or block device for the image [default: <uuid>.suspend in /var/lib/xcp/suspend]
-        file: Option<PathBuf>,
-    },
-
-    /// Resume a suspended VM from its image
-    ///
-    /// An image in the default place is removed when the VM runs again; a file that is named is kept.
-    Resume {
-        /// uuid, beginning of a uuid, or name
-        vm: String,
-        /// File or block device with the image [default: where `suspend` put it]
-        file: Option<PathBuf>,
-        /// Leave it paused, with its memory read and nothing executed
-        #[arg(long)]
-        paused: bool,
-    },
-
-    /// Write the image of a running VM to a file or block device, and let it run on
-    Checkpoint {
-        /// uuid, beginning of a uuid, or name
-        vm: String,
-        /// File or block device for the image
-        file: PathBuf,
-    },
-
-    /// Let a VM run on whose guest has suspended and whose domain is still there
-    FastResume {
-        /// uuid, beginning of a uuid, or name
-        vm: String,
-    },
-
-    /// Pull the plug of a VM if it runs, and forget its definition
-    ///
-    /// Nothing is asked: giving the command is the confirmation. What the guest has not written to its disks is
-    /// lost; the disks themselves are not touched.
-    Destroy {
-        /// uuid, beginning of a uuid, or name
-        vm: String,
-    },
-
-    /// Forget the definition of a halted VM; its disks are not touched
-    #[command(visible_alias = "rm")]
-    Remove {
-        /// uuid, beginning of a uuid, or name
-        vm: String,
-    },
-
-    /// List and change the disks and drives of a VM, running or not
-    #[command(subcommand)]
-    Vbd(VbdCommand),
-
-    /// List and change the network interfaces of a VM, running or not
-    #[command(subcommand)]
-    Vif(VifCommand),
-
-    /// Change how many vcpus a VM has
-    Vcpus {
-        /// uuid, beginning of a uuid, or name
-        vm: String,
-        /// vcpus, at most what it was started with as its limit
-        #[arg(value_parser = clap::value_parser!(u16).range(1..))]
-        count: u16,
-    },
-
-    /// Change how much memory a VM has
-    ///
-    /// A running guest is asked to give memory back, or gets more, up to `maxmem` of its configuration.
-    Memory {
-        /// uuid, beginning of a uuid, or name
-        vm: String,
-        /// MiB; with a second number, the least it is to have
-        #[arg(value_parser = clap::value_parser!(u32).range(1..))]
-        mib: u32,
-        /// The most it is to have, in MiB
-        #[arg(value_parser = clap::value_parser!(u32).range(1..))]
-        max: Option<u32>,
-    },
-
-    /// Write the definition of a VM and what the daemon remembers of it, for `import` here or on another host
-    ///
-    /// The disks' contents are not part of it, only where they are.
-    Export {
-        /// uuid, beginning of a uuid, or name
-        vm: String,
-        /// Where to; standard output if absent
-        file: Option<PathBuf>,
-    },
-
-    /// Define a VM from what `export` wrote, or replace the definition of the one with its uuid
-    ///
-    /// Prints the uuid. Devices that the file does not have are forgotten, except those a running guest has. A running
-    /// guest keeps what it was started with until its next start.
-    Import {
-        /// The file, - for standard input
-        file: PathBuf,
-    },
-
-    /// Print what has changed: VMs, devices and tasks, oldest first
-    Events {
-        /// Go on printing changes as they happen
-        #[arg(long, short)]
-        follow: bool,
-    },
-
-    /// List the operations under way, and those that ended and nobody has asked after
-    Tasks,
-
-    /// Ask an operation to stop; it undoes what it did
-    Cancel {
-        /// Task id, as `tasks` prints it
-        task: String,
-    },
-
-    /// Print what the daemon is doing, as JSON: queues, tasks, timers, what guests ask for
-    Diagnostics,
-
-    /// Show the physical network cards of this host, or give one other settings
-    ///
-    /// Settings are autoneg=on|off, speed=10|100|1000, duplex=half|full, mtu=BYTES, promiscuous=on|off and rx, tx, sg, tso,
-    /// ufo, gso=on|off. They hold until the card or the host is started again; for good they are lines of the section
-    /// [nic CARD] in the daemon's settings file. Speaks to the kernel, not to the daemon.
-    Nic {
-        /// The card
-        card: Option<String>,
-        /// What it is to be given
-        #[arg(value_name = "KEY=VALUE")]
-        settings: Vec<String>,
-    },
-
-    /// Say whether this is a working dom0, and what to do about what is missing
-    Check,
-
-    /// Print a completion script for a shell
-    ///
-    /// For bash: xenops completions bash > /etc/bash_completion.d/xenops
-    Completions {
-        /// The shell
-        shell: clap_complete::Shell,
-    },
-
-    /// Print the manual page, of a command if one is named
-    Man {
-        /// The command, as in `man vbd attach`
-        command: Vec<String>,
-    },
+    /// What VMs are.
+    #[command(flatten)]
+    Definition(Definition),
+    /// What is to be seen of them.
+    #[command(flatten)]
+    View(View),
+    /// Starting and stopping.
+    #[command(flatten)]
+    Life(Life),
+    /// To a file and back.
+    #[command(flatten)]
+    Image(Image),
+    /// Devices and size.
+    #[command(flatten)]
+    Machine(Machine),
+    /// What the daemon does.
+    #[command(flatten)]
+    Daemon(Daemon),
+    /// What needs no daemon.
+    #[command(flatten)]
+    Local(Local),
 }
 
 impl Command {
     /// The command's word.
     pub fn name(&self) -> &'static str {
         match self {
-            Self::Create(_) => "create",
-            Self::Start { .. } => "start",
-            Self::List => "list",
-            Self::Show { .. } => "show",
-            Self::Explain { .. } => "explain",
-            Self::Console { .. } => "console",
-            Self::Vnc { .. } => "vnc",
-            Self::Screenshot { .. } => "screenshot",
-            Self::Pause { .. } => "pause",
-            Self::Unpause { .. } => "unpause",
-            Self::Shutdown { .. } => "shutdown",
-            Self::Reboot { .. } => "reboot",
-            Self::Suspend { .. } => "suspend",
-            Self::Resume { .. } => "resume",
-            Self::Checkpoint { .. } => "checkpoint",
-            Self::FastResume { .. } => "fast-resume",
-            Self::Destroy { .. } => "destroy",
-            Self::Remove { .. } => "remove",
-            Self::Vbd(_) => "vbd",
-            Self::Vif(_) => "vif",
-            Self::Vcpus { .. } => "vcpus",
-            Self::Memory { .. } => "memory",
-            Self::Export { .. } => "export",
-            Self::Import { .. } => "import",
-            Self::Diagnostics => "diagnostics",
-            Self::Events { .. } => "events",
-            Self::Tasks => "tasks",
-            Self::Cancel { .. } => "cancel",
-            Self::Nic { .. } => "nic",
-            Self::Check => "check",
-            Self::Completions { .. } => "completions",
-            Self::Man { .. } => "man",
+            Self::Definition(command) => command.name(),
+            Self::View(command) => command.name(),
+            Self::Life(command) => command.name(),
+            Self::Image(command) => command.name(),
+            Self::Machine(command) => command.name(),
+            Self::Daemon(command) => command.name(),
+            Self::Local(command) => command.name(),
+        }
+    }
+}
+
+/// Parses the words of a command line, the program's first.
+///
+/// What the parser notes of each command is two thirds of what a short call costs: if the first word is a command, it is
+/// told of that command's group only.
+///
+/// # Errors
+/// What is to be said instead of running a command; help and the version are that, too.
+pub fn parse(words: &[OsString]) -> Result<Cli, clap::Error> {
+    let group = first_word(words).and_then(|word| {
+        parse_in(word, words, Command::Definition)
+            .or_else(|| parse_in(word, words, Command::View))
+            .or_else(|| parse_in(word, words, Command::Life))
+            .or_else(|| parse_in(word, words, Command::Image))
+            .or_else(|| parse_in(word, words, Command::Machine))
+            .or_else(|| parse_in(word, words, Command::Daemon))
+            .or_else(|| parse_in(word, words, Command::Local))
+    });
+    group.unwrap_or_else(|| <Cli>::try_parse_from(words))
+}
+
+/// As the group's, if it has this command.
+fn parse_in<C: Subcommand>(
+    word: &str,
+    words: &[OsString],
+    group: fn(C) -> Command,
+) -> Option<Result<Cli, clap::Error>> {
+    let parsed = || Cli::<C>::try_parse_from(words);
+    let of_all = |Cli { socket, json, command }| Cli { socket, json, command: group(command) };
+    C::has_subcommand(word).then(|| parsed().map(of_all))
+}
+
+/// What stands behind nothing but options that all commands have.
+fn first_word(words: &[OsString]) -> Option<&str> {
+    let mut words = words.iter().skip(1);
+    loop {
+        match words.next()?.to_str()? {
+            "--json" => {}
+            "--socket" => drop(words.next()),
+            option if option.starts_with("--socket=") => {}
+            word => return Some(word),
         }
     }
 }
@@ -387,13 +184,13 @@ mod tests {
     use clap::error::ErrorKind;
 
     fn parse(words: &str) -> Result<Cli, ErrorKind> {
-        Cli::try_parse_from(std::iter::once("xenops").chain(words.split_whitespace()))
+        <Cli>::try_parse_from(std::iter::once("xenops").chain(words.split_whitespace()))
             .map_err(|error| error.kind())
     }
 
     #[test]
     fn the_definition_is_consistent() {
-        Cli::command().debug_assert();
+        <Cli>::command().debug_assert();
     }
 
     #[test]
@@ -412,7 +209,9 @@ mod tests {
             ("shutdown web --timeout 1.5", Some(1.5)),
             ("shutdown web --hard", None),
         ] {
-            let Command::Shutdown { how, .. } = parse(words).unwrap().command else { panic!("{words}") };
+            let Command::Life(Life::Shutdown { how, .. }) = parse(words).unwrap().command else {
+                panic!("{words}")
+            };
             assert_eq!(how.delay(), delay, "{words}");
         }
     }
@@ -436,7 +235,7 @@ mod tests {
 
     #[test]
     fn every_command_knows_its_word() {
-        for command in Cli::command().get_subcommands() {
+        for command in <Cli>::command().get_subcommands() {
             let name = command.get_name();
             let words = ["", " x", " bash", " x y", " x 1", " list x"].map(|more| format!("{name}{more}"));
             let parsed = words.iter().find_map(|words| parse(words).ok());
@@ -445,6 +244,42 @@ mod tests {
             } else {
                 assert_eq!(name, "help");
             }
+        }
+    }
+
+    fn outcome(parsed: Result<Cli, clap::Error>) -> Result<String, String> {
+        parsed.map(|cli| format!("{cli:?}")).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_command_is_parsed_by_its_group_as_by_all() {
+        let all = <Cli>::command();
+        let names = all.get_subcommands().flat_map(|c| c.get_all_aliases().chain([c.get_name()]));
+        let names: Vec<_> = names.chain(["frobnicate", "", "-h", "--version", "--socket", "--"]).collect();
+        for name in names {
+            for before in ["", "--json ", "--socket /s ", "--socket=list --json ", "--help ", "-- "] {
+                for after in ["", " x", " bash", " x y", " x 1", " list x --json", " x --bogus", " --help"] {
+                    let line = format!("xenops {before}{name}{after}");
+                    let words: Vec<_> = line.split_whitespace().map(OsString::from).collect();
+                    let (group, all) =
+                        (outcome(super::parse(&words)), outcome(<Cli>::try_parse_from(&words)));
+                    assert_eq!(group, all, "{line}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_first_word_is_behind_options_of_all_commands_only() {
+        for (line, word) in [
+            ("xenops list", Some("list")),
+            ("xenops --json --socket start --socket=/s show", Some("show")),
+            ("xenops --help list", Some("--help")),
+            ("xenops --socket", None),
+            ("xenops", None),
+        ] {
+            let words: Vec<_> = line.split_whitespace().map(OsString::from).collect();
+            assert_eq!(first_word(&words), word, "{line}");
         }
     }
 }

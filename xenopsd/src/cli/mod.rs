@@ -42,14 +42,14 @@ mod vm;
 use std::io::{self, IsTerminal as _, Write};
 use std::process::ExitCode;
 
-use clap::{CommandFactory as _, Parser as _};
+use clap::CommandFactory as _;
 
 use crate::api::value::{Text, ToValue, Value};
 use crate::rpc::codec::Codec;
 use crate::rpc::{Client, json};
 use crate::xlcfg::Remark;
 
-use args::{Cli, Command};
+use args::{Cli, Command, Daemon, Definition, Image, Life, Local, Machine, View};
 pub use error::{CliError, ConsoleError, DeviceError, ScreenError};
 pub(crate) use table::printable;
 
@@ -65,7 +65,8 @@ pub struct Streams<'a> {
 
 /// The program: arguments and streams of the process.
 pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let words: Vec<_> = std::env::args_os().collect();
+    let cli = match args::parse(&words) {
         Ok(cli) => cli,
         Err(error) => {
             // Help and version are such errors too; a closed pipe is all that can go wrong here.
@@ -94,54 +95,88 @@ pub fn main() -> ExitCode {
 ///
 /// [`CliError`]; its text says what to do, its exit code is the program's.
 pub fn run(cli: &Cli, streams: &mut Streams<'_>) -> Result<(), CliError> {
+    let session = &mut Session::new(cli, streams);
     match &cli.command {
-        Command::Check => return check::run(&cli.socket, cli.json, streams),
-        Command::Nic { card, settings } => return nic::run(card.as_deref(), settings, cli.json, streams),
-        Command::Completions { shell } => return completions(*shell, streams),
-        Command::Man { command } => return man(command, streams),
-        Command::Create(options) => {
-            let wanted = create::prepare(options, streams)?;
-            return create::create(&mut Session::new(cli, streams), options, wanted);
-        }
-        _ => {}
+        Command::Definition(command) => definition(session, command),
+        Command::View(command) => view(session, command),
+        Command::Life(command) => life(session, command),
+        Command::Image(command) => image(session, command),
+        Command::Machine(command) => machine(session, command),
+        Command::Daemon(command) => daemon(session, command),
+        Command::Local(command) => local(cli, command, session.streams),
     }
-    let mut session = Session::new(cli, streams);
-    match &cli.command {
-        Command::Start { vm, paused, console } => vm::start(&mut session, vm, *paused, *console),
-        Command::List => show::list(&mut session),
-        Command::Show { vm } => show::show(&mut session, vm),
-        Command::Explain { vm } => explain::explain(&mut session, vm),
-        Command::Console { vm, log: false } => vm::console(&mut session, vm),
-        Command::Console { vm, log: true } => vm::console_log(&mut session, vm),
-        Command::Vnc { vm } => screen::vnc(&mut session, vm),
-        Command::Screenshot { vm, file, password_file } => {
-            screen::screenshot(&mut session, vm, file, password_file.as_deref())
+}
+
+fn definition(session: &mut Session<'_, '_>, command: &Definition) -> Result<(), CliError> {
+    match command {
+        Definition::Create(options) => {
+            let wanted = create::prepare(options, session.streams)?;
+            create::create(session, options, wanted)
         }
-        Command::Pause { vm } => vm::pause(&mut session, vm),
-        Command::Unpause { vm } => vm::unpause(&mut session, vm),
-        Command::Shutdown { vm, how } => vm::shutdown(&mut session, vm, how),
-        Command::Reboot { vm, how } => vm::reboot(&mut session, vm, how),
-        Command::Suspend { vm, file } => suspend::suspend(&mut session, vm, file.as_deref()),
-        Command::Resume { vm, file, paused } => suspend::resume(&mut session, vm, file.as_deref(), *paused),
-        Command::Checkpoint { vm, file } => suspend::checkpoint(&mut session, vm, file),
-        Command::FastResume { vm } => suspend::fast_resume(&mut session, vm),
-        Command::Destroy { vm } => vm::destroy(&mut session, vm),
-        Command::Remove { vm } => vm::remove(&mut session, vm),
-        Command::Vbd(command) => vbd::run(&mut session, command),
-        Command::Vif(command) => vif::run(&mut session, command),
-        Command::Vcpus { vm, count } => machine::vcpus(&mut session, vm, *count),
-        Command::Memory { vm, mib, max } => machine::memory(&mut session, vm, *mib, *max),
-        Command::Export { vm, file } => metadata::export(&mut session, vm, file.as_deref()),
-        Command::Import { file } => metadata::import(&mut session, file),
-        Command::Diagnostics => metadata::diagnostics(&mut session),
-        Command::Events { follow } => events::events(&mut session, *follow),
-        Command::Tasks => events::tasks(&mut session),
-        Command::Cancel { task } => events::cancel(&mut session, task),
-        Command::Nic { .. }
-        | Command::Check
-        | Command::Completions { .. }
-        | Command::Man { .. }
-        | Command::Create(_) => Ok(()),
+        Definition::Destroy { vm } => vm::destroy(session, vm),
+        Definition::Remove { vm } => vm::remove(session, vm),
+        Definition::Export { vm, file } => metadata::export(session, vm, file.as_deref()),
+        Definition::Import { file } => metadata::import(session, file),
+    }
+}
+
+fn view(session: &mut Session<'_, '_>, command: &View) -> Result<(), CliError> {
+    match command {
+        View::List => show::list(session),
+        View::Show { vm } => show::show(session, vm),
+        View::Explain { vm } => explain::explain(session, vm),
+        View::Console { vm, log: false } => vm::console(session, vm),
+        View::Console { vm, log: true } => vm::console_log(session, vm),
+        View::Vnc { vm } => screen::vnc(session, vm),
+        View::Screenshot { vm, file, password_file } => {
+            screen::screenshot(session, vm, file, password_file.as_deref())
+        }
+    }
+}
+
+fn life(session: &mut Session<'_, '_>, command: &Life) -> Result<(), CliError> {
+    match command {
+        Life::Start { vm, paused, console } => vm::start(session, vm, *paused, *console),
+        Life::Pause { vm } => vm::pause(session, vm),
+        Life::Unpause { vm } => vm::unpause(session, vm),
+        Life::Shutdown { vm, how } => vm::shutdown(session, vm, how),
+        Life::Reboot { vm, how } => vm::reboot(session, vm, how),
+    }
+}
+
+fn image(session: &mut Session<'_, '_>, command: &Image) -> Result<(), CliError> {
+    match command {
+        Image::Suspend { vm, file } => suspend::suspend(session, vm, file.as_deref()),
+        Image::Resume { vm, file, paused } => suspend::resume(session, vm, file.as_deref(), *paused),
+        Image::Checkpoint { vm, file } => suspend::checkpoint(session, vm, file),
+        Image::FastResume { vm } => suspend::fast_resume(session, vm),
+    }
+}
+
+fn machine(session: &mut Session<'_, '_>, command: &Machine) -> Result<(), CliError> {
+    match command {
+        Machine::Vbd(command) => vbd::run(session, command),
+        Machine::Vif(command) => vif::run(session, command),
+        Machine::Vcpus { vm, count } => machine::vcpus(session, vm, *count),
+        Machine::Memory { vm, mib, max } => machine::memory(session, vm, *mib, *max),
+    }
+}
+
+fn daemon(session: &mut Session<'_, '_>, command: &Daemon) -> Result<(), CliError> {
+    match command {
+        Daemon::Events { follow } => events::events(session, *follow),
+        Daemon::Tasks => events::tasks(session),
+        Daemon::Cancel { task } => events::cancel(session, task),
+        Daemon::Diagnostics => metadata::diagnostics(session),
+    }
+}
+
+fn local(cli: &Cli, command: &Local, streams: &mut Streams<'_>) -> Result<(), CliError> {
+    match command {
+        Local::Nic { card, settings } => nic::run(card.as_deref(), settings, cli.json, streams),
+        Local::Check => check::run(&cli.socket, cli.json, streams),
+        Local::Completions { shell } => completions(*shell, streams),
+        Local::Man { command } => man(command, streams),
     }
 }
 
@@ -209,12 +244,12 @@ fn print_json(streams: &mut Streams<'_>, value: &Value) -> Result<(), CliError> 
 
 fn completions(shell: clap_complete::Shell, streams: &mut Streams<'_>) -> Result<(), CliError> {
     let mut script = Vec::new();
-    clap_complete::generate(shell, &mut Cli::command(), "xenops", &mut script);
+    clap_complete::generate(shell, &mut <Cli>::command(), "xenops", &mut script);
     Ok(streams.out.write_all(&script)?)
 }
 
 fn man(words: &[String], streams: &mut Streams<'_>) -> Result<(), CliError> {
-    let mut program = Cli::command();
+    let mut program = <Cli>::command();
     program.build();
     let mut page = &program;
     for word in words {

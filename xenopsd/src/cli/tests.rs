@@ -235,7 +235,7 @@ fn a_closed_pipe_is_no_failure() {
     }
     let host = Host::with_vm();
     let socket = host.path().join("xenopsd").display().to_string();
-    let cli = Cli::try_parse_from(["xenops", "--socket", &socket, "list"]).unwrap();
+    let cli = <Cli>::try_parse_from(["xenops", "--socket", &socket, "list"]).unwrap();
     let mut err = Vec::new();
     let result = run(&cli, &mut Streams { out: &mut Closed, err: &mut err, progress: false });
     let error: CliError = result.unwrap_err();

@@ -1,8 +1,54 @@
-//! The commands on a VM's devices.
+//! The commands on a VM's devices and its size.
 
 use std::path::PathBuf;
 
 use clap::{Subcommand, ValueEnum};
+
+/// Commands on the devices and the size of a VM.
+#[derive(Debug, Subcommand)]
+pub enum Machine {
+    /// List and change the disks and drives of a VM, running or not
+    #[command(subcommand)]
+    Vbd(VbdCommand),
+
+    /// List and change the network interfaces of a VM, running or not
+    #[command(subcommand)]
+    Vif(VifCommand),
+
+    /// Change how many vcpus a VM has
+    Vcpus {
+        /// uuid, beginning of a uuid, or name
+        vm: String,
+        /// vcpus, at most what it was started with as its limit
+        #[arg(value_parser = clap::value_parser!(u16).range(1..))]
+        count: u16,
+    },
+
+    /// Change how much memory a VM has
+    ///
+    /// A running guest is asked to give memory back, or gets more, up to `maxmem` of its configuration.
+    Memory {
+        /// uuid, beginning of a uuid, or name
+        vm: String,
+        /// MiB; with a second number, the least it is to have
+        #[arg(value_parser = clap::value_parser!(u32).range(1..))]
+        mib: u32,
+        /// The most it is to have, in MiB
+        #[arg(value_parser = clap::value_parser!(u32).range(1..))]
+        max: Option<u32>,
+    },
+}
+
+impl Machine {
+    pub(super) fn name(&self) -> &'static str {
+        match self {
+            Self::Vbd(_) => "vbd",
+            Self::Vif(_) => "vif",
+            Self::Vcpus { .. } => "vcpus",
+            Self::Memory { .. } => "memory",
+        }
+    }
+}
 
 /// Commands on disks and drives.
 #[derive(Debug, Subcommand)]
@@ -148,7 +194,7 @@ mod tests {
             ("memory web 0", ErrorKind::ValueValidation),
         ] {
             let words = std::iter::once("xenops").chain(words.split_whitespace());
-            assert_eq!(Cli::try_parse_from(words).unwrap_err().kind(), kind);
+            assert_eq!(<Cli>::try_parse_from(words).unwrap_err().kind(), kind);
         }
     }
 }

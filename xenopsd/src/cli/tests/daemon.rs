@@ -313,7 +313,7 @@ impl Drop for Host {
 pub(super) fn xenops(socket: &Path, words: &str) -> (u8, String, String) {
     let arguments = ["xenops", "--socket"].into_iter().map(str::to_owned);
     let arguments = arguments.chain([socket.display().to_string()]);
-    let cli = Cli::try_parse_from(arguments.chain(words.split_whitespace().map(str::to_owned))).unwrap();
+    let cli = <Cli>::try_parse_from(arguments.chain(words.split_whitespace().map(str::to_owned))).unwrap();
     let (mut out, mut err) = (Vec::new(), Vec::new());
     let result = run(&cli, &mut Streams { out: &mut out, err: &mut err, progress: false });
     let text = |bytes| String::from_utf8(bytes).unwrap();
