@@ -30,14 +30,16 @@ pub(super) fn backend_ready(plug: &Plug<'_>, address: DeviceAddress) -> Result<(
     let patience = plug.core.patience.hotplug;
     let failure = |why: &str| Error::internal(format!("VM {}: {address}: {why}", plug.vm));
     let taken_up = || {
-        let status = address.status(&mut *plug.core.edges.store()?)?;
-        match status.backend {
+        let [backend] = states(plug, [address.backend_state()])?;
+        match backend {
             Some(XenbusState::InitWait | XenbusState::Initialised | XenbusState::Connected) => Ok(Some(())),
-            Some(XenbusState::Closing | XenbusState::Closed) | None => Err(failure(&complaint(&status))),
+            Some(XenbusState::Closing | XenbusState::Closed) | None => {
+                Err(failure(&complaint(&address.status(&mut *plug.core.edges.store()?)?)))
+            }
             Some(_) => Ok(None),
         }
     };
-    let waited = plug.waiting.until(&[address.backend_state()], Instant::now() + patience, taken_up);
+    let waited = plug.waiting.until_changed(&[address.backend_state()], Instant::now() + patience, taken_up);
     waited.map_err(|ended| match ended {
         Ended::TimedOut => failure(&format!(
             "no backend driver took it up within {} s; is the driver loaded (xen-blkback, xen-netback)?",
@@ -45,6 +47,13 @@ pub(super) fn backend_ready(plug: &Plug<'_>, address: DeviceAddress) -> Result<(
         )),
         Ended::Failed(error) => error,
     })
+}
+
+/// The states that both ends of a device, or one, say they are in.
+fn states<const N: usize>(plug: &Plug<'_>, nodes: [Path; N]) -> Result<[Option<XenbusState>; N], Error> {
+    let values = plug.core.edges.store()?.read_all(&nodes)?;
+    let mut values = values.into_iter().map(|value| value.map(|state| XenbusState::from_value(&state)));
+    Ok(nodes.map(|_| values.next().flatten()))
 }
 
 /// What the backend, or hotplug, said when it gave up.
@@ -102,21 +111,20 @@ fn taken_up(plug: &Plug<'_>, address: DeviceAddress) -> Result<bool, Error> {
     let deadline = Instant::now() + SETTLE.min(plug.core.patience.hotplug);
     let watched = [address.backend_state(), address.frontend().join("state").map_err(xenstore::Error::from)?];
     let settled = plug.waiting.until(&watched, deadline, || {
-        let status = address.status(&mut *plug.core.edges.store()?)?;
         let connecting = matches!(
-            (status.frontend, status.backend),
-            (
+            states(plug, watched.clone())?,
+            [
+                Some(XenbusState::InitWait | XenbusState::Initialised | XenbusState::Connected),
                 Some(XenbusState::Initialising | XenbusState::Initialised),
-                Some(XenbusState::InitWait | XenbusState::Initialised | XenbusState::Connected)
-            )
+            ]
         );
         Ok((!connecting).then_some(()))
     });
     match settled {
         Ok(()) => Ok(true),
         Err(Ended::TimedOut) => {
-            let status = address.status(&mut *plug.core.edges.store()?)?;
-            Ok(status.frontend != Some(XenbusState::Initialising))
+            let [_, frontend] = states(plug, watched)?;
+            Ok(frontend != Some(XenbusState::Initialising))
         }
         Err(Ended::Failed(error)) => Err(error),
     }
@@ -194,9 +202,9 @@ impl Closing<'_> {
         let watched = [self.address.backend_state(), self.address.frontend_error(), released];
         let deadline = Instant::now() + self.plug.core.patience.hotplug;
         let mut refused = None;
-        let waited = self.plug.waiting.until(&watched, deadline, || {
-            let status = self.address.status(&mut *self.plug.core.edges.store()?)?;
-            match status.backend {
+        let waited = self.plug.waiting.until_changed(&watched, deadline, || {
+            let [backend] = states(self.plug, [self.address.backend_state()])?;
+            match backend {
                 None | Some(XenbusState::Closed) => return Ok(Some(())),
                 Some(XenbusState::Closing) => {}
                 // A driver that was about to connect has written its state over the request.

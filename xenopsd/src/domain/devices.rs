@@ -4,7 +4,7 @@
 //! complete, so that a daemon killed in between needs to be told which device is not.
 
 use xenstore::layout::{DeviceAddress, libxl_path};
-use xenstore::{Batch, Operations, Path};
+use xenstore::{Operations, Path};
 
 use super::VmExecutor;
 use crate::api::{DeviceId, Error};
@@ -13,8 +13,8 @@ use crate::edge::DomId;
 use crate::ops::plan::{Device, Unplugging};
 use crate::ops::task::TaskHandle;
 
-/// Directory of the marks, below the domain's private tree; a mark's value is the backend's path.
-const INCOMPLETE: &str = "xenopsd-plugging";
+/// How the names of the marks begin, below the domain's private tree; a mark's value is the backend's path.
+const MARK: &str = "xenopsd-plugging-";
 
 impl<'a> VmExecutor<'a> {
     pub(super) fn begin_plug(&self, device: &Device) -> Result<(), Error> {
@@ -75,10 +75,7 @@ impl<'a> VmExecutor<'a> {
     }
 
     fn remove_mark(&self, address: DeviceAddress) -> Result<(), Error> {
-        let mut batch = Batch::new();
-        batch.rm(mark(address)?);
-        batch.prune(marks(address.domid)?);
-        Ok(self.core.edges.store()?.commit(&batch)?)
+        Ok(self.core.edges.store()?.rm(&mark(address)?)?)
     }
 
     /// Takes away what an earlier daemon had not completed, and what it had begun to take away.
@@ -127,10 +124,11 @@ impl<'a> VmExecutor<'a> {
     }
 
     fn incomplete(&self, domid: DomId) -> Result<Vec<DeviceAddress>, Error> {
-        let directory = marks(store_domid(domid))?;
+        let private = libxl_path(store_domid(domid));
         let mut store = self.core.edges.store()?;
-        let names = store.directory(&directory)?.unwrap_or_default();
-        let paths: Result<Vec<_>, _> = names.iter().map(|name| directory.join(name)).collect();
+        let names = store.directory(&private)?.unwrap_or_default();
+        let marks = names.iter().filter(|name| name.starts_with(MARK));
+        let paths: Result<Vec<_>, _> = marks.map(|name| private.join(name)).collect();
         let backends = store.read_all(&paths.map_err(xenstore::Error::from)?)?;
         let address = |value: Vec<u8>| DeviceAddress::from_backend_path(&Path::from_bytes(&value).ok()?);
         Ok(backends
@@ -168,11 +166,7 @@ impl<'a> VmExecutor<'a> {
     }
 }
 
-fn marks(domid: xenstore::DomId) -> Result<Path, Error> {
-    Ok(libxl_path(domid).join(INCOMPLETE).map_err(xenstore::Error::from)?)
-}
-
 fn mark(address: DeviceAddress) -> Result<Path, Error> {
-    let name = format!("{}-{}", address.kind.frontend_name(), address.id);
-    Ok(marks(address.domid)?.join(name.as_str()).map_err(xenstore::Error::from)?)
+    let name = format!("{MARK}{}-{}", address.kind.frontend_name(), address.id);
+    Ok(libxl_path(address.domid).join(name.as_str()).map_err(xenstore::Error::from)?)
 }

@@ -88,22 +88,43 @@ impl Waiting<'_> {
         self.watch(paths, deadline, Some(looks), condition)
     }
 
+    /// As [`Waiting::until`], for what is hardly ever so already: it is not looked at before it is watched.
+    ///
+    /// # Errors
+    /// [`Ended`].
+    pub fn until_changed<T>(
+        &self,
+        paths: &[Path],
+        deadline: Instant,
+        condition: impl FnMut() -> Result<Option<T>, Error>,
+    ) -> Result<T, Ended> {
+        self.watched(paths, deadline, None, condition)
+    }
+
     fn watch<T>(
         &self,
         paths: &[Path],
         deadline: Instant,
-        mut looks: Option<Looks>,
+        looks: Option<Looks>,
         mut condition: impl FnMut() -> Result<Option<T>, Error>,
     ) -> Result<T, Ended> {
         // Often it is true already, and then no watch is needed.
         if let Some(value) = condition().map_err(Ended::Failed)? {
             return Ok(value);
         }
+        self.watched(paths, deadline, looks, condition)
+    }
+
+    /// That the watches are there is the first change.
+    fn watched<T>(
+        &self,
+        paths: &[Path],
+        deadline: Instant,
+        mut looks: Option<Looks>,
+        mut condition: impl FnMut() -> Result<Option<T>, Error>,
+    ) -> Result<T, Ended> {
         let changes = self.events.subscribe(paths).map_err(Ended::Failed)?;
         loop {
-            if let Some(value) = condition().map_err(Ended::Failed)? {
-                return Ok(value);
-            }
             let look = looks.as_mut().map(|looks| Instant::now() + looks.pause());
             let wake = look.map_or(deadline, |look| look.min(deadline));
             let silent = self.slot.without(|| {
@@ -121,6 +142,9 @@ impl Waiting<'_> {
             changes.take();
             if let Some(task) = self.task {
                 task.check_cancelled().map_err(Ended::Failed)?;
+            }
+            if let Some(value) = condition().map_err(Ended::Failed)? {
+                return Ok(value);
             }
         }
     }

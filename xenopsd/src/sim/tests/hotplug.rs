@@ -208,7 +208,7 @@ pub(super) fn killed_at_each_call(
         rig = rig.restart();
         // Behind the look that the new daemon takes by itself.
         rig.settle(vm);
-        let marks = format!("/libxl/{}/xenopsd-plugging/", rig.domid(vm).unwrap());
+        let marks = format!("/libxl/{}/xenopsd-plugging-", rig.domid(vm).unwrap());
         let nodes = rig.remains(vm).nodes;
         assert!(!nodes.iter().any(|n| n.starts_with(&marks)), "{nth} {site}: {nodes:?}");
         if plugged(&rig, vm, device) {
