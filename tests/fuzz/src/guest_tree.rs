@@ -67,7 +67,7 @@ pub fn guest_tree(bytes: &[u8]) {
         }
     }
     let domid = DomId::new(7).expect("a domid");
-    if let Ok(data) = guest_data::read(&mut client(), domid) {
+    if let Ok(data) = guest_data::read(&mut client(), domid, false) {
         assert!(data.agent.0.len() + data.xsdata.0.len() <= MOST_NODES);
         assert!(data.agent.iter().all(|(path, _)| !path.starts_with('/')));
         assert!(data.xsdata.iter().all(|(path, _)| path.starts_with("vm-data/")));

@@ -95,7 +95,7 @@ impl Command {
 
 /// Parses the words of a command line, the program's first.
 ///
-/// What the parser notes of each command is two thirds of what a short call costs: if the first word is a command, it is
+/// What the parser notes of all commands is a third of the pages that a short call touches: if the first word is a command, it is
 /// told of that command's group only.
 ///
 /// # Errors

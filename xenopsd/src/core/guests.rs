@@ -9,14 +9,16 @@
 //! ```
 //!
 //! Each domain has some looks that it may cause at once, and gets them back slowly. A guest that writes all the time
-//! costs a look now and then, and no events in between. Agents write at most every few seconds.
+//! costs a look now and then, and no events in between. Agents write at most every few seconds. What happens to its devices
+//! is of interest only until one of them is seen connected, which is how it is known that the guest has drivers.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, Sender, unbounded};
+use xenstore::Path;
 use xenstore::layout::domain_path;
 
 use super::Core;
@@ -37,6 +39,10 @@ const BURST: u32 = 10;
 
 /// After how long a look is given back.
 const REFILL: Duration = Duration::from_secs(10);
+
+/// Changes of devices between two looks that are no reason for one. A plug makes some fifteen; who makes as many as this
+/// is to be treated as one that writes all the time.
+const PASSED_OVER: u32 = 200;
 
 /// What the thread is told.
 enum News {
@@ -134,15 +140,15 @@ impl Follower {
     /// The watch fires once because it is set.
     fn watch(&mut self, domid: DomId) {
         let Some(guest) = self.guests.get_mut(&domid) else { return };
-        guest.told.store(false, Ordering::Release);
-        let (told, news) = (Arc::clone(&guest.told), self.news.clone());
-        let tell = move || {
-            // Once for each look: there are never more messages than domains.
-            if !told.swap(true, Ordering::AcqRel) {
+        guest.heard.looks();
+        let home = domain_path(store_domid(domid));
+        let (heard, news, base) = (Arc::clone(&guest.heard), self.news.clone(), home.clone());
+        let tell = move |changed: Option<&Path>| {
+            if heard.hears(changed.and_then(|path| path.below(&base))) {
                 let _ = news.send(News::Changed(domid));
             }
         };
-        match self.events.follow(&domain_path(store_domid(domid)), tell) {
+        match self.events.follow(&home, tell) {
             Ok(watch) => guest.watch = Some(watch),
             Err(error) => tracing::error!(vm = guest.vm, %error, "what the guest tells is not followed"),
         }
@@ -169,7 +175,7 @@ impl Follower {
         let Some(guest) = self.guests.get_mut(&domid) else { return };
         guest.due = false;
         // What changes from here on is a reason for another look.
-        guest.told.store(false, Ordering::Release);
+        guest.heard.looks();
         if guest.watch.is_none() {
             self.watch(domid);
         }
@@ -184,8 +190,7 @@ impl Follower {
 struct Guest {
     vm: String,
     watch: Option<Following>,
-    /// The thread has been told of a change since it last looked.
-    told: Arc<AtomicBool>,
+    heard: Arc<Heard>,
     /// A look is to come.
     due: bool,
     looks: Looks,
@@ -196,11 +201,13 @@ struct Guest {
 impl Guest {
     fn new(vm: String, now: Instant) -> Self {
         let looks = Looks { left: BURST, filled: now, last: None };
-        Self { vm, watch: None, told: Arc::default(), due: false, looks, warned: false }
+        Self { vm, watch: None, heard: Arc::default(), due: false, looks, warned: false }
     }
 
     fn look(&mut self, core: &Core, domid: DomId) -> Result<(), Error> {
-        let data = Arc::new(guest_data::read(&mut *core.edges.store()?, domid)?);
+        let known = self.heard.drivers.load(Ordering::Acquire);
+        let data = Arc::new(guest_data::read(&mut *core.edges.store()?, domid, known)?);
+        self.heard.drivers.store(data.pv_drivers, Ordering::Release);
         if data.cut && !std::mem::replace(&mut self.warned, true) {
             tracing::warn!(vm = self.vm, %domid, "the guest has more nodes than its quota: the rest is not read");
         }
@@ -213,6 +220,36 @@ impl Guest {
             core.updates.add(DynamicId::Vm(self.vm.clone()));
         }
         Ok(())
+    }
+}
+
+/// What the event thread has heard of a domain.
+#[derive(Default)]
+struct Heard {
+    /// Something, since the last look.
+    something: AtomicBool,
+    /// The guest is known to have drivers.
+    drivers: AtomicBool,
+    /// Changes since the last look that were none.
+    passed: AtomicU32,
+}
+
+impl Heard {
+    fn looks(&self) {
+        self.passed.store(0, Ordering::Release);
+        self.something.store(false, Ordering::Release);
+    }
+
+    /// Whether a change below the domain's home is to be told: once for each look, so that there are never more messages than
+    /// domains.
+    fn hears(&self, node: Option<&str>) -> bool {
+        let device = node.is_some_and(|node| node.split('/').next() == Some("device"));
+        if device && self.drivers.load(Ordering::Acquire) && self.passed.load(Ordering::Acquire) < PASSED_OVER
+        {
+            self.passed.fetch_add(1, Ordering::AcqRel);
+            return false;
+        }
+        !self.something.swap(true, Ordering::AcqRel)
     }
 }
 
@@ -252,6 +289,32 @@ mod tests {
 
     fn looks(now: Instant) -> Looks {
         Looks { left: BURST, filled: now, last: None }
+    }
+
+    #[test]
+    fn a_change_is_told_once_for_each_look() {
+        let heard = Heard::default();
+        for node in [Some("device/vbd/51712/state"), Some("data/x"), Some("deviceless"), Some(""), None] {
+            assert!(heard.hears(node), "{node:?}");
+            assert!(!heard.hears(node), "{node:?} again");
+            heard.looks();
+        }
+    }
+
+    #[test]
+    fn devices_of_a_guest_with_drivers_are_passed_over_as_long_as_there_is_no_end_of_them() {
+        let heard = Heard::default();
+        heard.drivers.store(true, Ordering::Release);
+        for _ in 0..PASSED_OVER {
+            assert!(!heard.hears(Some("device/vbd/51712/state")));
+        }
+        assert!(heard.hears(Some("device")));
+        heard.looks();
+        assert!(!heard.hears(Some("device")));
+        for node in [Some("data/x"), Some("deviceless"), None] {
+            assert!(heard.hears(node), "{node:?}");
+            heard.looks();
+        }
     }
 
     #[test]

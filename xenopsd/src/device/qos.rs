@@ -11,6 +11,7 @@
 
 use std::sync::Weak;
 
+use xenstore::Path;
 use xenstore::layout::{DeviceAddress, XenbusState};
 
 use super::{served, store_domid, vbd};
@@ -54,7 +55,7 @@ pub fn follow(core: &Core, domid: DomId, vbd: &Vbd) -> Result<(), Error> {
     }
     let address = vbd::address(domid, vbd)?;
     let (me, vm) = (Weak::clone(&core.me), vbd.id.vm.clone());
-    let look = move || {
+    let look = move |_: Option<&Path>| {
         if let Some(core) = me.upgrade() {
             core.check_soon(&vm, "disk priority");
         }

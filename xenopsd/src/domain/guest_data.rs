@@ -42,7 +42,7 @@ pub struct GuestData {
     pub agent: Dict<String>,
     /// What is below `vm-data`, likewise.
     pub xsdata: Dict<String>,
-    /// Whether a driver of the guest's is connected to a disk or a network interface.
+    /// Whether a driver of the guest's is, or was, connected to a disk or a network interface.
     pub pv_drivers: bool,
     /// What others than the guest have written.
     pub own: Own,
@@ -79,16 +79,16 @@ pub fn own(store: &mut xenstore::Client, domid: DomId) -> Result<Own, Error> {
     })
 }
 
-/// Reads all of it, in some ten round trips.
+/// Reads all of it, in some ten round trips. That the guest has drivers, once seen, is `known`: it has them without devices, too.
 ///
 /// # Errors
 /// When xenstored does not answer.
-pub fn read(store: &mut xenstore::Client, domid: DomId) -> Result<GuestData, Error> {
+pub fn read(store: &mut xenstore::Client, domid: DomId, known: bool) -> Result<GuestData, Error> {
     let home = domain_path(store_domid(domid));
     let agent = subtree::read(store, &home, &AGENT, AGENT_QUOTA)?;
     let xsdata = subtree::read(store, &home, &[vmdata::AREA], XSDATA_QUOTA)?;
     Ok(GuestData {
-        pv_drivers: has_pv_drivers(store, domid)?,
+        pv_drivers: known || has_pv_drivers(store, domid)?,
         own: own(store, domid)?,
         cut: agent.cut || xsdata.cut,
         agent: texts(&agent),
@@ -125,7 +125,7 @@ mod tests {
         for (path, value) in nodes {
             store.write(&Path::new(&format!("/local/domain/7/{path}")).unwrap(), *value).unwrap();
         }
-        read(&mut store, DomId::new(7).unwrap()).unwrap()
+        read(&mut store, DomId::new(7).unwrap(), false).unwrap()
     }
 
     fn keys(dict: &Dict<String>) -> Vec<&str> {
@@ -199,7 +199,7 @@ mod tests {
         store.write(&path("/libxl/7/device/vif/0/backend"), backend).unwrap();
         for (state, connected) in [("2", false), ("4", true), ("5", false)] {
             store.write(&path(&format!("{backend}/state")), state).unwrap();
-            assert_eq!(read(&mut store, DomId::new(7).unwrap()).unwrap().pv_drivers, connected);
+            assert_eq!(read(&mut store, DomId::new(7).unwrap(), false).unwrap().pv_drivers, connected);
         }
     }
 }

@@ -124,7 +124,7 @@ fn read_store(core: &Core, record: &Vm, domid: DomId, state: &mut VmState) -> Re
     let seen = core.runtimes.with(vm, |r| r.guest_data.clone()).filter(|(of, _)| *of == domid);
     // One that is new has not been looked at yet.
     let data =
-        seen.map_or_else(|| guest_data::read(&mut store, domid).map(Arc::new), |(_, data)| Ok(data))?;
+        seen.map_or_else(|| guest_data::read(&mut store, domid, false).map(Arc::new), |(_, data)| Ok(data))?;
     state.pv_drivers_detected = data.pv_drivers;
     state.guest_agent = data.agent.clone();
     state.xsdata_state = data.xsdata.clone();

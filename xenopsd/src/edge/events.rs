@@ -37,17 +37,20 @@ enum Command {
 enum Sink {
     /// Holds at most one message: a burst of changes is one reason to look.
     Channel(Sender<()>),
-    Call(Box<dyn Fn() + Send>),
+    Call(Look),
 }
 
+/// Called with where something changed, or with nothing when it may be anywhere.
+type Look = Box<dyn Fn(Option<&Path>) + Send>;
+
 impl Sink {
-    fn tell(&self) {
+    fn tell(&self, changed: Option<&Path>) {
         match self {
             // Full means that the subscriber has not looked yet; gone means that it no longer cares.
             Self::Channel(sender) => {
                 let _ = sender.try_send(());
             }
-            Self::Call(call) => call(),
+            Self::Call(call) => call(changed),
         }
     }
 }
@@ -116,11 +119,15 @@ impl Events {
     }
 
     /// Calls `look` on the event thread whenever something at or below `path` changes, and once at the beginning, as long
-    /// as the value that is returned lives. It must not block.
+    /// as the value that is returned lives. It is told where, unless it may be anywhere, and must not block.
     ///
     /// # Errors
     /// `Internal_error` when the event thread has ended.
-    pub fn follow(&self, path: &Path, look: impl Fn() + Send + 'static) -> Result<Following, Error> {
+    pub fn follow(
+        &self,
+        path: &Path,
+        look: impl Fn(Option<&Path>) + Send + 'static,
+    ) -> Result<Following, Error> {
         let key = self.watch(path, Sink::Call(Box::new(look)))?;
         Ok(Following { events: self.clone(), keys: vec![key] })
     }
@@ -130,7 +137,7 @@ impl Events {
     /// # Errors
     /// `Internal_error` when the event thread has ended.
     pub fn always(&self, path: &Path, look: impl Fn() + Send + 'static) -> Result<(), Error> {
-        self.watch(path, Sink::Call(Box::new(look))).map(drop)
+        self.watch(path, Sink::Call(Box::new(move |_| look()))).map(drop)
     }
 
     fn watch(&self, path: &Path, sink: Sink) -> Result<u64, Error> {
@@ -230,18 +237,18 @@ impl EventThread {
     fn listen(&mut self) -> Result<(), xenstore::TransportError> {
         let sinks = &self.sinks;
         self.stream.drain(|event| match event {
-            Event::Changed { token, .. } => {
+            Event::Changed { token, path } => {
                 if let Some((_, sink)) = sinks.get(&token) {
-                    sink.tell();
+                    sink.tell(Some(&path));
                 }
             }
             Event::Refused { token, path, errno } => {
                 tracing::error!(%path, %errno, "xenstored refuses a watch; its waiter ends by its deadline");
                 if let Some((_, sink)) = sinks.get(&token) {
-                    sink.tell();
+                    sink.tell(None);
                 }
             }
-            Event::Resync => sinks.values().for_each(|(_, sink)| sink.tell()),
+            Event::Resync => sinks.values().for_each(|(_, sink)| sink.tell(None)),
         })
     }
 
@@ -267,7 +274,7 @@ impl EventThread {
         if let Err(error) = self.poll.registry().register(&mut self.stream, STREAM, again) {
             tracing::error!(%error, "the new xenstore connection cannot be polled");
         }
-        self.sinks.values().for_each(|(_, sink)| sink.tell());
+        self.sinks.values().for_each(|(_, sink)| sink.tell(None));
         true
     }
 }

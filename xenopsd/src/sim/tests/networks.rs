@@ -189,7 +189,7 @@ fn answering(rig: &Rig) -> crate::edge::Following {
     use xenstore::Operations;
     let class = xenstore::Path::new("/local/domain/0/backend/vif").unwrap();
     let (store, directory) = (rig.machine.store.clone(), class.clone());
-    let answer = move || {
+    let answer = move |_: Option<&xenstore::Path>| {
         let mut store = store.client(xenstore::DomId::DOM0);
         for domid in store.directory(&directory).unwrap().unwrap_or_default() {
             let device = directory.join(&domid).unwrap().join("0").unwrap();
