@@ -259,12 +259,6 @@ impl Dom0 {
         self.host.put_boot_cd(path).unwrap_or_else(|error| panic!("{error}"));
     }
 
-    /// Makes a disk in dom0 that an HVM guest boots the test guest's Linux from, with GRUB.
-    #[track_caller]
-    pub fn make_linux_disk(&self, path: &str) {
-        self.sh(&format!("cp --sparse=always /guests/hvm-disk.img {}", quote(path)));
-    }
-
     /// Copies what an HVM guest has said on its serial port, and what it says from now on, to a file, until it ends. For
     /// [`Dom0::serial_said`].
     #[track_caller]

@@ -7,6 +7,10 @@ use xen_host::probe::{PROBE_DONE, PROBE_UP};
 use crate::dom0::Dom0;
 use crate::guest::Guest;
 
+/// Register of the first serial port that switches its queues on, and the bit that does.
+const FIFO_CONTROL: u32 = 0x3fa;
+const FIFO_ON: u32 = 1;
+
 /// One command; see [`xen_host::probe`].
 #[derive(Debug, Clone, Copy)]
 pub enum Ask {
@@ -53,6 +57,8 @@ impl Dom0 {
         self.listen_to_serial(guest);
         self.unpause(guest).expect("runs");
         self.serial_said(guest, PROBE_UP);
+        // The probe looks for a letter at each tick of the timer, 18 in a second: sixteen can wait for it in the port.
+        self.probe(guest, &[Ask::Out8(FIFO_CONTROL, FIFO_ON)]);
     }
 
     /// The numbers that the probe answers to each.

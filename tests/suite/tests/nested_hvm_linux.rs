@@ -91,7 +91,7 @@ uuid = "UUID"
 type = "hvm"
 memory = 256
 kernel = "/root/boot/vmlinuz"
-ramdisk = "/root/boot/initramfs"
+ramdisk = "/root/boot/initramfs.zst"
 extra = "console=hvc0 quiet gip=10.9.0.62"
 serial = "pty"
 vga = "none"
@@ -125,7 +125,7 @@ fn refuses_what_is_no_kernel(dom0: &Dom0, guest: &Guest) {
     };
     let missing = refused("mv /root/boot/vmlinuz /root/kept", "mv /root/kept /root/boot/vmlinuz");
     assert_eq!(missing, Error::does_not_exist("kernel", "/root/boot/vmlinuz"));
-    let large = refused("truncate -s 129M /root/boot/initramfs", "cp /guests/initramfs /root/boot");
+    let large = refused("truncate -s 129M /root/boot/initramfs.zst", "cp /guests/initramfs.zst /root/boot");
     assert!(matches!(&large, Error::BootloaderError { message, .. } if message.contains("above the limit")));
     let other = refused("head -c 1M /guests/vmlinux >/root/boot/vmlinuz", "cp /guests/vmlinuz /root/boot");
     let is_said = |message: &str| message.contains("not a packed Linux kernel");
@@ -183,7 +183,7 @@ fn has_no_path_of_dom0s(dom0: &Dom0, guest: &Guest) {
 #[test]
 fn linux_is_started_with_a_kernel_that_only_root_may_read_and_its_pv_drivers_take_over() {
     let dom0 = Dom0::start();
-    dom0.sh("mkdir -m 700 /root/boot; install -m 600 /guests/vmlinuz /guests/initramfs /root/boot");
+    dom0.sh("mkdir -m 700 /root/boot; install -m 600 /guests/vmlinuz /guests/initramfs.zst /root/boot");
     // Its sector with a boot loader is not run: there is a kernel.
     dom0.make_sector_disk("/root/disk.img", "a disk");
     let guest = Guest::hvm("direct");

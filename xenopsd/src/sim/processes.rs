@@ -13,9 +13,13 @@ use crate::state::journal::ProcessId;
 /// Above every number the kernel gives (`PID_MAX_LIMIT` is 2^22), so that none is a real process's.
 const FIRST_PID: Int = 1 << 22;
 
-/// Where the ports of simulated terminals begin.
-const FIRST_VNC: u16 = 5901;
-const FIRST_TEXT: u16 = 9501;
+/// Where the ports of simulated terminals begin: above those that Linux gives out by itself (`ip_local_port_range`) and those
+/// of real screens, so that nobody listens there.
+const FIRST_VNC: u16 = 61_001;
+const FIRST_TEXT: u16 = 63_001;
+
+/// How many of each there are.
+const PORTS: u16 = 2000;
 
 /// What a simulated terminal shows when it is saved; each that begins with a saved one adds a line.
 const LINE: &str = "simulated screen\n";
@@ -65,7 +69,7 @@ impl Processes {
     pub(super) fn ports(&self, screen: bool) -> TerminalPorts {
         let mut table = self.lock();
         let number = table.listened;
-        table.listened = (number + 1) % 3000;
+        table.listened = (number + 1) % PORTS;
         TerminalPorts { vnc: screen.then_some(FIRST_VNC + number), text: FIRST_TEXT + number }
     }
 

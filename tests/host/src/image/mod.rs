@@ -4,8 +4,7 @@
 //!   apt-get ──▶ packages ──▶ root directory ──▶ trimmed ──▶ root.squashfs
 //!                                 ├──▶ boot/xen-4.17-amd64.gz ──▶ xen
 //!                                 ├──▶ boot/vmlinuz-*         ──▶ vmlinux
-//!                                 └──▶ busybox, modules       ──▶ initramfs (dom0's; the guest's is in the root, and with
-//!                                                                 GRUB on a disk there)
+//!                                 └──▶ busybox, modules       ──▶ initramfs (dom0's; the guest's is in the root)
 //! ```
 //!
 //! The product is `target/nested/image-KEY`, where KEY is the hash of the recipe: it appears in one step when it is
@@ -17,7 +16,6 @@ mod debian;
 mod grub;
 mod initramfs;
 mod kernel;
-mod media;
 mod modules;
 mod recipe;
 mod rootfs;
@@ -125,7 +123,6 @@ fn build(name: &str, to: &Path) -> Result<()> {
         let path = product.join("initramfs");
         fs::write(&path, initramfs::tiny(&root, &modules)?).at("write", path)?;
         rootfs::add_guests(&root, &modules, &initramfs::guest(&root, &modules)?, &vmlinux)?;
-        media::add(&root, &building.path().join("media"), &rootfs::vmlinuz(&root, &modules.release))?;
         let host_key = building.path().join("host_key");
         keygen(&product.join("key"))?;
         keygen(&host_key)?;

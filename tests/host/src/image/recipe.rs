@@ -3,7 +3,7 @@
 use crate::hash::Key;
 
 /// Changes when the building code changes what an image holds.
-const VERSION: &str = "5";
+const VERSION: &str = "6";
 
 /// The Debian release of dom0: the one with Xen 4.17 and Linux 6.1.
 pub(super) const RELEASE: &str = "bookworm";
@@ -268,9 +268,6 @@ pub(super) const GUEST_CONFIGS: &[(&str, &str)] = &[
     ("hvm.cfg", include_str!("../../assets/guests/hvm.cfg")),
 ];
 
-/// GRUB's configuration on the disk of HVM guests.
-pub(super) const DISK_GRUB: &str = include_str!("../../assets/guests/disk-grub.cfg");
-
 /// The key of the image this recipe makes.
 pub(super) fn key() -> Key {
     let mut key = Key::new("image");
@@ -290,7 +287,7 @@ pub(super) fn key() -> Key {
     for list in lists {
         key.field(list.join("\n").as_bytes());
     }
-    for script in [TINY_INIT, DOM0_INIT, GUEST_INIT, GUEST_END, DISK_GRUB] {
+    for script in [TINY_INIT, DOM0_INIT, GUEST_INIT, GUEST_END] {
         key.field(script.as_bytes());
     }
     for (name, text) in GUEST_CONFIGS {

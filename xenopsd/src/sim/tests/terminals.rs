@@ -29,9 +29,9 @@ fn a_started_guest_has_one_and_clients_are_told_where() {
     let domid = rig.domid(&vm).unwrap();
     let processes = rig.machine.processes();
     assert_eq!(processes.len(), 1);
-    assert_eq!(consoles(&rig, &vm), [(ConsoleProtocol::Rfb, 5901), (ConsoleProtocol::Vt100, 9501)]);
-    assert_eq!(node(&rig, domid, "console/vnc-port").as_deref(), Some("5901"));
-    assert_eq!(node(&rig, domid, "console/tc-port").as_deref(), Some("9501"));
+    assert_eq!(consoles(&rig, &vm), [(ConsoleProtocol::Rfb, 61_001), (ConsoleProtocol::Vt100, 63_001)]);
+    assert_eq!(node(&rig, domid, "console/vnc-port").as_deref(), Some("61001"));
+    assert_eq!(node(&rig, domid, "console/tc-port").as_deref(), Some("63001"));
     assert_eq!(node(&rig, domid, "vncterm-pid"), Some(processes[0].to_string()));
     assert_eq!(journalled(&rig, &vm), processes);
     rig.run(&vm, Operation::Shutdown(None)).unwrap();
