@@ -254,12 +254,20 @@ mod tests {
         assert!(matches!(&image, Image::Mapped(_)) && image.bytes() == b"kernel", "{image:?}");
     }
 
+    /// Writes a file in a process of its own: one that this process had open for writing could be open for a moment yet in a
+    /// child that another test starts.
+    fn write(file: &Path, text: &str) {
+        let script = ["-c", "printf %s \"$1\" >\"$0\""];
+        let written = std::process::Command::new("sh").args(script).arg(file).arg(text).status().unwrap();
+        assert!(written.success());
+    }
+
     #[test]
     fn builds_at_once_share_a_mapping_until_somebody_wants_to_write() {
         ffi::sig::ignore_sigio().unwrap();
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("k");
-        std::fs::write(&file, "kernel").unwrap();
+        write(&file, "kernel");
         let read = || Image::open("kernel", &file, 10).unwrap().read(Pages::Now).unwrap();
         let mapping = |image: &Image| match image {
             Image::Mapped(map) => Arc::as_ptr(map),
@@ -271,7 +279,7 @@ mod tests {
         assert_eq!(writer.unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
         assert!(matches!(read(), Image::Copied(_)));
         drop((one, two));
-        std::fs::write(&file, "linux").unwrap();
+        write(&file, "linux");
         let newer = read();
         mapping(&newer);
         assert_eq!(newer.bytes(), b"linux");
@@ -281,7 +289,7 @@ mod tests {
     fn a_file_somebody_writes_to_is_copied() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("k");
-        std::fs::write(&file, "kernel").unwrap();
+        write(&file, "kernel");
         let open = || Image::open("kernel", &file, 10).unwrap().read(Pages::Now).unwrap();
         assert!(matches!(open(), Image::Mapped(_)));
         let _writer = File::options().append(true).open(&file).unwrap();
