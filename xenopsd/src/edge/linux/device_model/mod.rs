@@ -122,6 +122,14 @@ fn accept(lacking: &[Feature], unjailed: &[Feature]) -> Result<(), HostError> {
     }
 }
 
+/// A jail that does without what is lacking, which the log says of the VM.
+pub(super) fn without(jail: Jail, lacking: Vec<Feature>, vm: &str, domid: DomId, who: &str) -> Jail {
+    lacking.into_iter().fold(jail, |jail, feature| {
+        tracing::warn!(vm, %domid, "{who} runs without {feature} isolation");
+        jail.without(feature)
+    })
+}
+
 /// See [`crate::edge::Host::check_device_model`].
 ///
 /// # Errors
@@ -152,13 +160,7 @@ pub fn start(
     let domid = new.domid;
     let uid = jail::uid_of(settings.uid_base, domid).map_err(refused)?;
     let lacking = lacking(settings)?;
-    for feature in &lacking {
-        tracing::warn!(vm = new.vm, %domid, "the device model runs without {feature} isolation");
-    }
-    let mut jail = Jail::new(uid, uid).map_err(refused)?;
-    for feature in lacking {
-        jail = jail.without(feature);
-    }
+    let mut jail = without(Jail::new(uid, uid).map_err(refused)?, lacking, new.vm, domid, "the device model");
     if Feature::Cgroup.supported() {
         let name = group_name(domid);
         note(Resource::ControlGroup(name.clone()))?;

@@ -1,4 +1,5 @@
 use super::*;
+use std::sync::Mutex;
 
 fn settings(directory: &Path) -> Settings {
     Settings { run: directory.join("run"), logs: directory.join("log"), ..Settings::default() }
@@ -72,6 +73,39 @@ fn a_socket_that_was_left_is_listened_on_again_and_a_file_is_not_removed() {
     let other = monitor_path(&settings, DomId::new(4).unwrap());
     assert!(listen(&settings, &other, &mut full).unwrap_err().to_string().contains("full"));
     assert!(!other.exists());
+}
+
+/// What is logged while `act` runs.
+fn logged(act: impl FnOnce()) -> String {
+    struct Log(Arc<Mutex<Vec<u8>>>);
+    impl io::Write for Log {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    let log = Arc::<Mutex<Vec<u8>>>::default();
+    let writer = Arc::clone(&log);
+    let make = move || Log(Arc::clone(&writer));
+    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(make).finish();
+    tracing::subscriber::with_default(subscriber, act);
+    String::from_utf8(log.lock().unwrap().clone()).unwrap()
+}
+
+#[test]
+fn the_log_names_the_vm_and_each_protection_that_it_does_without() {
+    let jail = || Jail::new(70_000, 70_000).unwrap();
+    let domid = DomId::new(3).unwrap();
+    let log = logged(|| drop(without(jail(), Feature::ALL.to_vec(), "a-vm", domid, "the device model")));
+    let lines: Vec<_> = log.lines().collect();
+    assert_eq!(lines.len(), Feature::ALL.len(), "{log}");
+    for (line, feature) in lines.into_iter().zip(Feature::ALL) {
+        let text = format!("the device model runs without {feature} isolation vm=\"a-vm\" domid=3");
+        assert!(line.contains("WARN") && line.ends_with(&text), "{line}");
+    }
+    assert_eq!(logged(|| drop(without(jail(), Vec::new(), "a-vm", domid, "the device model"))), "");
 }
 
 #[test]

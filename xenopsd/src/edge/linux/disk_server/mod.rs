@@ -34,7 +34,7 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 
 use super::blockdev::DevNumber;
 use super::device_model::{
-    NULL, Settings, THREADS, filter, into_group, lacking, open_null, private_directory, seal,
+    NULL, Settings, THREADS, filter, into_group, lacking, open_null, private_directory, seal, without,
 };
 use super::nbd::negotiate::{self, Export, READ_ONLY};
 use super::nbd::{self, NbdDevice};
@@ -249,10 +249,7 @@ fn spawn(
     let filter = filter::filter().map_err(refused)?;
     let mut jail = Jail::new(uid, uid).map_err(refused)?.system_libraries().limits(limits).filter(filter);
     jail = jail.entry(Entry::Node { path: "/dev/null".into(), device: NULL });
-    for feature in lacking(settings)? {
-        tracing::warn!(vm = wanted.vm, domid = %wanted.domid, "a disk server runs without {feature} isolation");
-        jail = jail.without(feature);
-    }
+    jail = without(jail, lacking(settings)?, wanted.vm, wanted.domid, "a disk server");
     if Feature::Cgroup.supported() {
         jail = into_group(jail, settings, wanted.vm, &server.group, MEMORY)?;
     }
