@@ -57,8 +57,10 @@ impl Dom0 {
         self.listen_to_serial(guest);
         self.unpause(guest).expect("runs");
         self.serial_said(guest, PROBE_UP);
-        // The probe looks for a letter at each tick of the timer, 18 in a second: sixteen can wait for it in the port.
-        self.probe(guest, &[Ask::Out8(FIFO_CONTROL, FIFO_ON)]);
+        // The probe looks for a letter at each tick of the timer, 18 in a second: sixteen can wait for it in the port. What
+        // waits there when that is switched on is lost, so that nothing more is said until it is.
+        self.type_on_serial(guest, &Ask::Out8(FIFO_CONTROL, FIFO_ON).to_string());
+        self.serial_line(guest);
     }
 
     /// The numbers that the probe answers to each.
