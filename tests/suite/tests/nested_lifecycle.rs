@@ -97,7 +97,7 @@ fn data_for_the_guest_pause_and_reboot() {
 
     dom0.pause(&guest).expect("pauses");
     assert_eq!(dom0.state(&guest).power_state, PowerState::Paused);
-    assert!(dom0.sh("xl list web").contains("--p---"));
+    assert!(dom0.sh("xl list web").contains("p---"), "blocked as it may be, it is paused");
     dom0.pause(&guest).expect("is paused already");
     dom0.unpause(&guest).expect("goes on");
     assert_eq!(dom0.state(&guest).power_state, PowerState::Running);
