@@ -14,18 +14,11 @@ fn told(rig: &Rig, vm: &str, key: &str) -> Option<String> {
     stat(rig, vm).guest_agent.get(key).cloned()
 }
 
-/// The changes after one, or none after a while.
-fn changes(rig: &Rig, from: Int, patience: Duration) -> Vec<DynamicId> {
-    let (done, batch) = bounded(1);
-    rig.core.updates.get(Some(from), Some(patience), Box::new(move |batch| done.send(batch).unwrap()));
-    batch.recv_timeout(LIMIT).unwrap().unwrap().1
-}
-
 /// Waits until clients are told to look at a VM again.
 fn announced(rig: &Rig, vm: &str, from: Int) {
     let wanted = DynamicId::Vm(vm.to_owned());
     let deadline = Instant::now() + LIMIT;
-    while !changes(rig, from, LIMIT).contains(&wanted) {
+    while !rig.changes(from, LIMIT).contains(&wanted) {
         assert!(Instant::now() < deadline, "{vm} is not announced");
     }
 }
@@ -95,7 +88,7 @@ fn what_does_not_change_anything_is_not_announced() {
     announced(&rig, &vm, before);
     let before = rig.core.updates.last_id();
     write(&rig, &vm, "data/os_uname", b"6.1.0-13-amd64");
-    assert_eq!(changes(&rig, before, Duration::from_millis(1500)), []);
+    assert_eq!(rig.changes(before, Duration::from_millis(1500)), []);
 }
 
 #[test]

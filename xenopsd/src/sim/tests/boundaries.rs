@@ -439,7 +439,7 @@ fn kill_everywhere(case: &Case) {
         let (_, outcome) = act(case, &rig, &vm, Some(kill_at));
         rig = rig.restart();
         // Behind the look that the new daemon takes by itself.
-        rig.run(&vm, Operation::Delay(Duration::ZERO)).unwrap();
+        rig.settle(&vm);
         let after = format!("{} killed at {kill_at} of {boundaries}: {outcome:?}", case.name);
         let state = rig.state(&vm);
         assert!(case.ends.contains(&state), "{after}: {state:?}");

@@ -113,7 +113,7 @@ fn a_daemon_killed_in_an_insert_or_eject_leaves_a_drive_that_works() {
     rig.start_connected(&vm);
     // What an earlier daemon plugged keeps nothing open in this one.
     rig = rig.restart();
-    rig.run(&vm, Operation::Delay(Duration::ZERO)).unwrap();
+    rig.settle(&vm);
     let before = rig.remains(&vm);
     rig.machine.faults.record();
     rig.run(&vm, insert("one")).unwrap();
@@ -123,7 +123,7 @@ fn a_daemon_killed_in_an_insert_or_eject_leaves_a_drive_that_works() {
         rig.machine.faults.arm(Fault::From { nth });
         let _ = rig.run(&vm, insert("one")).and_then(|()| rig.run(&vm, eject()));
         rig = rig.restart();
-        rig.run(&vm, Operation::Delay(Duration::ZERO)).unwrap();
+        rig.settle(&vm);
         if !in_drive(&rig, &vm).1 {
             rig.run(&vm, insert("two")).unwrap();
         }
@@ -216,7 +216,7 @@ fn a_move_that_a_daemon_is_killed_in_is_made_or_not_made() {
         rig.machine.faults.arm(Fault::From { nth });
         let _ = rig.run(&vm, to_bridge("br1"));
         rig = rig.restart();
-        rig.run(&vm, Operation::Delay(Duration::ZERO)).unwrap();
+        rig.settle(&vm);
         // Record, store and host agree; `network` looks at all of them.
         let (bridge, _) = network(&rig, &vm);
         assert!(bridge == "br0" || bridge == "br1");

@@ -101,7 +101,7 @@ fn a_guest_that_reboots_at_once_has_to_wait() {
     let steps = rig.core.traces.explain(&vm).unwrap().steps;
     assert_eq!(steps[0].what, "wait 0.3 s");
     assert!(steps[0].took.unwrap() >= pause.as_secs_f64());
-    rig.run(&vm, Operation::Delay(Duration::ZERO)).unwrap();
+    rig.settle(&vm);
     // A client that asks is not kept waiting.
     rig.run(&vm, Operation::Reboot(None)).unwrap();
     let steps = rig.core.traces.explain(&vm).unwrap().steps;

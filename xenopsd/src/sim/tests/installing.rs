@@ -94,22 +94,13 @@ fn two_rounds_and_then_it_is_pygrubs() {
     rig.run(&vm, Operation::Shutdown(None)).unwrap();
 }
 
-/// The objects that clients have been told of since `last`.
-fn told(rig: &Rig, last: Int) -> Vec<DynamicId> {
-    let (tell, told) = bounded(1);
-    let answer = move |batch: Result<_, _>| tell.send(batch.unwrap()).unwrap();
-    rig.core.updates.get(Some(last), Some(LIMIT), Box::new(answer));
-    let (_, objects, _) = told.recv_timeout(LIMIT).unwrap();
-    objects
-}
-
 #[test]
 fn clients_are_told_of_the_changed_record() {
     let rig = Rig::new(&quick());
     let vm = rig.add(1, &[], blank);
     let last = rig.core.updates.last_id();
     rig.start(&vm).unwrap();
-    let objects = told(&rig, last);
+    let objects = rig.changes(last, LIMIT);
     assert!(objects.contains(&DynamicId::Vm(vm.clone())), "{objects:?}");
 }
 
@@ -131,7 +122,7 @@ fn the_installers_disk_goes_with_the_second_round_and_the_next_domain_does_not_h
     assert_eq!(disks(&rig, &vm).iter().map(|disk| &*disk.id.device).collect::<Vec<_>>(), ["xvda"]);
     let now = record(&rig, &vm);
     assert_eq!((loader(&now), key(&now, "install-remove-disk").as_deref()), ("pygrub", Some("1")));
-    let objects = told(&rig, last);
+    let objects = rig.changes(last, LIMIT);
     for object in [DynamicId::Vm(vm.clone()), DynamicId::Vbd(id)] {
         assert!(objects.contains(&object), "{objects:?}");
     }
@@ -276,7 +267,7 @@ fn a_daemon_killed_at_any_boundary_of_a_rounds_start_has_done_the_round_or_not_b
                 }
             });
             // Behind the look that the new daemon takes by itself.
-            rig.run(&vm, Operation::Delay(Duration::ZERO)).unwrap();
+            rig.settle(&vm);
             let what = format!("killed at {kill_at}: {outcome:?}");
             if rig.state(&vm) == PowerState::Halted {
                 assert_eq!(stored(&rig, &vm), before, "{what}");

@@ -41,7 +41,7 @@ use crossbeam::channel::bounded;
 use xenstore::layout::{DeviceAddress, DeviceKind, DeviceStatus};
 
 use super::{Fault, Hardware, Machine, SimOptions, machine};
-use crate::api::{Boot, BuilderInfo, Disk, Error, Int, Network, PowerState, Vm};
+use crate::api::{Boot, BuilderInfo, Disk, DynamicId, Error, Int, Network, PowerState, Vm};
 use crate::core::{Core, Operation, Patience};
 use crate::domain::observe;
 use crate::edge::DomId;
@@ -221,6 +221,14 @@ impl Rig {
     /// Waits until what is queued for a VM is done.
     fn settle(&self, vm: &str) {
         self.run(vm, Operation::Delay(Duration::ZERO)).unwrap();
+    }
+
+    /// What clients are told of after the change `from`, or nothing after a while.
+    fn changes(&self, from: Int, patience: Duration) -> Vec<DynamicId> {
+        let (done, batch) = bounded(1);
+        let answer = move |batch| done.send(batch).unwrap();
+        self.core.updates.get(Some(from), Some(patience), Box::new(answer));
+        batch.recv_timeout(LIMIT).unwrap().unwrap().1
     }
 
     fn start(&self, vm: &str) -> Result<(), Error> {

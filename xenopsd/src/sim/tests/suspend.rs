@@ -157,7 +157,7 @@ fn a_domain_that_is_there_and_suspended_is_resumed_where_it_is() {
     rig.core.tasks.cancel(&busy).unwrap();
     assert_eq!(outcome.recv_timeout(LIMIT).expect("it ends"), Ok(()));
     // Behind the look.
-    rig.run(&vm, Operation::Delay(Duration::ZERO)).unwrap();
+    rig.settle(&vm);
     rig.runs_on(&vm, domid, "a fast resume");
     // Its next stop is noticed.
     rig.machine.stop_guest(domid, crate::edge::ShutdownReason::PowerOff);
