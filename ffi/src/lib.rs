@@ -7,6 +7,7 @@
 //!   migrate       a domain's memory to and from a stream
 //!   evtchn, foreignmemory, gnttab, devicemodel, xs   one owned handle each
 //!   shared        memory a guest can change          restrict  handles that can only touch one domain
+//!   given         Xen's drivers by descriptors from another process
 //!   jail              processes that own nothing      passing  descriptors between processes
 //!   pid, sig, linux   system calls no dependency wraps
 //! ```
@@ -21,6 +22,7 @@ pub mod domid;
 pub mod error;
 pub mod evtchn;
 pub mod foreignmemory;
+pub mod given;
 pub mod gnttab;
 mod handle;
 pub mod jail;

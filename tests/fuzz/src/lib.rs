@@ -7,6 +7,7 @@
 //! A function returns when what must hold does, and panics when it does not. To add a parser, add a function here, its
 //! name to [`TARGETS`], seeds to the smoke run, and a file of two lines to `libfuzzer/`.
 
+mod frame_buffer;
 mod guest_tree;
 pub mod mutate;
 
@@ -39,13 +40,14 @@ use xenopsd::xlcfg;
 use xenstore::Request;
 use xenstore::wire::{Decoder, Kind};
 
+pub use frame_buffer::frame_buffer;
 pub use guest_tree::guest_tree;
 
 /// What is tried on one input.
 pub type Target = fn(&[u8]);
 
 /// Every function by the name of its fuzz target.
-pub const TARGETS: [(&str, Target); 32] = [
+pub const TARGETS: [(&str, Target); 33] = [
     ("http", http),
     ("json", json),
     ("xml", xml),
@@ -69,6 +71,7 @@ pub const TARGETS: [(&str, Target); 32] = [
     ("terminal", terminal),
     ("saved_screen", saved_screen),
     ("viewer", viewer),
+    ("frame_buffer", frame_buffer),
     ("http_answer", http_answer),
     ("ftp", ftp),
     ("nfs", nfs),

@@ -129,6 +129,32 @@ fn saved_screen(printed: &[u8]) -> Vec<u8> {
     terminal.save()
 }
 
+/// The page of a frame buffer as Linux writes it, with an update and a change of size in its ring.
+fn frame_buffer() -> Vec<Vec<u8>> {
+    let mut page = vec![0; 4096];
+    let words: [(usize, i32); 15] = [
+        (12, 2),
+        (16, 100),
+        (20, 70),
+        (24, 400),
+        (28, 28_000),
+        (32, 32),
+        (40, 7),
+        (2048, 2),
+        (2052, 10),
+        (2056, -5),
+        (2060, 200),
+        (2064, 30),
+        (2088, 3),
+        (2092, 50),
+        (2096, 20),
+    ];
+    for (at, word) in words.into_iter().chain([(2100, 200), (2104, 32), (2108, 4)]) {
+        page[at..at + 4].copy_from_slice(&word.to_le_bytes());
+    }
+    vec![page]
+}
+
 /// What viewers send: each version's handshake and each message.
 fn viewer() -> Vec<Vec<u8>> {
     let format = [&[0, 0, 0, 0][..], &[16, 16, 0, 1, 0, 31, 0, 63, 0, 31, 11, 5, 0, 0, 0, 0]].concat();
@@ -323,6 +349,7 @@ fn seeds(target: &str) -> Vec<Vec<u8>> {
         "terminal" => terminal(),
         "saved_screen" => terminal().iter().map(|printed| saved_screen(printed)).collect(),
         "viewer" => viewer(),
+        "frame_buffer" => frame_buffer(),
         "grub" => vec![GRUB.as_bytes().to_vec()],
         "boot_config" => {
             texts(&[GRUB, LEGACY, SYSLINUX, "# GRUB Environment Block\nsaved_entry=a>b\\\\c\n####"])

@@ -4,6 +4,8 @@ use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
+use crate::fb::wanted::Wanted;
+
 /// What `--help` prints.
 pub const HELP: &str = "\
 usage: vncterm [OPTIONS]
@@ -34,6 +36,11 @@ Shows a guest's text console, or a command's terminal, as a VNC screen.
       --supervised         in a jail that somebody else made: say `ready` on standard output, a socket; wait for a
                            line from it, which is the password or empty; then make only the system calls that are
                            needed from there on
+      --frame-buffer WORD  with --supervised: serve a guest's paravirtual frame buffer and keyboard instead of text; WORD
+                           is D:FRAME:PORT:32|64[:FRAME:PORT:abs|rel]: the domain, page and port of the frame buffer and
+                           the length of the guest's words, page and port of the keyboard and whether it wants the
+                           pointer's place. The two descriptors after the listening socket are /dev/xen/privcmd and
+                           /dev/xen/evtchn, both restricted to the domain
   -h, --help
 
 Listening sockets can be handed in as systemd does (LISTEN_FDS): the first is for VNC, the next for the text.
@@ -96,6 +103,8 @@ pub struct Args {
     pub jail: Option<Jail>,
     /// Jailed already, by somebody who listens on standard output.
     pub supervised: bool,
+    /// A guest's screen of pixels to serve instead.
+    pub frame_buffer: Option<Wanted>,
     /// `--help` was given.
     pub help: bool,
 }
@@ -125,6 +134,9 @@ pub enum ArgsError {
     /// Whoever supervises says the password.
     #[error("--password-file is not for --supervised: the line that starts it is the password")]
     Supervised,
+    /// It needs a jail and what is handed into it.
+    #[error("--frame-buffer is for --supervised: the daemon hands in what it needs")]
+    FrameBuffer,
 }
 
 /// Most bytes of the log and its ring.
@@ -181,6 +193,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Args, Args
         scrollback: crate::term::DEFAULT_SCROLLBACK,
         jail: None,
         supervised: false,
+        frame_buffer: None,
         help: false,
     };
     let mut listen = (IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
@@ -214,6 +227,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Args, Args
             Long("uid") => uid = Some(parser.value()?.parse::<u32>()?),
             Long("gid") => gid = Some(parser.value()?.parse::<u32>()?),
             Long("supervised") => args.supervised = true,
+            Long("frame-buffer") => args.frame_buffer = Some(frame_buffer(&parser.value()?.string()?)?),
             Short('h') | Long("help") => args.help = true,
             other => return Err(other.unexpected().into()),
         }
@@ -221,6 +235,9 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Args, Args
     let is_stdin = |path: &Option<PathBuf>| path.as_deref() == Some(std::path::Path::new("-"));
     if is_stdin(&args.pty) && is_stdin(&args.password) {
         return Err(ArgsError::Stdin);
+    }
+    if args.frame_buffer.is_some() && !args.supervised {
+        return Err(ArgsError::FrameBuffer);
     }
     if args.supervised && args.password.is_some() {
         return Err(ArgsError::Supervised);
@@ -238,6 +255,10 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Args, Args
         _ => return Err(ArgsError::Jail),
     };
     Ok(args)
+}
+
+fn frame_buffer(value: &str) -> Result<Wanted, ArgsError> {
+    value.parse().map_err(|_| bad("--frame-buffer", value, "D:FRAME:PORT:32|64[:FRAME:PORT:abs|rel]"))
 }
 
 fn geometry(value: &str) -> Result<crate::term::Size, ArgsError> {
@@ -296,6 +317,8 @@ mod tests {
             "--log-size x",
             "-p - --password-file -",
             "--supervised --password-file /p",
+            "--frame-buffer 1:2:3:64",
+            "--supervised --frame-buffer 1:2:3",
         ] {
             assert!(parsed(line).is_err(), "{line}");
         }

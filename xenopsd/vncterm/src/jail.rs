@@ -8,7 +8,9 @@ use nix::errno::Errno;
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::resource::{Resource, setrlimit};
 use nix::unistd::{Gid, Uid, chdir, chroot, setgroups, setresgid, setresuid};
-use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
+};
 
 /// Bytes of files that may be written: the log and the saved state.
 const FILE_SIZE: u64 = 64 << 20;
@@ -110,11 +112,31 @@ const ALLOWED: &[i64] = &[
 /// # Errors
 /// [`JailError`].
 pub fn filter() -> Result<(), JailError> {
-    let failed = |reason: String| JailError { step: "filter system calls", reason };
+    apply(ALLOWED.iter().map(|call| (*call, Vec::new())))
+}
+
+/// The same for the loop of a frame buffer, which also signals the guest: no other request of any driver passes, and it
+/// has no files.
+///
+/// # Errors
+/// [`JailError`].
+pub fn filter_frame_buffer() -> Result<(), JailError> {
+    let request = ffi::given::NOTIFY;
+    let notify = SeccompCondition::new(1, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, request)
+        .and_then(|condition| SeccompRule::new(vec![condition]))
+        .map_err(|e| failed(e.to_string()))?;
+    let calls = ALLOWED.iter().map(|call| (*call, Vec::new()));
+    apply(calls.chain([(libc::SYS_ioctl, vec![notify])]))
+}
+
+fn failed(reason: String) -> JailError {
+    JailError { step: "filter system calls", reason }
+}
+
+fn apply(rules: impl Iterator<Item = (i64, Vec<SeccompRule>)>) -> Result<(), JailError> {
     let arch =
         std::env::consts::ARCH.try_into().map_err(|e: seccompiler::BackendError| failed(e.to_string()))?;
-    let rules = ALLOWED.iter().map(|call| (*call, Vec::new())).collect();
-    let filter = SeccompFilter::new(rules, SeccompAction::KillProcess, SeccompAction::Allow, arch)
+    let filter = SeccompFilter::new(rules.collect(), SeccompAction::KillProcess, SeccompAction::Allow, arch)
         .and_then(BpfProgram::try_from)
         .map_err(|e| failed(e.to_string()))?;
     seccompiler::apply_filter(&filter).map_err(|e| failed(e.to_string()))

@@ -10,6 +10,7 @@
 //! a core.
 
 pub mod args;
+pub mod fb;
 pub mod font;
 pub mod jail;
 pub mod keys;

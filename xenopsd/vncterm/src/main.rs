@@ -10,8 +10,10 @@ use std::process::ExitCode;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use vncterm::args::{self, Args, Listen};
+use vncterm::fb::connect::{Connected, connect};
+use vncterm::fb::wanted::Wanted;
 use vncterm::rfb::auth::Password;
-use vncterm::server::{Listener, Log, Server};
+use vncterm::server::{Listener, Log, PixelServer, Server};
 use vncterm::source::Source;
 use vncterm::term::Terminal;
 use vncterm::{jail, store};
@@ -36,6 +38,9 @@ fn run(args: &Args) -> Result<(), Box<dyn Error>> {
     if args.help {
         print!("{}", args::HELP);
         return Ok(());
+    }
+    if let Some(wanted) = &args.frame_buffer {
+        return frame_buffer(args, wanted);
     }
     let mask: SigSet = [Signal::SIGUSR1, Signal::SIGTERM].into_iter().collect();
     mask.thread_block()?;
@@ -69,6 +74,25 @@ fn run(args: &Args) -> Result<(), Box<dyn Error>> {
     }
     let server = Server { source, terminal, log, vnc, text, save, password, signals, restart, stay };
     server.run()?;
+    Ok(())
+}
+
+/// A guest's screen of pixels. All of the guest's that is needed is mapped before the daemon is told so; what it was mapped
+/// through is closed then.
+fn frame_buffer(args: &Args, wanted: &Wanted) -> Result<(), Box<dyn Error>> {
+    /// The descriptors after the standard ones and the listening socket.
+    const DRIVERS: i32 = 4;
+    let mask: SigSet = [Signal::SIGTERM].into_iter().collect();
+    mask.thread_block()?;
+    let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
+    let listener = listeners(args)?.0.ok_or("no listening socket was handed in")?;
+    let [privcmd, evtchn] =
+        ffi::jail::given(DRIVERS, 2)?.try_into().map_err(|_| "no drivers of Xen's were handed in")?;
+    let guest = connect(wanted, privcmd, evtchn)?;
+    let password = wait_for_word()?;
+    jail::filter_frame_buffer()?;
+    let Connected { channels, screen, geometry, memory, length, input } = guest;
+    PixelServer { channels, screen, geometry, memory, length, input, listener, password, signals }.run()?;
     Ok(())
 }
 

@@ -1,30 +1,30 @@
 //! The loop: one thread, no waiting but in one place, every queue bounded.
 
 mod client;
+mod clients;
 mod listener;
 mod log;
+mod pixels;
 
 pub use listener::{Listener, Stream};
 pub use log::Log;
+pub use pixels::{Device, PixelServer, Signals};
 
 use crate::rfb::auth::{Gate, Password};
 use crate::rfb::{Input, Viewer, ViewerError};
 use crate::source::Source;
 use crate::term::Terminal;
-use client::{Client, Kind};
+use client::Kind;
+use clients::Clients;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use nix::sys::signal::Signal;
 use nix::sys::signalfd::SignalFd;
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Seek as _, Write as _};
 use std::os::fd::AsRawFd as _;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
-
-/// Viewers at once, as in the original; and text clients.
-const MAX_CLIENTS: usize = 8;
 
 /// A guest may print this much each second: a tenth of a core, and ten times what xenconsoled lets through.
 const RATE: usize = 4 << 20;
@@ -44,10 +44,6 @@ const RESTART: Duration = Duration::from_secs(1);
 const SOURCE: Token = Token(0);
 const SIGNALS: Token = Token(1);
 const LISTENERS: usize = 2;
-const FIRST_CLIENT: usize = 8;
-
-/// Everything is told when it becomes ready, once.
-const BOTH: Interest = Interest::READABLE.add(Interest::WRITABLE);
 
 /// What a server begins with.
 #[derive(Debug)]
@@ -87,8 +83,7 @@ struct Loop {
     server: Server,
     gate: Option<Rc<Gate>>,
     poll: Poll,
-    clients: BTreeMap<usize, Client>,
-    next: usize,
+    clients: Clients<Viewer>,
     /// For the guest.
     input: Vec<u8>,
     source_readable: bool,
@@ -109,8 +104,7 @@ impl Server {
             gate: self.password.take().map(Gate::new).map(Rc::new),
             poll: Poll::new()?,
             server: self,
-            clients: BTreeMap::new(),
-            next: FIRST_CLIENT,
+            clients: Clients::default(),
             input: Vec::new(),
             source_readable: true,
             other: Other::There,
@@ -126,7 +120,7 @@ impl Server {
 impl Loop {
     fn register(&mut self) -> io::Result<()> {
         let registry = self.poll.registry();
-        registry.register(&mut SourceFd(&self.server.source.raw_fd()), SOURCE, BOTH)?;
+        registry.register(&mut SourceFd(&self.server.source.raw_fd()), SOURCE, clients::BOTH)?;
         registry.register(&mut SourceFd(&self.server.signals.as_raw_fd()), SIGNALS, Interest::READABLE)?;
         let listeners = [&mut self.server.vnc, &mut self.server.text].into_iter().zip(LISTENERS..);
         for (listener, token) in listeners.filter_map(|(listener, token)| Some((listener.as_mut()?, token))) {
@@ -148,22 +142,16 @@ impl Loop {
                     SOURCE => self.source_readable = true,
                     SIGNALS => self.signalled()?,
                     Token(LISTENERS) => self.accept(false),
-                    Token(token) if token < FIRST_CLIENT => self.accept(true),
-                    Token(token) => {
-                        if let Some(client) = self.clients.get_mut(&token) {
-                            client.readable = true;
-                        }
-                    }
+                    Token(token) if token < clients::FIRST => self.accept(true),
+                    Token(token) => self.clients.readable(token),
                 }
             }
             let now = Instant::now();
             self.read_source(&mut buffer, now);
             self.read_clients(&mut buffer);
             self.write_source();
-            for client in self.clients.values_mut() {
-                client.serve(&self.server.terminal, now);
-            }
-            self.clients.retain(|_, client| !client.dropped);
+            self.clients.serve(&self.server.terminal, now);
+            self.clients.take_dropped().for_each(drop);
         }
         Ok(())
     }
@@ -176,7 +164,7 @@ impl Loop {
             self.refilled + Duration::from_secs(1) * missing / u32::try_from(RATE).unwrap_or(1)
         });
         let again = if let Other::Again(when) = self.other { Some(when) } else { None };
-        let clients = self.clients.values().filter_map(|client| client.wakes(now));
+        let clients = self.clients.wakes(now).into_iter();
         let soonest = clients.chain(again).chain(refill).min()?;
         Some(soonest.saturating_duration_since(now))
     }
@@ -255,8 +243,9 @@ impl Loop {
         // It may have gone from the poll by itself; closing it takes it out anyway.
         let _ = registry.deregister(&mut SourceFd(&self.server.source.raw_fd()));
         let started = self.server.source.restart(size).and_then(Result::ok);
-        let registered =
-            started.filter(|source| registry.register(&mut SourceFd(&source.raw_fd()), SOURCE, BOTH).is_ok());
+        let registered = started.filter(|source| {
+            registry.register(&mut SourceFd(&source.raw_fd()), SOURCE, clients::BOTH).is_ok()
+        });
         let Some(source) = registered else { return self.lost(now) };
         self.server.source = source;
         self.source_readable = true;
@@ -265,39 +254,16 @@ impl Loop {
     }
 
     fn accept(&mut self, text: bool) {
-        loop {
-            let listener = if text { &self.server.text } else { &self.server.vnc };
-            let Some(listener) = listener else { return };
-            let mut stream = match listener.accept() {
-                Ok(stream) => stream,
-                // The one that waited has gone already; the next may be there.
-                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
-                Err(_) => return,
-            };
-            self.make_room(text);
-            let full = self.clients.values().filter(|client| client.is_text() == text).count() >= MAX_CLIENTS;
-            if full || self.poll.registry().register(&mut stream, Token(self.next), BOTH).is_err() {
-                continue;
-            }
-            let kind = if text {
-                Kind::Text(self.server.log.ring().to_vec())
+        let listener = if text { &self.server.text } else { &self.server.vnc };
+        let Some(listener) = listener else { return };
+        let (log, gate) = (&self.server.log, &self.gate);
+        self.clients.accept(listener, self.poll.registry(), text, || {
+            if text {
+                Kind::Text(log.ring().to_vec())
             } else {
-                Kind::Viewer(Box::new(Viewer::new(self.gate.clone())))
-            };
-            self.clients.insert(self.next, Client::new(stream, kind, Instant::now()));
-            self.next += 1;
-        }
-    }
-
-    /// The oldest viewer that has not finished its handshake gives way to a new one.
-    fn make_room(&mut self, text: bool) {
-        let count = self.clients.values().filter(|client| client.is_text() == text).count();
-        let oldest = self.clients.iter().find(|(_, client)| !client.is_ready()).map(|(token, _)| *token);
-        if let (Some(oldest), false) = (oldest, text)
-            && count >= MAX_CLIENTS
-        {
-            self.clients.remove(&oldest);
-        }
+                Kind::Viewer(Box::new(Viewer::new(gate.clone())))
+            }
+        });
     }
 
     fn read_clients(&mut self, buffer: &mut [u8]) {
@@ -326,9 +292,7 @@ impl Loop {
             self.server.terminal.resize(size);
         }
         if let Some(only) = only {
-            for (token, client) in &mut self.clients {
-                client.dropped |= *token != only && !client.is_text();
-            }
+            self.clients.drop_viewers_but(only);
         }
         self.type_in(&typed);
     }

@@ -88,17 +88,13 @@ impl Encoder {
     }
 
     fn zrle(&mut self, out: &mut Vec<u8>, frame: &Frame, rect: Rect, format: &PixelFormat) {
-        /// Cells of a tile of 64x64 pixels.
-        const COLS: usize = 8;
-        const ROWS: usize = 4;
+        self.zlib(out, |tiles| zrle_tiles(tiles, frame, rect, format));
+    }
+
+    /// Appends ZRLE's tiles, which `fill` makes.
+    pub(super) fn zlib(&mut self, out: &mut Vec<u8>, fill: impl FnOnce(&mut Vec<u8>)) {
         self.tiles.clear();
-        for row in (rect.row..rect.row + rect.rows).step_by(ROWS) {
-            for col in (rect.col..rect.col + rect.cols).step_by(COLS) {
-                let rows = ROWS.min(rect.row + rect.rows - row);
-                let cols = COLS.min(rect.col + rect.cols - col);
-                zrle_tile(&mut self.tiles, frame, Rect { row, col, rows, cols }, format);
-            }
-        }
+        fill(&mut self.tiles);
         self.store(out);
         // One update of a wide screen is not kept for the idle hours after it.
         self.tiles.shrink_to(MAX_KEPT);
@@ -121,6 +117,19 @@ impl Encoder {
         }
         let length = u32::try_from(out.len() - length_at - 4).unwrap_or(u32::MAX);
         out[length_at..length_at + 4].copy_from_slice(&length.to_be_bytes());
+    }
+}
+
+fn zrle_tiles(tiles: &mut Vec<u8>, frame: &Frame, rect: Rect, format: &PixelFormat) {
+    /// Cells of a tile of 64x64 pixels.
+    const COLS: usize = 8;
+    const ROWS: usize = 4;
+    for row in (rect.row..rect.row + rect.rows).step_by(ROWS) {
+        for col in (rect.col..rect.col + rect.cols).step_by(COLS) {
+            let rows = ROWS.min(rect.row + rect.rows - row);
+            let cols = COLS.min(rect.col + rect.cols - col);
+            zrle_tile(tiles, frame, Rect { row, col, rows, cols }, format);
+        }
     }
 }
 
@@ -169,8 +178,8 @@ fn appended(out: &mut Vec<u8>, length: usize) -> &mut [u8] {
     &mut out[start..]
 }
 
-const HEXTILE_RAW: u8 = 1;
-const HEXTILE_BACKGROUND: u8 = 2;
+pub(super) const HEXTILE_RAW: u8 = 1;
+pub(super) const HEXTILE_BACKGROUND: u8 = 2;
 const HEXTILE_FOREGROUND: u8 = 4;
 const HEXTILE_SUBRECTS: u8 = 8;
 const HEXTILE_COLOURED: u8 = 16;
@@ -257,7 +266,7 @@ fn runs(rows: [u8; CELL_HEIGHT], mut each: impl FnMut(u8, u8, u8, u8)) {
 }
 
 /// Most colours of a packed palette.
-const MAX_PACKED: usize = 16;
+pub(super) const MAX_PACKED: usize = 16;
 
 fn zrle_tile(out: &mut Vec<u8>, frame: &Frame, rect: Rect, format: &PixelFormat) {
     let compact = format.compact();

@@ -13,13 +13,17 @@ mod frame;
 mod handshake;
 mod message;
 mod pixel;
+mod pixel_viewer;
 #[cfg(test)]
 mod pseudo_tests;
 mod selection;
+mod session;
 #[cfg(test)]
 mod tests;
+mod tiles;
 mod viewer;
 
 pub use frame::Frame;
 pub use message::ViewerError;
+pub use pixel_viewer::{Act, PixelViewer};
 pub use viewer::{Input, Viewer};

@@ -8,9 +8,11 @@ use crate::font::{CELL_HEIGHT, CELL_WIDTH};
 use crate::term::{Size, Terminal};
 use proptest::prelude::*;
 
+mod pixels;
+
 /// What a viewer sees: pixels as numbers in its format.
-struct Client {
-    viewer: Viewer,
+struct Client<V = Viewer> {
+    viewer: V,
     width: usize,
     height: usize,
     bytes: usize,
@@ -98,8 +100,16 @@ impl Client {
     fn update(&mut self, terminal: &Terminal) {
         self.viewer.received(&REQUEST, terminal, |_| ()).unwrap();
         self.viewer.update(terminal);
-        let mut bytes = Bytes(self.viewer.output().to_vec(), 0);
+        let output = self.viewer.output().to_vec();
         self.viewer.sent(usize::MAX);
+        self.decode(output);
+    }
+}
+
+impl<V> Client<V> {
+    /// An update, or nothing.
+    fn decode(&mut self, output: Vec<u8>) {
+        let mut bytes = Bytes(output, 0);
         if bytes.0.is_empty() {
             return;
         }

@@ -1,7 +1,8 @@
 //! A connection: a viewer or a reader of the raw text.
 
 use super::Stream;
-use crate::rfb::Viewer;
+use crate::fb::canvas::Canvas;
+use crate::rfb::{PixelViewer, Viewer};
 use crate::term::Terminal;
 use std::io::{self, Read as _, Write as _};
 use std::time::{Duration, Instant};
@@ -15,15 +16,64 @@ const FRAME: Duration = Duration::from_millis(20);
 /// A client that takes nothing for so long is dropped, also a viewer that does not finish its handshake.
 const STALLED: Duration = Duration::from_secs(20);
 
-pub(super) enum Kind {
-    Viewer(Box<Viewer>),
+/// A viewer of some kind of screen.
+pub(super) trait Watches {
+    /// The screen.
+    type Screen;
+
+    /// The handshake is over.
+    fn is_ready(&self) -> bool;
+    /// An update is wanted and the last one was taken.
+    fn wants_update(&self) -> bool;
+    /// Appends an update, if one is wanted and something changed.
+    fn update(&mut self, screen: &Self::Screen);
+    /// Bytes to be sent.
+    fn output(&self) -> &[u8];
+    /// That many of them were.
+    fn sent(&mut self, count: usize);
+}
+
+/// The viewers' own methods of these names.
+macro_rules! watches {
+    ($viewer:ty, $screen:ty) => {
+        impl Watches for $viewer {
+            type Screen = $screen;
+
+            fn is_ready(&self) -> bool {
+                self.is_ready()
+            }
+
+            fn wants_update(&self) -> bool {
+                self.wants_update()
+            }
+
+            fn update(&mut self, screen: &$screen) {
+                self.update(screen);
+            }
+
+            fn output(&self) -> &[u8] {
+                self.output()
+            }
+
+            fn sent(&mut self, count: usize) {
+                self.sent(count);
+            }
+        }
+    };
+}
+
+watches!(Viewer, Terminal);
+watches!(PixelViewer, Canvas);
+
+pub(super) enum Kind<V> {
+    Viewer(Box<V>),
     /// What is to be sent.
     Text(Vec<u8>),
 }
 
-pub(super) struct Client {
+pub(super) struct Client<V> {
     stream: Stream,
-    pub(super) kind: Kind,
+    pub(super) kind: Kind<V>,
     /// There may be something to read.
     pub(super) readable: bool,
     /// Since when it owes its handshake, or room for what is to be sent.
@@ -37,8 +87,8 @@ pub(super) struct Client {
     pub(super) dropped: bool,
 }
 
-impl Client {
-    pub(super) fn new(stream: Stream, kind: Kind, now: Instant) -> Self {
+impl<V: Watches> Client<V> {
+    pub(super) fn new(stream: Stream, kind: Kind<V>, now: Instant) -> Self {
         let most = if let Kind::Text(output) = &kind { output.len() + MAX_TEXT } else { 0 };
         Self {
             most,
@@ -102,26 +152,13 @@ impl Client {
         None
     }
 
-    /// The guest printed this.
-    pub(super) fn printed(&mut self, bytes: &[u8], rings: bool) {
-        match &mut self.kind {
-            Kind::Viewer(viewer) if rings => viewer.bell(),
-            Kind::Viewer(_) => {}
-            Kind::Text(_) if self.closing => {}
-            Kind::Text(output) => {
-                self.dropped |= output.len() + bytes.len() > self.most;
-                output.extend_from_slice(bytes);
-            }
-        }
-    }
-
     /// Sends what is to be sent.
-    pub(super) fn serve(&mut self, terminal: &Terminal, now: Instant) {
+    pub(super) fn serve(&mut self, screen: &V::Screen, now: Instant) {
         if let Kind::Viewer(viewer) = &mut self.kind
             && viewer.wants_update()
             && self.last_update.is_none_or(|last| last + FRAME <= now)
         {
-            viewer.update(terminal);
+            viewer.update(screen);
             if !viewer.wants_update() {
                 self.last_update = Some(now);
             }
@@ -166,6 +203,21 @@ impl Client {
     }
 }
 
+impl Client<Viewer> {
+    /// The guest printed this.
+    pub(super) fn printed(&mut self, bytes: &[u8], rings: bool) {
+        match &mut self.kind {
+            Kind::Viewer(viewer) if rings => viewer.bell(),
+            Kind::Viewer(_) => {}
+            Kind::Text(_) if self.closing => {}
+            Kind::Text(output) => {
+                self.dropped |= output.len() + bytes.len() > self.most;
+                output.extend_from_slice(bytes);
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -175,7 +227,7 @@ mod tests {
     /// Long enough for the socket's buffer to be full after it.
     const MUCH: usize = 8 << 20;
 
-    fn stalls(kind: Kind) -> (Client, UnixStream, Instant) {
+    fn stalls(kind: Kind<Viewer>) -> (Client<Viewer>, UnixStream, Instant) {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let start = Instant::now();
         let mut client = Client::new(Stream::Unix(ours), kind, start);
