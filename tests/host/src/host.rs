@@ -5,6 +5,7 @@ use crate::{
     lock::Slot,
     paths,
     process::{Life, Output, Sink, Stream},
+    progress::timed,
     ssh::{Access, SSH_FAILED, quote, quote_all},
     vm::{self, Vm},
 };
@@ -272,6 +273,7 @@ impl Host {
     /// # Errors
     /// As [`Host::run`].
     pub fn shell(&self, script: &str) -> Result<Output> {
+        let _timed = timed(script);
         self.execute(script, None, COMMAND_LIMIT, None)
     }
 
@@ -335,8 +337,10 @@ impl Host {
             "timeout {seconds} bash -c {} || {{ echo no {text} in {file}; tail -n 40 {file}; exit 1; }}",
             quote(&inner)
         );
+        let what = format!("wait for {text} in {file}");
+        let _timed = timed(&what);
         let output = self.execute(&script, None, limit + CONTROL_LIMIT, None)?;
-        self.succeeded(&format!("wait for {text} in {file}"), &output).map(drop)
+        self.succeeded(&what, &output).map(drop)
     }
 
     /// The file in dom0 that has what the guest `name` printed.

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 use xen_host::programs::{DAEMON_LOG, SOCKET};
+use xen_host::progress::timed;
 use xen_host::{Host, Options, Output, Template, quote};
 use xenopsd::api::value::Value;
 use xenopsd::api::{
@@ -71,7 +72,9 @@ impl Dom0 {
     }
 
     fn of(template: &Template) -> Self {
+        let starting = timed("a clone of the nested host");
         let host = template.start().expect("a clone");
+        drop(starting);
         let dir = tempfile::tempdir().expect("a directory for sockets");
         let (xml, json) = (dir.path().join("xml"), dir.path().join("json"));
         host.open_forward(&xml, SOCKET).expect("forwards the daemon's socket");
@@ -144,6 +147,7 @@ impl Dom0 {
     #[track_caller]
     pub fn task<M: Method<Result = TaskId>>(&self, call: &M) -> Result<(), Error> {
         let id = self.call(call)?;
+        let _timed = timed(M::NAME);
         self.wait_task(&id)
     }
 
@@ -377,6 +381,7 @@ impl Dom0 {
     /// Waits, by the daemon's own notifications, until a VM is as wanted.
     #[track_caller]
     pub fn wait_until(&self, guest: &Guest, what: &str, wanted: impl Fn(&VmState) -> bool) -> VmState {
+        let _timed = timed(&format!("{} is {what}", guest.name()));
         let deadline = Instant::now() + LIMIT;
         let mut last_id = self.call(&UpdatesLastId { debug_info: dbg("wait") }).expect("UPDATES.last_id");
         loop {

@@ -7,9 +7,10 @@ use xen_host::probe::{PROBE_DONE, PROBE_UP};
 use crate::dom0::Dom0;
 use crate::guest::Guest;
 
-/// Register of the first serial port that switches its queues on, and the bit that does.
+/// Register of the first serial port that switches its queues on, and the bits that do: the device model fills a queue up to
+/// the level at which the guest is to be interrupted, 14 letters at most, and further only one letter after the other.
 const FIFO_CONTROL: u32 = 0x3fa;
-const FIFO_ON: u32 = 1;
+const FIFO_ON: u32 = 0xc1;
 
 /// One command; see [`xen_host::probe`].
 #[derive(Debug, Clone, Copy)]
@@ -24,12 +25,10 @@ pub enum Ask {
     Find(u32, u32, [u8; 4]),
     /// A byte from a port.
     In8(u32),
-    /// A word of 32 bits from a port.
-    In32(u32),
     /// A byte to a port.
     Out8(u32, u32),
-    /// A word of 32 bits to a port.
-    Out32(u32, u32),
+    /// Vendor and device of what is on the first PCI bus.
+    Bus,
     /// The firmware's map of memory.
     Map,
 }
@@ -42,9 +41,8 @@ impl fmt::Display for Ask {
             Self::Write(address, value) => write!(f, "p{address:08x}{value:08x}"),
             Self::Find(from, to, word) => write!(f, "s{from:08x}{to:08x}{:08x}", u32::from_le_bytes(word)),
             Self::In8(port) => write!(f, "i{port:08x}"),
-            Self::In32(port) => write!(f, "l{port:08x}"),
             Self::Out8(port, value) => write!(f, "o{port:08x}{value:08x}"),
-            Self::Out32(port, value) => write!(f, "O{port:08x}{value:08x}"),
+            Self::Bus => write!(f, "b"),
             Self::Map => write!(f, "e"),
         }
     }
@@ -57,7 +55,7 @@ impl Dom0 {
         self.listen_to_serial(guest);
         self.unpause(guest).expect("runs");
         self.serial_said(guest, PROBE_UP);
-        // The probe looks for a letter at each tick of the timer, 18 in a second: sixteen can wait for it in the port. What
+        // The probe looks for letters at each tick of the timer, 18 in a second: they wait for it in the port. What
         // waits there when that is switched on is lost, so that nothing more is said until it is.
         self.type_on_serial(guest, &Ask::Out8(FIFO_CONTROL, FIFO_ON).to_string());
         self.serial_line(guest);

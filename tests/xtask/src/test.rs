@@ -24,6 +24,17 @@ const SUITE: &str = "suite";
 /// The nested host's own package.
 const HOST: &str = "xen-host";
 
+/// The nested tests that take longest, three minutes and more each, longest first. They are begun before all others: the last
+/// ones to run are short, and no processor is idle while one of these ends.
+const LONGEST: [&str; 6] = [
+    "nested_hvm_linux",
+    "nested_debian",
+    "nested_hvm",
+    "nested_lifecycle",
+    "nested_recovery",
+    "nested_hvm_machine",
+];
+
 /// Arguments of `cargo xtask test`.
 #[derive(Debug, Args)]
 pub(crate) struct TestArguments {
@@ -69,7 +80,16 @@ pub(crate) fn test(arguments: &TestArguments) -> Result<ExitCode, Failure> {
 fn nested(targets: &[&str], filter: Option<&str>) -> Result<(), Failure> {
     // Compiled once, and not by each of the workers behind the others.
     check(&mut cargo(&["test", "--quiet", "--no-run", "--package", SUITE]))?;
-    pool::run(SUITE, targets, filter)
+    pool::run(SUITE, &longest_first(targets), filter)
+}
+
+/// The same, with those of [`LONGEST`] before all others.
+fn longest_first<'a>(targets: &[&'a str]) -> Vec<&'a str> {
+    let place = |target: &&str| LONGEST.iter().position(|name| name == target).unwrap_or(LONGEST.len());
+    let mut targets = targets.to_vec();
+    // Keeps the order of all others.
+    targets.sort_by_key(place);
+    targets
 }
 
 /// Runs some of the suite's targets.
@@ -209,6 +229,16 @@ mod tests {
             Some(vec!["bench_hvm".to_owned()])
         );
         assert!(targets.containing("linux", true).is_none());
+    }
+
+    #[test]
+    fn the_longest_are_run_first_and_the_others_in_their_order() {
+        let targets = ["nested_b", LONGEST[1], "nested_a", LONGEST[0]];
+        assert_eq!(longest_first(&targets), [LONGEST[0], LONGEST[1], "nested_b", "nested_a"]);
+        let suite = Targets::of_suite().expect("reads");
+        for name in LONGEST {
+            assert!(suite.of(Targets::NESTED).contains(&name), "{name} is none of the suite's files");
+        }
     }
 
     #[test]
