@@ -39,7 +39,7 @@ pub use change::{VifWish, Wish};
 use guests::Guests;
 pub use observers::{Observer, Observers, debug_info};
 pub use operation::Operation;
-pub use runtime::{Runtime, Runtimes, Terminal, TerminalServer};
+pub use runtime::{FrameServer, Runtime, Runtimes, Terminal, TerminalServer};
 
 /// Node of a domain's private tree that is there while its creation or destruction is under way.
 pub const PENDING: &str = "xenopsd-pending";
@@ -350,6 +350,38 @@ impl Core {
             if ended.is_some() {
                 tracing::warn!(%vm, pid, "the terminal server has ended");
                 core.submit_then(&vm, "terminal server", Operation::Check, |_| ());
+            }
+        })
+    }
+
+    /// What is called when a guest, or a toolstack, may have changed a state of a VM's frame buffer: the VM is looked at, in
+    /// a moment and not too often.
+    pub fn on_frame_buffer_change(&self, vm: &str) -> impl Fn(Option<&Path>) + Send + 'static {
+        let (core, vm) = (Weak::clone(&self.me), vm.to_owned());
+        move |_| {
+            let Some(strong) = core.upgrade() else { return };
+            let due = strong.runtimes.with(&vm, |r| r.frame_buffer.looks.changed(Instant::now()));
+            let Some(at) = due else { return };
+            let (core, vm) = (Weak::clone(&core), vm.clone());
+            strong.timer.at(at, move || {
+                let Some(core) = core.upgrade() else { return };
+                core.runtimes.with(&vm, |r| r.frame_buffer.looks.begin());
+                core.check_soon(&vm, "frame buffer");
+            });
+        }
+    }
+
+    /// What is called when the server of a VM's frame buffer has ended: it is not offered to viewers any more, and the VM is
+    /// looked at.
+    pub fn on_frame_server_end(&self, vm: &str, pid: Int) -> Tell {
+        let (core, vm) = (Weak::clone(&self.me), vm.to_owned());
+        Box::new(move || {
+            let Some(core) = core.upgrade() else { return };
+            let ended =
+                core.runtimes.with(&vm, |r| r.frame_buffer.server.take_if(|server| server.pid == pid));
+            if ended.is_some() {
+                tracing::warn!(%vm, pid, "the server of the frame buffer has ended");
+                core.submit_then(&vm, "frame buffer", Operation::Check, |_| ());
             }
         })
     }

@@ -6,7 +6,7 @@ use std::path::Path;
 use vncterm::rfb::auth::Password;
 
 use crate::api::{BuilderInfo, Console, ConsoleProtocol, Vm, VmState};
-use crate::ops::plan::has_terminal;
+use crate::ops::plan::{has_frame_buffer, has_terminal};
 use crate::rfb::{self, Address};
 
 use super::Session;
@@ -62,6 +62,9 @@ fn screen<'s>(vm: &Vm, state: &'s VmState) -> Result<&'s Console, ScreenError> {
     let found = state.consoles.iter().find(|console| console.protocol == ConsoleProtocol::Rfb);
     found.ok_or_else(|| match vm.ty {
         BuilderInfo::Hvm(_) => ScreenError::NoServer { vm: name(), server: "its device model" },
+        _ if has_frame_buffer(vm) => {
+            ScreenError::NoServer { vm: name(), server: "the server of its frame buffer" }
+        }
         _ if has_terminal(vm) => ScreenError::NoServer { vm: name(), server: "its terminal server" },
         _ => ScreenError::TextOnly { vm: name() },
     })

@@ -426,7 +426,7 @@ impl Request<'_> {
             None if self.core.runtimes.with(self.vm, |r| std::mem::take(&mut r.model_ended)) => {
                 self.device_model_ended(&vm)
             }
-            None => self.tend_terminal(),
+            None => self.tend_terminal().and(self.tend_frame_buffer()),
             // It stopped after that. Its stop is an event, and the look that this asks for lets it run on.
             Some(ShutdownReason::Suspend) if suspending.is_some() => Ok(()),
             Some(reason) => self.react(&vm, reason),
@@ -443,6 +443,16 @@ impl Request<'_> {
             self.core.check_at(self.vm, Instant::now() + TERMINAL_RETRY);
         }
         started
+    }
+
+    /// Brings the running guest's frame buffer in line with what it has published.
+    fn tend_frame_buffer(&self) -> Result<(), Error> {
+        let records = self.records()?;
+        let tended = VmExecutor::new(self.core, &records, self.task, self.slot).tend_frame_buffer();
+        if tended.is_err() {
+            self.core.check_at(self.vm, Instant::now() + TERMINAL_RETRY);
+        }
+        tended
     }
 
     /// An earlier daemon was killed while it plugged or unplugged a device of the running guest.

@@ -6,13 +6,15 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use vncterm::fb::wanted::Wanted;
 use xenstore::layout::DeviceAddress;
 
 use crate::api::Int;
 use crate::device::served::Served;
 use crate::dm::model::Model;
+use crate::domain::frame_buffer::Looks;
 use crate::domain::guest_data::GuestData;
-use crate::edge::{DomId, Followed, Following, ScreenAddress, TerminalPorts, TerminalSockets};
+use crate::edge::{DomId, Followed, Following, ScreenAddress, ScreenSocket, TerminalPorts, TerminalSockets};
 
 /// One VM's.
 #[derive(Debug, Default)]
@@ -31,6 +33,8 @@ pub struct Runtime {
     pub served: HashMap<u32, Served>,
     /// The terminal server of its text console.
     pub terminal: Terminal,
+    /// Its frame buffer.
+    pub frame_buffer: FrameBuffer,
     /// Devices that an earlier daemon left half plugged or half unplugged have been looked for.
     pub looked_at: bool,
     /// Its device model, followed.
@@ -43,6 +47,41 @@ pub struct Runtime {
     pub networks_changed: bool,
     /// What its guest was seen to tell of itself, and in which domain.
     pub guest_data: Option<(DomId, Arc<GuestData>)>,
+}
+
+/// The frame buffer of a VM.
+#[derive(Debug, Default)]
+pub struct FrameBuffer {
+    /// The states of its devices are followed.
+    pub watches: Option<Vec<Following>>,
+    /// When they are to be looked at.
+    pub looks: Looks,
+    /// What serves it.
+    pub server: Option<FrameServer>,
+    /// Its socket, for the next one; none of one that an earlier daemon started.
+    pub socket: Option<ScreenSocket>,
+    /// When one was started of late.
+    pub starts: VecDeque<Instant>,
+}
+
+impl FrameBuffer {
+    /// What is served.
+    pub fn serves(&self) -> Option<Wanted> {
+        self.server.as_ref().map(|server| server.serves)
+    }
+}
+
+/// A process that serves a frame buffer.
+#[derive(Debug)]
+pub struct FrameServer {
+    /// Its number.
+    pub pid: Int,
+    /// Where it listens.
+    pub port: u16,
+    /// Which of the guest's pages and ports it serves.
+    pub serves: Wanted,
+    /// While it is here, its end is told.
+    pub followed: Followed,
 }
 
 /// The terminal server of a VM.

@@ -1,5 +1,6 @@
 //! Devices: one file per class, over one xenbus handshake.
 
+pub mod frame_buffer;
 mod handshake;
 pub mod loops;
 mod observed;

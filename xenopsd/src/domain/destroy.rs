@@ -151,7 +151,7 @@ impl VmExecutor<'_> {
     }
 
     /// The number of our domain, also after its end; none when there is nothing of ours under it.
-    fn own_domid(&self) -> Result<Option<DomId>, Error> {
+    pub(super) fn own_domid(&self) -> Result<Option<DomId>, Error> {
         let uuid = self.uuid()?;
         let hypervisor = self.core.edges.hypervisor()?;
         let Some(domid) = self.core.runtimes.with(self.vm(), |r| r.domid) else {

@@ -7,6 +7,7 @@ mod create;
 mod destroy;
 mod device_model;
 mod devices;
+pub mod frame_buffer;
 pub mod guest_data;
 mod hook;
 pub mod memory;
@@ -127,6 +128,8 @@ impl Executor for VmExecutor<'_> {
             Atom::BuildDomain => self.build_domain(),
             Atom::Hook(hook, reason) => self.run_hook(*hook, *reason),
             Atom::Delay(time) => self.delay(*time),
+            Atom::OfferFrameBuffer => self.offer_frame_buffer(),
+            Atom::StopFrameBuffer => self.stop_frame_buffer(),
             Atom::StartTerminal(screen) => self.start_terminal(*screen),
             Atom::StopTerminal(screen) => self.stop_terminal(*screen),
             Atom::AttachStorage(device) => self.attach_storage(device),

@@ -145,12 +145,17 @@ fn consoles(core: &Core, vm: &str, ttys: [Option<String>; 2]) -> Vec<Console> {
         Some(TerminalPorts { vnc: Some(vnc), text }) => {
             return vec![on_port(ConsoleProtocol::Rfb, vnc), on_port(ConsoleProtocol::Vt100, text)];
         }
-        Some(TerminalPorts { vnc: None, text }) => (Some(on_port(ConsoleProtocol::Vt100, text)), console),
+        // Of a guest with a screen of its own: the text of its serial port, or of its console when it has none.
+        Some(TerminalPorts { vnc: None, text }) => {
+            (Some(on_port(ConsoleProtocol::Vt100, text)), serial.and(console))
+        }
         None => (serial, console),
     };
+    let frame_buffer = core.runtimes.with(vm, |r| r.frame_buffer.server.as_ref().map(|server| server.port));
+    let frame_buffer = frame_buffer.map(|port| on_port(ConsoleProtocol::Rfb, port));
     let screen = core.runtimes.with(vm, |r| r.screen.clone()).map(|address| match address {
         ScreenAddress::Port(port) => on_port(ConsoleProtocol::Rfb, port),
         ScreenAddress::Socket(path) => on_path(ConsoleProtocol::Rfb, path.display().to_string()),
     });
-    screen.into_iter().chain(serial).chain(console).collect()
+    frame_buffer.into_iter().chain(screen).chain(serial).chain(console).collect()
 }

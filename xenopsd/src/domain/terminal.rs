@@ -25,7 +25,7 @@ use crate::device::store_domid;
 use crate::dm::model::Model;
 use crate::edge::linux::terminal::ROLE;
 use crate::edge::{DomId, TerminalPorts, TerminalSockets, TerminalWanted};
-use crate::ops::plan::{Screen, has_terminal, has_text_screen};
+use crate::ops::plan::{Screen, has_frame_buffer, has_terminal, has_text_screen};
 use crate::ops::wait::Ended;
 use crate::state::journal::{EntryId, ProcessId, Resource};
 
@@ -43,7 +43,7 @@ impl VmExecutor<'_> {
     /// What can be found wrong before anything is taken.
     pub(super) fn check_terminal(&self) -> Result<(), Error> {
         let vm = &self.records.vm;
-        if !has_terminal(vm) {
+        if !has_terminal(vm) && !has_frame_buffer(vm) {
             return Ok(());
         }
         if let BuilderInfo::Pv(pv) | BuilderInfo::Pvh(pv) | BuilderInfo::PvInPvh(pv) = &vm.ty

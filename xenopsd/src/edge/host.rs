@@ -16,6 +16,7 @@ use super::{
 };
 use crate::api::Error;
 use crate::state::journal::{DiskServerId, ProcessId, Resource};
+use vncterm::fb::wanted::Wanted;
 
 /// Which disk it is, whatever it is called.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -181,6 +182,26 @@ pub struct TerminalSockets {
     pub ports: TerminalPorts,
     /// The sockets, in that order.
     pub sockets: Vec<std::os::fd::OwnedFd>,
+}
+
+/// A listening socket for the server of a frame buffer, kept as [`TerminalSockets`] are.
+#[derive(Debug)]
+pub struct ScreenSocket {
+    /// Its port on 127.0.0.1.
+    pub port: u16,
+    /// The socket; none in the simulator.
+    pub socket: Option<std::os::fd::OwnedFd>,
+}
+
+/// The server of a frame buffer to be started.
+#[derive(Debug)]
+pub struct FrameBufferWanted<'a> {
+    /// Of which domain.
+    pub domid: DomId,
+    /// Which of its pages and ports.
+    pub serves: &'a Wanted,
+    /// Where it listens.
+    pub socket: &'a ScreenSocket,
 }
 
 /// A terminal server to be started.
@@ -368,6 +389,18 @@ pub trait Host: Send + Sync {
     /// # Errors
     /// [`HostError`]; nothing of it is left.
     fn start_terminal(&self, wanted: &TerminalWanted<'_>) -> Result<Prepared, HostError>;
+
+    /// Listens for viewers of a frame buffer.
+    ///
+    /// # Errors
+    /// [`HostError::Unusable`].
+    fn listen_for_frame_buffer(&self) -> Result<ScreenSocket, HostError>;
+
+    /// Starts the server of a guest's frame buffer, in a jail of its own, and has it map what is to be served.
+    ///
+    /// # Errors
+    /// [`HostError`], also when the guest named pages that are not its own; nothing of it is left.
+    fn start_frame_buffer(&self, wanted: &FrameBufferWanted<'_>) -> Result<Prepared, HostError>;
 
     /// Follows the process that is meant, whoever started it, and tells of its end; none when it has ended.
     ///

@@ -29,10 +29,11 @@ use super::linux::{
 use super::xen::XenHypervisor;
 use super::{
     Access, Attached, AttachedDisk, BridgeKind, DeviceModel, DiskId, DiskWanted, DomId, Edges, FileId,
-    Firmware, FirmwarePaths, Followed, FoundKernel, Host, HostError, ImageFile, ImageFormat, IoPriority,
-    KernelSearch, KernelSearchError, NetworkTell, NewDeviceModel, Note, NoteServer, Prepared, Reserve,
-    ScreenListener, ScreenPlace, ScriptEnd, ScriptError, ScriptRun, ServerWanted, StateFile, StorageCall,
-    StorageError, Terminal, TerminalSockets, TerminalWanted, VifScripts, VifSettings, disk_of,
+    Firmware, FirmwarePaths, Followed, FoundKernel, FrameBufferWanted, Host, HostError, ImageFile,
+    ImageFormat, IoPriority, KernelSearch, KernelSearchError, NetworkTell, NewDeviceModel, Note, NoteServer,
+    Prepared, Reserve, ScreenListener, ScreenPlace, ScreenSocket, ScriptEnd, ScriptError, ScriptRun,
+    ServerWanted, StateFile, StorageCall, StorageError, Terminal, TerminalSockets, TerminalWanted,
+    VifScripts, VifSettings, disk_of,
 };
 use crate::state::journal::{DiskServerId, ProcessId, Resource};
 
@@ -320,6 +321,14 @@ impl Host for LinuxHost {
 
     fn start_terminal(&self, wanted: &TerminalWanted<'_>) -> Result<Prepared, HostError> {
         Ok(self.terminals.start(wanted)?)
+    }
+
+    fn listen_for_frame_buffer(&self) -> Result<ScreenSocket, HostError> {
+        Ok(self.terminals.listen_for_frame_buffer()?)
+    }
+
+    fn start_frame_buffer(&self, wanted: &FrameBufferWanted<'_>) -> Result<Prepared, HostError> {
+        Ok(self.terminals.start_frame_buffer(wanted)?)
     }
 
     fn follow_process(&self, process: &ProcessId, tell: Tell) -> Result<Option<Followed>, HostError> {

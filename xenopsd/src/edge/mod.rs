@@ -47,8 +47,8 @@ pub use disk_server::{DISK_SERVER, NoteServer, ServerWanted, disk_of};
 pub use events::{Events, Following, Subscription};
 pub use firmware::{Firmware, FirmwarePaths};
 pub use host::{
-    AttachedDisk, DiskId, DiskWanted, Followed, Host, HostError, IoPriority, Prepared, Reserve, ScriptEnd,
-    ScriptError, ScriptRun, TerminalPorts, TerminalSockets, TerminalWanted,
+    AttachedDisk, DiskId, DiskWanted, Followed, FrameBufferWanted, Host, HostError, IoPriority, Prepared,
+    Reserve, ScreenSocket, ScriptEnd, ScriptError, ScriptRun, TerminalPorts, TerminalSockets, TerminalWanted,
 };
 pub use hypervisor::{Hypervisor, HypervisorError};
 pub use image::{Image, ImageError, ImageFile, MAX_KERNEL, MAX_RAMDISK, Pages};

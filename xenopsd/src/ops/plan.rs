@@ -4,7 +4,8 @@
 //! ```text
 //!   start     check ─► hook ─► create ─► [attach storage] ─► [find kernel | load installer] ─► ∥ { build ─► terminal ·
 //!             ∥ writable disks ─► ∥ read-only disks · [device model] · each interface } ─► [keep round] ─► settle
-//!   destroy   pause ─► stop device model ─► close devices ─► stop terminal ─► destroy domain ─► release devices
+//!   destroy   pause ─► stop device model ─► close devices ─► stop frame buffer ─► stop terminal ─► destroy domain ─►
+//!             release devices
 //!   shutdown  hook ─► [ask the guest] ─► destroy ─► hook
 //!   reboot    [ask the guest] ─► hook ─► destroy ─► hooks ─► start ─► unpause
 //!   plug      begin ─► [attach storage] ─► [serve] ─► plug ─► end          unplug    unplug
@@ -93,6 +94,10 @@ pub enum Atom {
     BeginBuild,
     /// Memory, kernel, rings; the store told of them.
     BuildDomain,
+    /// A frame buffer, a keyboard and a pointer offered to the guest; they are served once it has taken them up.
+    OfferFrameBuffer,
+    /// Ends what serves them; there may be none.
+    StopFrameBuffer,
     /// The terminal server of its text console.
     StartTerminal(Screen),
     /// That ended.
@@ -256,9 +261,20 @@ pub fn has_terminal(vm: &Vm) -> bool {
     }
 }
 
-/// Whether its terminal server's text is a VNC screen as well: an HVM guest's screen is its device model's.
+/// The key of platformdata that gives a PV or PVH guest a frame buffer, when it is `true` or `1`. The contract's own flag,
+/// `framebuffer`, is on unless a client says otherwise, and xapi's xenopsd has never heeded it.
+pub const FRAME_BUFFER: &str = "pv-framebuffer";
+
+/// Whether the VM has a paravirtual frame buffer.
+pub fn has_frame_buffer(vm: &Vm) -> bool {
+    let asked = vm.platformdata.get(FRAME_BUFFER).is_some_and(|value| matches!(value.trim(), "true" | "1"));
+    asked && !matches!(vm.ty, BuilderInfo::Hvm(_))
+}
+
+/// Whether its terminal server's text is a VNC screen as well: one guest has one screen, which is its device model's or its
+/// frame buffer if it has that.
 pub fn has_text_screen(vm: &Vm) -> bool {
-    has_terminal(vm) && !matches!(vm.ty, BuilderInfo::Hvm(_))
+    has_terminal(vm) && !matches!(vm.ty, BuilderInfo::Hvm(_)) && !has_frame_buffer(vm)
 }
 
 /// Kernel and memory of a domain that was created empty, and its terminal server. A build that fails half way cannot be
@@ -280,7 +296,8 @@ pub fn restart_terminal() -> Vec<Step> {
 
 /// A console has no terminal before its domain has memory.
 fn filled(atom: Atom, screen: Screen, records: &Records) -> Vec<Step> {
-    let terminal = has_text_screen(&records.vm).then_some(Atom::StartTerminal(screen));
+    let of_console = has_terminal(&records.vm) && !has_device_model(&records.vm);
+    let terminal = of_console.then_some(Atom::StartTerminal(screen));
     [atom].into_iter().chain(terminal).map(Step::Do).collect()
 }
 
@@ -310,6 +327,7 @@ fn fill(atom: Atom, screen: Screen, records: &Records) -> Step {
     if has_device_model(&records.vm) {
         together.push(Step::Serial(start_device_model(&records.vm, beginning)));
     }
+    together.extend(has_frame_buffer(&records.vm).then_some(Step::Do(Atom::OfferFrameBuffer)));
     together.extend(records.vifs.iter().map(|vif| Step::Do(Atom::Plug(Device::Vif(vif.id.device.clone())))));
     Step::Parallel(together)
 }
@@ -369,10 +387,11 @@ fn hook(hook: Hook, reason: HookReason) -> Step {
 }
 
 /// How a domain ends, in whatever state it is.
-const END: [Atom; 6] = [
+const END: [Atom; 7] = [
     Atom::PauseBestEffort,
     Atom::StopDeviceModel,
     Atom::CloseDevices,
+    Atom::StopFrameBuffer,
     Atom::StopTerminal(Screen::Fresh),
     Atom::DestroyDomain,
     Atom::ReleaseDevices,
@@ -436,6 +455,8 @@ impl Atom {
             | Self::RestoreDomain(_)
             | Self::ForgetImage
             | Self::CloseDevices
+            | Self::OfferFrameBuffer
+            | Self::StopFrameBuffer
             | Self::StopTerminal(_)
             | Self::DestroyDomain
             | Self::ReleaseDevices => Vec::new(),
@@ -468,6 +489,7 @@ impl Atom {
             Self::PauseBestEffort
                 | Self::StopDeviceModel
                 | Self::CloseDevices
+                | Self::StopFrameBuffer
                 | Self::StopTerminal(_)
                 | Self::DestroyDomain
                 | Self::ReleaseDevices

@@ -195,6 +195,7 @@ mod tests {
             "pause",
             "stop device model",
             "close devices",
+            "stop frame buffer",
             "stop terminal",
             "destroy domain",
             "release devices",

@@ -18,16 +18,18 @@ use super::faults::Injected;
 use super::installer;
 use super::processes::Processes;
 use super::{Shared, SimOptions};
+use crate::edge::linux::frame_buffer::ROLE as FRAME_BUFFER_ROLE;
 use crate::edge::linux::release::remove_socket;
 use crate::edge::linux::storage as real_storage;
 use crate::edge::linux::terminal::ROLE;
 use crate::edge::linux::{loopdev, nbd, script, serial};
 use crate::edge::{
     Access, Attached, AttachedDisk, BridgeKind, DeviceModel, DiskId, DiskWanted, DomId, FileId, Firmware,
-    Followed, FoundKernel, Host, HostError, Image, ImageFile, ImageFormat, IoPriority, KernelSearch,
-    KernelSearchError, NetworkTell, NewDeviceModel, Note, NoteServer, Prepared, Reserve, ScreenListener,
-    ScreenPlace, ScriptEnd, ScriptError, ScriptRun, ServerWanted, StateFile, StorageCall, StorageError,
-    SuspendFile, Tell, Terminal, TerminalSockets, TerminalWanted, VifScripts, VifSettings,
+    Followed, FoundKernel, FrameBufferWanted, Host, HostError, Image, ImageFile, ImageFormat, IoPriority,
+    KernelSearch, KernelSearchError, NetworkTell, NewDeviceModel, Note, NoteServer, Prepared, Reserve,
+    ScreenListener, ScreenPlace, ScreenSocket, ScriptEnd, ScriptError, ScriptRun, ServerWanted, StateFile,
+    StorageCall, StorageError, SuspendFile, Tell, Terminal, TerminalSockets, TerminalWanted, VifScripts,
+    VifSettings,
 };
 use crate::state::journal::{DiskServerId, ProcessId, Resource};
 
@@ -311,6 +313,24 @@ impl Host for SimHost {
         self.shared.faults.check("host.start_terminal")?;
         let restored = wanted.restore && wanted.screen.is_file();
         let (process, go) = Processes::start(&self.shared.processes, ROLE, wanted.screen, restored);
+        let faults = self.shared.faults.clone();
+        let go = move || {
+            faults.check("host.go")?;
+            go();
+            Ok(())
+        };
+        Ok(Prepared { process, go: Box::new(go) })
+    }
+
+    /// Nobody listens there.
+    fn listen_for_frame_buffer(&self) -> Result<ScreenSocket, HostError> {
+        self.shared.faults.check("host.listen_for_frame_buffer")?;
+        Ok(ScreenSocket { port: self.shared.processes.screen_port(), socket: None })
+    }
+
+    fn start_frame_buffer(&self, _wanted: &FrameBufferWanted<'_>) -> Result<Prepared, HostError> {
+        self.shared.faults.check("host.start_frame_buffer")?;
+        let (process, go) = Processes::start(&self.shared.processes, FRAME_BUFFER_ROLE, Path::new(""), false);
         let faults = self.shared.faults.clone();
         let go = move || {
             faults.check("host.go")?;

@@ -73,6 +73,11 @@ impl Processes {
         TerminalPorts { vnc: screen.then_some(FIRST_VNC + number), text: FIRST_TEXT + number }
     }
 
+    /// The same for a screen alone.
+    pub(super) fn screen_port(&self) -> u16 {
+        self.ports(true).vnc.unwrap_or_default()
+    }
+
     /// Starts one; it waits for its word, which is the function.
     pub(super) fn start(
         all: &Arc<Self>,

@@ -18,6 +18,7 @@ mod keys;
 mod platform;
 mod reader;
 pub mod syntax;
+mod vfb;
 mod vif;
 
 pub use disk::DiskConfig;

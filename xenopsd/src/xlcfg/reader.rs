@@ -85,6 +85,7 @@ impl Reader {
         let actions = self.actions();
         let mut platform = self.platform(kind);
         platform.extend(self.emulated(kind, &vifs));
+        platform.extend(self.frame_buffer(kind));
         let generation_id = self.generation_id();
         let text_screen = self.text_screen(kind);
         let shim = self.flag("pvshim").unwrap_or(false);

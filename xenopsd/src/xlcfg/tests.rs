@@ -100,6 +100,28 @@ fn text_guests_have_a_screen_unless_they_are_to_have_none() {
 }
 
 #[test]
+fn a_frame_buffer_is_a_key_of_platformdata() {
+    let guest =
+        |kind: &str, vfb: &str| format!("name='a'\ntype='{kind}'\nkernel='/k'\nmemory=64\nvfb=[{vfb}]");
+    for (kind, vfb, wanted, remarks) in [
+        ("pv", "'vnc=1,vnclisten=127.0.0.1,vncunused=1'", true, 0),
+        ("pvh", "'vnc=1,vnclisten=127.0.0.1:3,sdl=0'", true, 0),
+        ("pv", "'vncdisplay=4,vncpasswd=x,keymap=de,vnc=0,sdl=1'", true, 5),
+        ("pv", "", false, 0),
+    ] {
+        let (config, warnings) = good(&guest(kind, vfb));
+        let (vm, ..) = config.into_api();
+        assert_eq!(crate::ops::plan::has_frame_buffer(&vm), wanted, "{kind} {vfb}");
+        assert_eq!(warnings.len(), remarks, "{warnings:?}");
+    }
+    let (config, warnings) = good("name='a'\ntype='hvm'\nmemory=64\nvfb=['vnc=1']");
+    assert!(!crate::ops::plan::has_frame_buffer(&config.into_api().0) && warnings.len() == 1, "{warnings:?}");
+    for bad in ["'vnclisten=0.0.0.0'", "'vnclisten='", "'vnc=1','vnc=1'", "'nothing=1'", "'vnc=2'", "1"] {
+        assert!(!errors(&guest("pv", bad)).is_empty(), "{bad}");
+    }
+}
+
+#[test]
 fn a_windows_guest_with_what_is_not_supported() {
     let (config, warnings) = good(HVM);
     let lines: Vec<String> = warnings.iter().map(ToString::to_string).collect();

@@ -1,6 +1,6 @@
 //! What a domain and its devices find in the store, as tables.
 //!
-//! Each layout (a [`Domain`], its [`Built`] part, a [`Vbd`], [`Vif`], [`GuestAddresses`], [`Console`], its [`TerminalServer`], a [`DeviceModel`]) is one table of nodes:
+//! Each layout (a [`Domain`], its [`Built`] part, a [`Vbd`], [`Vif`], [`GuestAddresses`], [`Console`], its [`TerminalServer`], a [`DeviceModel`], a [`FrameBuffer`], its [`Keyboard`] and [`FrameBufferServer`]) is one table of nodes:
 //! where it is, who owns it, what is in it, who reads it. The [`Batch`] that writes the tree is made from the table, and so is
 //! its documentation ([`document`]): the two cannot drift apart.
 //!
@@ -11,6 +11,7 @@ mod console;
 mod device;
 mod device_model;
 mod domain;
+mod frame_buffer;
 mod guest_addresses;
 mod table;
 mod vbd;
@@ -24,6 +25,7 @@ pub use domain::{
     Built, Domain, DomainKind, Memory, domain_path, libxl_path, remove_domain, rename_domain, set_memory,
     set_memory_range, set_online_vcpus, time_offset_path, vm_path,
 };
+pub use frame_buffer::{FrameBuffer, FrameBufferSaid, FrameBufferServer, Keyboard};
 pub use guest_addresses::{Asked, GuestAddresses};
 pub use table::{Content, Layout, Node, Rule, Side, Writer, document};
 pub use vbd::{BlockBackend, BlockDevice, Media, Vbd};
@@ -58,6 +60,9 @@ pub fn document_all() -> String {
         document::<Console>(),
         document::<TerminalServer>(),
         document::<DeviceModel>(),
+        document::<FrameBuffer>(),
+        document::<Keyboard>(),
+        document::<FrameBufferServer>(),
         document::<Vbd>(),
         document::<Vif>(),
         document::<GuestAddresses>(),

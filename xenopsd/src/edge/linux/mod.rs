@@ -18,6 +18,7 @@ pub mod device_model;
 pub mod disk_server;
 pub mod ends;
 pub mod ethtool;
+pub mod frame_buffer;
 mod generic;
 pub mod loopdev;
 pub mod mac;

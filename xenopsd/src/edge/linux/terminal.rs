@@ -45,7 +45,7 @@ const LOG: &str = "/log";
 
 /// What its process may use: the largest screen with its scroll-back, the largest log and eight viewers' buffers fit in;
 /// files are the saved screen and the log, which is twice [`ConsoleLog::MAX_SIZE`] at most.
-const LIMITS: Limits = Limits {
+pub(super) const LIMITS: Limits = Limits {
     open_files: Some(64),
     // Itself: the kernel compares before it starts the program.
     processes: Some(2),
@@ -79,6 +79,16 @@ pub enum TerminalError {
         path: PathBuf,
         /// What is wrong with it.
         why: String,
+    },
+    /// A driver of Xen's, for the server of a frame buffer.
+    #[error("{} restricted to domain {domid}: {source}", path.display())]
+    Driver {
+        /// Its device.
+        path: PathBuf,
+        /// The domain.
+        domid: crate::edge::DomId,
+        /// What the kernel said.
+        source: io::Error,
     },
     /// The jail.
     #[error(transparent)]
@@ -197,11 +207,10 @@ impl TerminalServers {
         if restored {
             arguments.extend(["--loadstate", SCREEN]);
         }
-        let mut held = Held { child: Some(jail.spawn(&self.program, &arguments)?), socket: ours, password };
+        let mut held = Held::new(jail.spawn(&self.program, &arguments)?, ours, password);
         held.wait_until_ready().map_err(|why| not_ready(&why))?;
-        let child = held.child.as_ref().ok_or_else(|| not_ready(&"it is gone"))?;
-        child.empty_root()?;
-        let process = process::describe(child.pid(), uid, ROLE).map_err(broken)?;
+        let pid = held.settle(&not_ready)?;
+        let process = process::describe(pid, uid, ROLE).map_err(broken)?;
         let program = self.program.clone();
         let go = move || {
             held.go().map_err(|source| {
@@ -230,15 +239,29 @@ impl TerminalServers {
 }
 
 /// A process that was not given its word: it is ended when this is dropped.
-struct Held {
+pub(super) struct Held {
     child: Option<Child>,
     socket: UnixStream,
     password: Option<Password>,
 }
 
 impl Held {
+    pub(super) fn new(child: Child, socket: UnixStream, password: Option<Password>) -> Self {
+        Self { child: Some(child), socket, password }
+    }
+
+    /// It has all that it needs: even its root goes. Its number.
+    pub(super) fn settle(
+        &self,
+        not_ready: &dyn Fn(&dyn std::fmt::Display) -> TerminalError,
+    ) -> Result<u32, TerminalError> {
+        let child = self.child.as_ref().ok_or_else(|| not_ready(&"it is gone"))?;
+        child.empty_root()?;
+        Ok(child.pid())
+    }
+
     /// Reads `ready`, or why it cannot be.
-    fn wait_until_ready(&mut self) -> Result<(), String> {
+    pub(super) fn wait_until_ready(&mut self) -> Result<(), String> {
         const READY: &[u8] = b"ready\n";
         self.socket.set_read_timeout(Some(READY_LIMIT)).map_err(|e| e.to_string())?;
         let mut first = [0; READY.len()];
@@ -256,7 +279,7 @@ impl Held {
         Err(if text.trim().is_empty() { "it ended".to_owned() } else { text.trim().to_owned() })
     }
 
-    fn go(mut self) -> io::Result<()> {
+    pub(super) fn go(mut self) -> io::Result<()> {
         let password = self.password.take();
         let word = [password.as_ref().map_or(&b""[..], Password::text), b"\n"].concat();
         self.socket.write_all(&word)?;
@@ -278,7 +301,7 @@ impl Drop for Held {
 }
 
 /// The password in a file that nobody but its owner may read.
-fn read_password(path: &Path) -> Result<Password, TerminalError> {
+pub(super) fn read_password(path: &Path) -> Result<Password, TerminalError> {
     let wrong = |why: String| TerminalError::Password { path: path.to_owned(), why };
     let file = File::open(path).map_err(|error| wrong(error.to_string()))?;
     let mode = file.metadata().map_err(|error| wrong(error.to_string()))?.permissions().mode();

@@ -27,6 +27,8 @@ impl fmt::Display for Atom {
             Self::Hook(hook, HookReason::None) => write!(f, "hook {hook}"),
             Self::Hook(hook, reason) => write!(f, "hook {hook} ({reason})"),
             Self::Delay(time) => write!(f, "wait {} s", time.as_secs_f64()),
+            Self::OfferFrameBuffer => write!(f, "offer frame buffer"),
+            Self::StopFrameBuffer => write!(f, "stop frame buffer"),
             Self::StartTerminal(_) => write!(f, "start terminal"),
             Self::StopTerminal(_) => write!(f, "stop terminal"),
             Self::AttachStorage(device) => write!(f, "attach storage of {device}"),

@@ -8,6 +8,7 @@ mod determinism;
 mod device_model;
 mod disks;
 mod faults;
+mod frame_buffers;
 mod guests;
 mod hooks;
 mod hostile;
