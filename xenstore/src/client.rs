@@ -1,6 +1,6 @@
 //! A connection to a store, and transactions on it.
 
-use crate::batch::Batch;
+use crate::batch::{Batch, Step};
 use crate::error::Error;
 use crate::operations::Operations;
 use crate::transport::{Answer, Endpoint, StreamTransport, Transport};
@@ -78,15 +78,16 @@ impl Client {
     }
 
     /// Makes the changes of `batch` in a transaction of their own: all of them or none. Three round trips, or four
-    /// where it prunes.
+    /// where it prunes; one for a change that is alone and is one request, which needs no transaction.
     ///
     /// # Errors
     /// As [`Client::transaction`] and [`Operations::apply`].
     pub fn commit(&mut self, batch: &Batch) -> Result<(), Error> {
-        if batch.is_empty() {
-            return Ok(());
+        match batch.steps() {
+            [] => Ok(()),
+            [Step::Rm(_) | Step::Mkdir(_) | Step::Write { .. } | Step::SetPerms { .. }] => self.apply(batch),
+            _ => self.transaction(|t| t.apply(batch)),
         }
-        self.transaction(|t| t.apply(batch))
     }
 
     pub(crate) fn start_transaction(&mut self) -> Result<TxId, Error> {

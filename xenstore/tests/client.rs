@@ -90,6 +90,26 @@ fn a_batch_is_three_round_trips_and_a_refusal_names_the_node() {
 }
 
 #[test]
+fn a_change_that_is_alone_needs_no_transaction() {
+    let requests = |fill: fn(&mut Batch)| {
+        let fake = Fake::start(|r| match (r.header.kind, r.text().as_str()) {
+            (Kind::Rm, "/gone|") => vec![Act::Refuse("ENOENT")],
+            (Kind::Directory, _) => vec![Act::Reply(Vec::new())],
+            _ => agree(r),
+        });
+        let mut batch = Batch::new();
+        fill(&mut batch);
+        fake.client().commit(&batch).unwrap();
+        fake.seen().iter().map(|r| (r.header.kind, r.header.tx_id)).collect::<Vec<_>>()
+    };
+    assert_eq!(requests(|b| _ = b.write(path("/a"), "1")), [(Kind::Write, TxId::NONE)]);
+    assert_eq!(requests(|b| _ = b.rm(path("/gone"))), [(Kind::Rm, TxId::NONE)]);
+    // What looks before it acts does.
+    assert_eq!(requests(|b| _ = b.prune(path("/a")))[1], (Kind::Directory, TxId(7)));
+    assert_eq!(requests(|_| ()), []);
+}
+
+#[test]
 fn pruning_spares_directories_with_children() {
     let fake = Fake::start(|r| match (r.header.kind, r.text().as_str()) {
         (Kind::Directory, "/full|") => vec![Act::Reply(b"child\0".to_vec())],

@@ -7,10 +7,14 @@
 //! then read into their places.
 //!
 //! ```text
-//!   file ──► view: nothing in the file for any segment, no length but for the one that ends last
-//!     │        └──► xc_dom_parse_image, xc_dom_build_image: the same layout; the last one's memory zeroed
+//!   file ──► view: nothing in the file for any segment, no length but for the end of the one that ends last
+//!     │        └──► xc_dom_parse_image, xc_dom_build_image: the same layout; nothing written but that end's zeros
 //!     └───────────► pread ──► each segment's place in the guest; zeros behind what the file has of it
 //! ```
+//!
+//! The layout follows from the lowest address of a segment and from the highest end of one. So the segment that ends last
+//! is shown as if it began behind what the file has of it: for Linux, whose file has all of it, that is 25 MB that are not
+//! zeroed only to be written over.
 //!
 //! Only headers that leave no doubt are treated so: all others, and kernels that have to be unpacked first, are loaded
 //! by libxenguest alone.
@@ -45,8 +49,19 @@ pub(super) struct Segment {
     pub(super) file: Range<u64>,
     /// Where it goes, in bytes from the lowest segment's beginning.
     pub(super) place: Range<usize>,
-    /// libxenguest zeroes all of it.
-    pub(super) zeroed: bool,
+    /// How it is shown, which says who zeroes what the file has not of it.
+    shown: Shown,
+}
+
+/// A segment in the view. Nothing of any is in the file there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Shown {
+    /// At its address and without length: its zeros are ours.
+    Empty,
+    /// As its zeros alone, at the address that they begin at.
+    Zeros(u64),
+    /// At its address with its whole length, all of which libxenguest zeroes: where the layout begins and ends with it.
+    Whole,
 }
 
 /// What libxenguest is shown in place of a kernel's file.
@@ -88,18 +103,27 @@ impl<'a> View<'a> {
 }
 
 impl Segment {
-    /// Takes its contents out of its header. The place of a segment without length still counts for the layout; only
-    /// the end of the last one does not follow from it.
+    /// Whether libxenguest zeroes what the file has not of it.
+    pub(super) const fn zeroed(&self) -> bool {
+        !matches!(self.shown, Shown::Empty)
+    }
+
+    /// Takes its contents out of its header. The place of a segment without length still counts for the layout.
     fn hide(&self, file: &mut [u8]) {
-        let mut clear = |field: u64| {
+        let mut set = |field: u64, value: u64| {
             let at = self.header + usize::try_from(field).unwrap_or(usize::MAX);
-            if let Some(value) = file.get_mut(at..at + size_of::<u64>()) {
-                value.fill(0);
+            if let Some(place) = file.get_mut(at..at + size_of::<u64>()) {
+                place.copy_from_slice(&value.to_le_bytes());
             }
         };
-        clear(FILE_SIZE);
-        if !self.zeroed {
-            clear(MEMORY_SIZE);
+        set(FILE_SIZE, 0);
+        match self.shown {
+            Shown::Empty => set(MEMORY_SIZE, 0),
+            Shown::Zeros(address) => {
+                set(ADDRESS, address);
+                set(MEMORY_SIZE, self.place.len() as u64 - (self.file.end - self.file.start));
+            }
+            Shown::Whole => {}
         }
     }
 }
@@ -136,9 +160,13 @@ fn segments(bytes: &[u8]) -> Option<Vec<Segment>> {
         return None;
     }
     let segment = |(header, file, place): (usize, Range<u64>, Range<u64>)| {
-        let zeroed = place.end == high;
+        let shown = match (place.end == high, place.start == low) {
+            (false, _) => Shown::Empty,
+            (true, false) => Shown::Zeros(place.start + (file.end - file.start)),
+            (true, true) => Shown::Whole,
+        };
         let place = usize::try_from(place.start - low).ok()?..usize::try_from(place.end - low).ok()?;
-        Some(Segment { header, file, place, zeroed })
+        Some(Segment { header, file, place, shown })
     };
     found.into_iter().map(segment).collect()
 }
@@ -204,9 +232,35 @@ mod tests {
 
     #[test]
     fn view_and_segments_make_what_the_file_does() {
+        let shown = |loads: &[Load]| made_by_both(loads).iter().map(|s| s.shown).collect::<Vec<_>>();
+        let zeros = Shown::Zeros(0x130_0000 + MIB);
+        assert_eq!(shown(&linux()), [Shown::Empty, Shown::Empty, zeros]);
+        // All of the last one is in the file, as Debian's kernels have it.
+        let mut whole = linux();
+        whole[4].4 = MIB;
+        assert_eq!(shown(&whole), [Shown::Empty, Shown::Empty, zeros]);
+        assert_eq!(shown(&[(PT_LOAD, 7, 0..2 * MIB, 0x100_0000, 3 * MIB + 5)]), [Shown::Whole]);
+        let mut backwards = linux();
+        backwards.swap(0, 4);
+        assert_eq!(shown(&backwards), [zeros, Shown::Empty, Shown::Empty]);
+    }
+
+    #[test]
+    fn libxenguest_writes_nothing_that_is_written_again() {
         let file = elf(&linux());
+        let mut view = file.clone();
+        segments(&file).unwrap().iter().for_each(|segment| segment.hide(&mut view));
+        let mut memory = vec![0xaa; 6 << 20];
+        load(&view, 0x100_0000, &mut memory);
+        let zeros = 4 << 20..(5 << 20) + 77;
+        assert!(memory[zeros.clone()].iter().all(|byte| *byte == 0));
+        assert!(memory[..zeros.start].iter().chain(&memory[zeros.end..]).all(|byte| *byte == 0xaa));
+    }
+
+    /// Loads a kernel as libxenguest alone does, and as it does with us.
+    fn made_by_both(loads: &[Load]) -> Vec<Segment> {
+        let file = elf(loads);
         let segments = segments(&file).unwrap();
-        assert_eq!(segments.iter().map(|s| s.zeroed).collect::<Vec<_>>(), [false, false, true]);
         let mut expected = vec![0xaa; 6 << 20];
         load(&file, 0x100_0000, &mut expected);
         let mut view = file.clone();
@@ -221,11 +275,12 @@ mod tests {
             let place = &mut memory[segment.place.clone()];
             let (read, rest) = place.split_at_mut(range.len());
             read.copy_from_slice(&file[range]);
-            if !segment.zeroed {
+            if !segment.zeroed() {
                 rest.fill(0);
             }
         }
         assert!(memory == expected, "the guest's memory differs");
+        segments
     }
 
     #[test]
@@ -238,10 +293,11 @@ mod tests {
         assert!(view[64 + 5 * 56..] == file[64 + 5 * 56..]);
         let (before, after) = (Elf::new(&file).unwrap(), Elf::new(&view).unwrap());
         let last = 64 + 4 * 56;
-        for at in (64..).step_by(56).take(5) {
+        for at in (64..last).step_by(56) {
             assert_eq!(before.u64(at + ADDRESS), after.u64(at + ADDRESS));
         }
-        assert_eq!(before.u64(last + MEMORY_SIZE), after.u64(last + MEMORY_SIZE));
+        let end = |elf: &Elf<'_>| elf.u64(last + ADDRESS).unwrap() + elf.u64(last + MEMORY_SIZE).unwrap();
+        assert_eq!(end(&before), end(&after));
         assert_eq!(after.u64(last + FILE_SIZE), Some(0));
     }
 

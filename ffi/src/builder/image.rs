@@ -375,7 +375,7 @@ impl Place {
                 Err(_) => return Err(Error::plain("pread", domid, last_errno())),
             }
         }
-        if !segment.zeroed {
+        if !segment.zeroed() {
             // SAFETY: from `at` to the end of the segment's place, which is inside the mapping.
             unsafe { self.address.add(at).write_bytes(0, place.end - at) };
         }

@@ -224,7 +224,8 @@ impl Request<'_> {
 
     fn started(&self) {
         let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
-        self.core.runtimes.with(self.vm, |r| r.started = Some(Instant::now()));
+        // What is there now is this daemon's own.
+        self.core.runtimes.with(self.vm, |r| (r.started, r.looked_at) = (Some(Instant::now()), true));
         let kept = self.core.records.update_extra(self.vm, |extra| {
             extra.version = EXTRA_VERSION;
             extra.last_start_time = since_epoch;

@@ -35,7 +35,8 @@ pub struct Runtime {
     pub terminal: Terminal,
     /// Its frame buffer.
     pub frame_buffer: FrameBuffer,
-    /// Devices that an earlier daemon left half plugged or half unplugged have been looked for.
+    /// Devices that an earlier daemon left half plugged or half unplugged have been looked for, or there can be none
+    /// because this one has made the domain.
     pub looked_at: bool,
     /// Its device model, followed.
     pub model: Option<Arc<Model>>,

@@ -58,12 +58,16 @@ impl VmExecutor<'_> {
     /// Waits for the backends, gives the host's resources back and removes the trees.
     pub(super) fn release_devices(&self) -> Result<(), Error> {
         if let Some(domid) = self.own_domid()? {
-            let waited = self.wait_for_backends(domid);
+            let devices = self.devices(domid);
+            let waited = devices.clone().and_then(|devices| self.wait_for_backends(domid, devices));
             self.core
                 .runtimes
                 .with(self.vm(), |r| (r.kept.clear(), r.followed_disks.clear(), r.served.clear()));
             self.core.disks.release_domain(domid);
-            let removed = self.remove_trees(domid);
+            // A list that could not be had may be there by now.
+            let removed = devices
+                .or_else(|_| self.devices(domid))
+                .and_then(|devices| self.remove_trees(domid, &devices));
             let gone = self.wait_until_gone(domid);
             if removed.is_ok() {
                 // Otherwise the number is all that leads to what is left.
@@ -74,8 +78,12 @@ impl VmExecutor<'_> {
         self.slot.without(|| self.core.give_back(self.vm()))
     }
 
-    fn wait_for_backends(&self, domid: DomId) -> Result<(), Error> {
-        let devices = backends_of(&mut *self.core.edges.store()?, domid)?;
+    fn devices(&self, domid: DomId) -> Result<Vec<DeviceAddress>, Error> {
+        Ok(devices_of(&mut *self.core.edges.store()?, store_domid(domid))?)
+    }
+
+    fn wait_for_backends(&self, domid: DomId, mut devices: Vec<DeviceAddress>) -> Result<(), Error> {
+        retain_backends(&mut devices);
         let states: Vec<Path> = devices.iter().map(DeviceAddress::backend_state).collect();
         let deadline = Instant::now() + self.core.patience.hotplug;
         let closed = || {
@@ -105,14 +113,13 @@ impl VmExecutor<'_> {
         })
     }
 
-    fn remove_trees(&self, domid: DomId) -> Result<(), Error> {
-        let devices = devices_of(&mut *self.core.edges.store()?, store_domid(domid))?;
+    fn remove_trees(&self, domid: DomId, devices: &[DeviceAddress]) -> Result<(), Error> {
         for interface in devices.iter().filter(|device| device.kind == DeviceKind::Vif) {
             vif::end(self.core, domid, *interface, self.core.waiting(None, self.slot))?;
         }
         let mut store = self.core.edges.store()?;
         let mut batch = Batch::new();
-        for device in &devices {
+        for device in devices {
             batch.append(device.remove());
         }
         batch.append(remove_domain(store_domid(domid), Some(self.uuid()?)));
@@ -196,6 +203,10 @@ fn closing(store: &mut xenstore::Client, devices: &[DeviceAddress]) -> Result<Ba
 /// Devices with a backend that has a state. Console 0 has none: xenconsoled lets go with the domain.
 fn backends_of(store: &mut xenstore::Client, domid: DomId) -> Result<Vec<DeviceAddress>, Error> {
     let mut devices = devices_of(store, store_domid(domid))?;
-    devices.retain(|d| d.kind != DeviceKind::Console);
+    retain_backends(&mut devices);
     Ok(devices)
+}
+
+fn retain_backends(devices: &mut Vec<DeviceAddress>) {
+    devices.retain(|d| d.kind != DeviceKind::Console);
 }
