@@ -10,6 +10,12 @@ use xenopsd::edge::ImageFormat;
 
 const DISK: &str = "/root/sector.img";
 
+/// Vcpus that a guest may have.
+const VCPUS: Int = 3;
+
+/// Where a sector has the mark by which firmware knows that it may be started.
+const MARK: usize = SECTOR - 2;
+
 /// Longest wait for what a guest says.
 const LIMIT: Duration = Duration::from_secs(120);
 
@@ -26,10 +32,20 @@ fn start(dom0: &Dom0, guest: &Guest) {
     dom0.serial_said(guest, UP);
 }
 
+/// The disk is none to boot from any more: it lacks the mark. What the device model has written is in the file before.
+fn unmark_disk(dom0: &Dom0) {
+    dom0.sh(&format!("sync; printf '\\0\\0' | dd of={DISK} bs=1 seek={MARK} conv=notrunc status=none"));
+}
+
 #[test]
-fn an_hvm_guest_starts_from_its_disk_reads_and_writes_it_reboots_and_switches_off() {
+fn an_hvm_guest_reads_and_writes_its_disk_reboots_starts_from_a_cd_as_the_order_says_and_switches_off() {
     let dom0 = Dom0::start();
-    let guest = sector_guest(&dom0, "hvm").with(|vm| vm.on_reboot = vec![Action::Start]);
+    dom0.make_sector_cd("/root/cd.iso");
+    let guest = sector_guest(&dom0, "hvm")
+        .machine(|hvm| hvm.boot_order = "cd".to_owned())
+        .with(|vm| vm.on_reboot = vec![Action::Start])
+        .cd("xvdc", "/root/cd.iso");
+    dom0.sh(&format!("cp {DISK} /root/first.img"));
     dom0.add(&guest);
     let before = dom0.snapshot();
     start(&dom0, &guest);
@@ -39,7 +55,8 @@ fn an_hvm_guest_starts_from_its_disk_reads_and_writes_it_reboots_and_switches_of
     dom0.type_on_serial(&guest, "w");
     dom0.serial_said(&guest, WRITTEN);
 
-    // By itself: a domain of its own again, whose disk is as the first one left it.
+    // By itself: a domain of its own again, which finds nothing to start on the disk and goes on to the CD.
+    unmark_disk(&dom0);
     dom0.type_on_serial(&guest, "r");
     dom0.wait_until(&guest, "in another domain", |state| {
         // It has none for a moment.
@@ -52,8 +69,10 @@ fn an_hvm_guest_starts_from_its_disk_reads_and_writes_it_reboots_and_switches_of
     dom0.type_on_serial(&guest, "o");
     dom0.wait_for_power(&guest, PowerState::Halted);
     before.must_be_left(&dom0);
-    let copy = format!("cmp -n {SECTOR} -i 0:{SECTOR} {DISK} {DISK} && echo a copy of the first");
+    let copy = format!("cmp -n {SECTOR} -i 0:{SECTOR} /root/first.img {DISK} && echo a copy of the first");
     assert_eq!(dom0.run(&copy).text().trim(), "a copy of the first");
+    // Whatever was written later: it was the CD.
+    assert_eq!(dom0.sh(&format!("od -An -tx1 -j {MARK} -N 2 {DISK}")).trim(), "00 00");
 }
 
 /// What a VNC server says first on this port of dom0's, and the ways to authenticate that it offers then: one, without.
@@ -63,9 +82,11 @@ fn greeting(dom0: &Dom0, port: Int) -> String {
 }
 
 #[test]
-fn the_screen_is_on_localhost_only_and_survives_the_daemon() {
+fn the_screen_is_on_localhost_only_and_survives_the_daemon_which_gives_the_guest_vcpus_then() {
     let dom0 = Dom0::start();
-    let guest = sector_guest(&dom0, "screen").machine(|hvm| hvm.vnc_ip = Some("127.0.0.1".to_owned()));
+    let guest = sector_guest(&dom0, "screen")
+        .with(|vm| (vm.vcpu_max, vm.vcpus) = (VCPUS, 1))
+        .machine(|hvm| hvm.vnc_ip = Some("127.0.0.1".to_owned()));
     // Its disk is an image that is served, to the device model and the backend by one process, whose socket nobody sees.
     dom0.sh(&format!("qemu-img convert -f raw -O qcow2 {DISK} {DISK}.qcow2; mv {DISK}.qcow2 {DISK}"));
     let guest = guest.image(ImageFormat::Qcow2, &[]);
@@ -99,8 +120,7 @@ fn the_screen_is_on_localhost_only_and_survives_the_daemon() {
     });
     assert_eq!(port(&dom0), first);
     assert_eq!(greeting(&dom0, first), "RFB 003.008\n 01 01\n");
-    dom0.type_on_serial(&guest, "d");
-    dom0.serial_said(&guest, "from the disk");
+    is_given_vcpus(&dom0, &guest);
     has_a_history(&dom0, &guest);
 
     assert_eq!(dom0.sh("pgrep -fc '^disk-server'").trim(), "1");
@@ -134,51 +154,20 @@ fn has_a_history(dom0: &Dom0, guest: &Guest) {
     view.must_be_jailed(131_072 + u32::try_from(domid).expect("a small number"));
 }
 
-#[test]
-fn a_guest_starts_from_a_cd_when_the_order_says_so() {
-    let dom0 = Dom0::start();
-    dom0.make_sector_cd("/root/cd.iso");
-    // What is on the disk is no boot sector.
-    dom0.sh("truncate -s 1M /root/empty.img");
-    let guest = Guest::hvm("installer")
-        .machine(|hvm| hvm.boot_order = "dc".to_owned())
-        .disk("xvda", "/root/empty.img", VbdMode::ReadWrite)
-        .cd("xvdc", "/root/cd.iso")
-        .vif("xenbr0");
-    dom0.add(&guest);
-    let before = dom0.snapshot();
-    start(&dom0, &guest);
-    let domid = dom0.domid(&guest);
-    let ports = dom0.sh("ls /sys/class/net/xenbr0/brif");
-    assert!(ports.lines().any(|port| port == format!("tap{domid}.0")), "{ports}");
-    dom0.type_on_serial(&guest, "o");
-    dom0.wait_for_power(&guest, PowerState::Halted);
-    before.must_be_left(&dom0);
-}
-
-#[test]
-fn a_running_guest_is_given_a_vcpu_by_its_device_model() {
-    let dom0 = Dom0::start();
-    let guest = sector_guest(&dom0, "vcpus").with(|vm| (vm.vcpu_max, vm.vcpus) = (3, 1));
-    dom0.add(&guest);
-    start(&dom0, &guest);
-    let domid = dom0.domid(&guest);
-    let set = |vcpus| {
+/// Its device model gives it vcpus while it runs. Those that are there already are no error; fewer are none of its business. The
+/// guest goes on as before.
+fn is_given_vcpus(dom0: &Dom0, guest: &Guest) {
+    let domid = dom0.domid(guest);
+    let nodes: Vec<_> = (0..VCPUS).map(|n| format!("/local/domain/{domid}/cpu/{n}/availability")).collect();
+    for vcpus in [2, 2, 3, 1, 3] {
         let set = VmSetVcpus { debug_info: "test".to_owned(), id: guest.id().to_owned(), vcpus };
         dom0.task(&set).unwrap_or_else(|error| panic!("{vcpus} vcpus: {error}"));
-    };
-    // Again, with those that are there already; and fewer, which the device model has no part in.
-    for vcpus in [2, 2, 3, 1, 3] {
-        set(vcpus);
-        let wanted = |n| if n < vcpus { "online" } else { "offline" };
-        for n in 0..3 {
-            let node = dom0.read(&format!("/local/domain/{domid}/cpu/{n}/availability"));
-            assert_eq!(node.as_deref(), Some(wanted(n)), "vcpu {n} of {vcpus}");
-        }
+        let wanted: Vec<_> = (0..VCPUS).map(|n| if n < vcpus { "online" } else { "offline" }).collect();
+        let seen = dom0.sh(&format!("xenstore-read {}", nodes.join(" ")));
+        assert_eq!(seen.lines().collect::<Vec<_>>(), wanted, "{vcpus} vcpus");
     }
-    dom0.type_on_serial(&guest, "d");
-    dom0.serial_said(&guest, "from the disk");
-    dom0.hard_shutdown(&guest).expect("goes down");
+    dom0.type_on_serial(guest, "d");
+    dom0.serial_said(guest, "from the disk");
 }
 
 /// The guest of [`the_device_model_gets_what_xl_gives_it`], as `xl` is told of it.
@@ -203,16 +192,16 @@ vif = ["bridge=xenbr0,mac=00:16:3e:00:00:71"]
 /// What `xl` gives its device model and the daemon does not: paths, a second monitor, a server for viewers, and other ways
 /// to say the same.
 const ONLY_XLS: [&str; 12] = [
-    "-xen-domid 1",
-    "-chardev socket,id=libxl-cmd,path=/var/run/xen/qmp-libxl-1,server=on,wait=off",
+    "-xen-domid 2",
+    "-chardev socket,id=libxl-cmd,path=/var/run/xen/qmp-libxl-2,server=on,wait=off",
     "-mon chardev=libxl-cmd,mode=control",
-    "-chardev socket,id=libxenstat-cmd,path=/var/run/xen/qmp-libxenstat-1,server=on,wait=off",
+    "-chardev socket,id=libxenstat-cmd,path=/var/run/xen/qmp-libxenstat-2,server=on,wait=off",
     "-mon chardev=libxenstat-cmd,mode=control",
     "-name alike",
     "-vnc 127.0.0.1:0,to=99",
     "-serial pty",
     "-usbdevice tablet",
-    "-netdev type=tap,id=net0,ifname=vif1.0-emu,br=xenbr0,script=no,downscript=no",
+    "-netdev type=tap,id=net0,ifname=vif2.0-emu,br=xenbr0,script=no,downscript=no",
     "-drive file=/root/sector.img,if=ide,index=0,media=disk,format=raw,cache=writeback",
     "-drive if=none,readonly=on,id=ide-5632,file=/root/cd.img,format=raw",
 ];
@@ -222,12 +211,12 @@ const ONLY_OURS: [&str; 20] = [
     "-L /usr/share/qemu",
     "-L /usr/share/seabios",
     "-L /usr/lib/ipxe/qemu",
-    "-xen-domid 2",
+    "-xen-domid 1",
     "-xen-domid-restrict",
     "-S",
     "-chardev socket,id=monitor,fd=3,server=on,wait=off",
     "-mon chardev=monitor,mode=control",
-    "-name guest=alike,process=qemu-dm-2",
+    "-name guest=alike,process=qemu-dm-1",
     "-vnc none",
     "-add-fd fd=7,set=6",
     "-chardev serial,id=serial0,path=/dev/fdset/6",
@@ -242,6 +231,15 @@ const ONLY_OURS: [&str; 20] = [
     "-drive if=none,readonly=on,id=ide-5632,driver=raw,file.driver=host_device,file.filename=/dev/fdset/2,\
      file.auto-read-only=off",
 ];
+
+/// A guest with a disk on AHCI, as `xl` is told of it.
+const ON_AHCI: &str = r#"
+name = "second"
+type = "hvm"
+memory = 128
+hdtype = "ahci"
+disk = ["format=raw,vdev=xvda,access=rw,target=/root/ahci.img"]
+"#;
 
 /// The drive of a disk on AHCI as the daemon gives it, and the disk as both do.
 const OUR_AHCI: &str = "if=none,readonly=off,id=ahcidisk-0,driver=raw,file.driver=host_device,file.filename=/dev/fdset/0,\
@@ -263,15 +261,17 @@ fn options(dom0: &Dom0, domid: &str) -> Vec<String> {
     options
 }
 
-/// The options that `xl` gives its device model for a configuration and those that the daemon gives its own.
-fn both(dom0: &Dom0, config: &str) -> [Vec<String>; 2] {
-    dom0.sh(&format!("printf %s {} >/root/alike.cfg; xl create -p /root/alike.cfg", quote(config)));
-    let theirs = options(dom0, dom0.sh("xl domid alike").trim());
-    dom0.sh("xl destroy alike");
-    dom0.sh("xenops create /root/alike.cfg && xenops start --paused alike");
-    let ours = options(dom0, dom0.sh("xl domid alike").trim());
-    dom0.sh("xenops destroy alike");
-    [theirs, ours]
+/// The options that the daemon gives its device model for a configuration and those that `xl` gives its own, whose guest stays:
+/// `xl` takes ten seconds to end one.
+fn both(dom0: &Dom0, name: &str, config: &str) -> [Vec<String>; 2] {
+    dom0.sh(&format!(
+        "printf %s {} >/root/{name}; xenops create /root/{name} && xenops start --paused {name}",
+        quote(config)
+    ));
+    let ours = options(dom0, dom0.sh(&format!("xl domid {name}")).trim());
+    dom0.sh(&format!("xenops destroy {name}; xl create -p /root/{name}"));
+    let theirs = options(dom0, dom0.sh(&format!("xl domid {name}")).trim());
+    [ours, theirs]
 }
 
 #[test]
@@ -279,17 +279,17 @@ fn the_device_model_gets_what_xl_gives_it() {
     let dom0 = Dom0::start();
     dom0.make_sector_disk(DISK, "a disk");
     dom0.make_sector_disk("/root/cd.img", "a CD");
-    let [theirs, ours] = both(&dom0, FOR_XL);
+    dom0.make_sector_disk("/root/ahci.img", "another disk");
+    let [ours, theirs] = both(&dom0, "alike", FOR_XL);
     let without = |these: &[String], those: &[String]| -> Vec<String> {
         these.iter().filter(|option| !those.contains(option)).cloned().collect()
     };
     assert_eq!(without(&theirs, &ours), ONLY_XLS);
     assert_eq!(without(&ours, &theirs), ONLY_OURS);
 
-    let on_ahci = both(&dom0, &format!("{FOR_XL}hdtype = \"ahci\"\n"));
-    let of_ahci = on_ahci
+    let of_ahci = both(&dom0, "second", ON_AHCI)
         .map(|options| options.into_iter().filter(|option| option.contains("ahci")).collect::<Vec<_>>());
-    let [theirs, ours] = ["file=/root/sector.img,if=none,id=ahcidisk-0,format=raw,cache=writeback", OUR_AHCI]
+    let expected = [OUR_AHCI, "file=/root/ahci.img,if=none,id=ahcidisk-0,format=raw,cache=writeback"]
         .map(|drive| ["-device ahci,id=ahci0", &format!("-drive {drive}"), AHCI_DISK].map(str::to_owned));
-    assert_eq!(of_ahci, [theirs, ours]);
+    assert_eq!(of_ahci, expected);
 }
