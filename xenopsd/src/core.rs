@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 use xenstore::Path;
 
 use crate::api::value::Value;
-use crate::api::{Error, Int, NumaAffinityPolicy};
+use crate::api::{DynamicId, Error, Int, NumaAffinityPolicy};
 use crate::device::sharing::DisksInUse;
 use crate::domain::observe;
 use crate::edge::{DomId, DomainInfo, Edges, Events, Followed, Tell};
@@ -224,7 +224,8 @@ impl Core {
         let job = Box::new(move |slot: &Slot| {
             let task = core.tasks.create_unowned(dbg);
             let mut end = TaskEnd { tasks: core.tasks.clone(), task: Some(task.clone()), then: None };
-            end.end(core.carry_out(&id, &Operation::Check, &task, slot));
+            let outcome = core.carry_out(&id, &Operation::Check, &task, slot);
+            end.end(outcome, core.records.objects(&id));
         });
         if let Err(error) = self.queues.push(vm, Some("check"), job) {
             tracing::error!(%vm, %error, "a look at its domain could not be queued");
@@ -239,11 +240,14 @@ impl Core {
         mut end: TaskEnd,
     ) -> Result<(), Error> {
         let (core, id) = (Arc::clone(self), vm.to_owned());
-        let job = Box::new(move |slot: &Slot| end.end(core.carry_out(&id, &operation, &task, slot)));
+        let job = Box::new(move |slot: &Slot| {
+            let outcome = core.carry_out(&id, &operation, &task, slot);
+            end.end(outcome, core.records.objects(&id));
+        });
         self.queues.push(vm, None, job)
     }
 
-    /// Runs an operation on its VM's thread; clients are told to look at the VM when it is over.
+    /// Runs an operation on its VM's thread.
     fn carry_out(
         &self,
         vm: &str,
@@ -257,15 +261,12 @@ impl Core {
         if let Err(error) = &outcome {
             tracing::warn!(vm, task = task.id(), %error, "{operation} failed");
         }
-        self.announce(vm);
         outcome
     }
 
     /// Tells clients to look at a VM and its devices again.
     pub fn announce(&self, vm: &str) {
-        for object in self.records.objects(vm) {
-            self.updates.add(object);
-        }
+        self.updates.add_all(self.records.objects(vm));
     }
 
     /// The VM's domain, found by the handle the hypervisor keeps: domids are reused, UUIDs are not.
@@ -356,9 +357,9 @@ impl Core {
 
     /// What is called when a guest, or a toolstack, may have changed a state of a VM's frame buffer: the VM is looked at, in
     /// a moment and not too often.
-    pub fn on_frame_buffer_change(&self, vm: &str) -> impl Fn(Option<&Path>) + Send + 'static {
+    pub fn on_frame_buffer_change(&self, vm: &str) -> impl Fn() + Clone + Send + 'static {
         let (core, vm) = (Weak::clone(&self.me), vm.to_owned());
-        move |_| {
+        move || {
             let Some(strong) = core.upgrade() else { return };
             let due = strong.runtimes.with(&vm, |r| r.frame_buffer.looks.changed(Instant::now()));
             let Some(at) = due else { return };
@@ -450,9 +451,10 @@ struct TaskEnd {
 }
 
 impl TaskEnd {
-    fn end(&mut self, outcome: Result<(), Error>) {
+    /// Clients are told to look at what may have `changed`, too.
+    fn end(&mut self, outcome: Result<(), Error>, changed: Vec<DynamicId>) {
         let Some(task) = self.task.take() else { return };
-        self.tasks.finish(&task, outcome.clone().map(|()| None::<Value>));
+        self.tasks.finish(&task, outcome.clone().map(|()| None::<Value>), changed);
         if let Some(then) = self.then.take() {
             then(outcome);
         }
@@ -461,8 +463,7 @@ impl TaskEnd {
 
 impl Drop for TaskEnd {
     fn drop(&mut self) {
-        self.end(Err(Error::internal(
-            "the operation could not be run to its end; the daemon's log says why",
-        )));
+        let why = "the operation could not be run to its end; the daemon's log says why";
+        self.end(Err(Error::internal(why)), Vec::new());
     }
 }

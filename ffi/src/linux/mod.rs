@@ -11,4 +11,5 @@ pub mod ioprio;
 pub mod loopdev;
 pub mod mapped;
 pub mod netlink;
+pub mod sched;
 pub mod tap;

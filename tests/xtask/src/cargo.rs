@@ -40,3 +40,8 @@ pub(crate) fn build_programs() -> Result<(), Failure> {
         "--bins",
     ]))
 }
+
+/// Builds what runs in dom0 for a measurement only.
+pub(crate) fn build_clock() -> Result<(), Failure> {
+    check(&mut cargo(&["build", "--quiet", "--release", "--package", "xenopsd", "--example", "plug_clock"]))
+}

@@ -8,7 +8,7 @@
 
 use crate::{
     Failure,
-    cargo::{build_programs, cargo, check},
+    cargo::{build_clock, build_programs, cargo, check},
     pool,
 };
 use clap::Args;
@@ -194,7 +194,7 @@ pub(crate) fn bench(arguments: &BenchArguments) -> Result<ExitCode, Failure> {
     if chosen.is_empty() {
         return Err(Failure::NoTargets("bench_*"));
     }
-    step("programs for dom0", build_programs)?;
+    step("programs for dom0", || build_programs().and_then(|()| build_clock()))?;
     step("nested host", || Template::base(Options::default()))?;
     let mut command = cargo(&["test", "--release", "--package", SUITE]);
     for name in chosen {

@@ -9,21 +9,19 @@
 //! ```
 //!
 //! Each domain has some looks that it may cause at once, and gets them back slowly. A guest that writes all the time
-//! costs a look now and then, and no events in between. Agents write at most every few seconds. What happens to its devices
-//! is of interest only until one of them is seen connected, which is how it is known that the guest has drivers.
+//! costs a look now and then, and no events in between. Agents write at most every few seconds. All of the domain's home is
+//! watched until one of its devices is seen connected, which is how it is known that the guest has drivers; then only what
+//! is read of it. A plug writes some fifteen nodes in the home, and each would be an event.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, Sender, unbounded};
-use xenstore::Path;
-use xenstore::layout::domain_path;
 
 use super::Core;
 use crate::api::{DynamicId, Error};
-use crate::device::store_domid;
 use crate::domain::guest_data;
 use crate::edge::{DomId, Events, Following};
 use crate::ops::timer::Timer;
@@ -39,10 +37,6 @@ const BURST: u32 = 10;
 
 /// After how long a look is given back.
 const REFILL: Duration = Duration::from_secs(10);
-
-/// Changes of devices between two looks that are no reason for one. A plug makes some fifteen; who makes as many as this
-/// is to be treated as one that writes all the time.
-const PASSED_OVER: u32 = 200;
 
 /// What the thread is told.
 enum News {
@@ -137,19 +131,21 @@ impl Follower {
         }
     }
 
-    /// The watch fires once because it is set.
+    /// The watches fire once because they are set. Those before them are taken away after that, so that nothing is missed.
     fn watch(&mut self, domid: DomId) {
         let Some(guest) = self.guests.get_mut(&domid) else { return };
-        guest.heard.looks();
-        let home = domain_path(store_domid(domid));
-        let (heard, news, base) = (Arc::clone(&guest.heard), self.news.clone(), home.clone());
-        let tell = move |changed: Option<&Path>| {
-            if heard.hears(changed.and_then(|path| path.below(&base))) {
+        guest.heard.store(false, Ordering::Release);
+        let (heard, news) = (Arc::clone(&guest.heard), self.news.clone());
+        // Once for each look, so that there are never more messages than domains.
+        let tell = move || {
+            if !heard.swap(true, Ordering::AcqRel) {
                 let _ = news.send(News::Changed(domid));
             }
         };
-        match self.events.follow(&home, tell) {
-            Ok(watch) => guest.watch = Some(watch),
+        let followed =
+            guest_data::places(domid, guest.drivers).and_then(|places| self.events.follow(&places, tell));
+        match followed {
+            Ok(watches) => guest.watches = Some(watches),
             Err(error) => tracing::error!(vm = guest.vm, %error, "what the guest tells is not followed"),
         }
     }
@@ -163,7 +159,7 @@ impl Follower {
         let (at, left) = guest.looks.next(Instant::now());
         if !left {
             tracing::debug!(vm = guest.vm, "the guest writes all the time: looked at now and then");
-            guest.watch = None;
+            guest.watches = None;
         }
         let news = self.news.clone();
         self.timer.at(at, move || {
@@ -175,13 +171,17 @@ impl Follower {
         let Some(guest) = self.guests.get_mut(&domid) else { return };
         guest.due = false;
         // What changes from here on is a reason for another look.
-        guest.heard.looks();
-        if guest.watch.is_none() {
+        guest.heard.store(false, Ordering::Release);
+        if guest.watches.is_none() {
             self.watch(domid);
         }
         let (Some(core), Some(guest)) = (self.core.upgrade(), self.guests.get_mut(&domid)) else { return };
+        let had_drivers = guest.drivers;
         if let Err(error) = guest.look(&core, domid) {
             tracing::warn!(vm = guest.vm, %error, "what the guest tells cannot be read; its next change is awaited");
+        }
+        if guest.drivers && !had_drivers && guest.watches.is_some() {
+            self.watch(domid);
         }
     }
 }
@@ -189,8 +189,11 @@ impl Follower {
 /// One domain.
 struct Guest {
     vm: String,
-    watch: Option<Following>,
-    heard: Arc<Heard>,
+    watches: Option<Following>,
+    /// Something has changed since the last look.
+    heard: Arc<AtomicBool>,
+    /// It is known to have drivers.
+    drivers: bool,
     /// A look is to come.
     due: bool,
     looks: Looks,
@@ -201,13 +204,12 @@ struct Guest {
 impl Guest {
     fn new(vm: String, now: Instant) -> Self {
         let looks = Looks { left: BURST, filled: now, last: None };
-        Self { vm, watch: None, heard: Arc::default(), due: false, looks, warned: false }
+        Self { vm, watches: None, heard: Arc::default(), drivers: false, due: false, looks, warned: false }
     }
 
     fn look(&mut self, core: &Core, domid: DomId) -> Result<(), Error> {
-        let known = self.heard.drivers.load(Ordering::Acquire);
-        let data = Arc::new(guest_data::read(&mut *core.edges.store()?, domid, known)?);
-        self.heard.drivers.store(data.pv_drivers, Ordering::Release);
+        let data = Arc::new(guest_data::read(&mut *core.edges.store()?, domid, self.drivers)?);
+        self.drivers = data.pv_drivers;
         if data.cut && !std::mem::replace(&mut self.warned, true) {
             tracing::warn!(vm = self.vm, %domid, "the guest has more nodes than its quota: the rest is not read");
         }
@@ -220,36 +222,6 @@ impl Guest {
             core.updates.add(DynamicId::Vm(self.vm.clone()));
         }
         Ok(())
-    }
-}
-
-/// What the event thread has heard of a domain.
-#[derive(Default)]
-struct Heard {
-    /// Something, since the last look.
-    something: AtomicBool,
-    /// The guest is known to have drivers.
-    drivers: AtomicBool,
-    /// Changes since the last look that were none.
-    passed: AtomicU32,
-}
-
-impl Heard {
-    fn looks(&self) {
-        self.passed.store(0, Ordering::Release);
-        self.something.store(false, Ordering::Release);
-    }
-
-    /// Whether a change below the domain's home is to be told: once for each look, so that there are never more messages than
-    /// domains.
-    fn hears(&self, node: Option<&str>) -> bool {
-        let device = node.is_some_and(|node| node.split('/').next() == Some("device"));
-        if device && self.drivers.load(Ordering::Acquire) && self.passed.load(Ordering::Acquire) < PASSED_OVER
-        {
-            self.passed.fetch_add(1, Ordering::AcqRel);
-            return false;
-        }
-        !self.something.swap(true, Ordering::AcqRel)
     }
 }
 
@@ -289,32 +261,6 @@ mod tests {
 
     fn looks(now: Instant) -> Looks {
         Looks { left: BURST, filled: now, last: None }
-    }
-
-    #[test]
-    fn a_change_is_told_once_for_each_look() {
-        let heard = Heard::default();
-        for node in [Some("device/vbd/51712/state"), Some("data/x"), Some("deviceless"), Some(""), None] {
-            assert!(heard.hears(node), "{node:?}");
-            assert!(!heard.hears(node), "{node:?} again");
-            heard.looks();
-        }
-    }
-
-    #[test]
-    fn devices_of_a_guest_with_drivers_are_passed_over_as_long_as_there_is_no_end_of_them() {
-        let heard = Heard::default();
-        heard.drivers.store(true, Ordering::Release);
-        for _ in 0..PASSED_OVER {
-            assert!(!heard.hears(Some("device/vbd/51712/state")));
-        }
-        assert!(heard.hears(Some("device")));
-        heard.looks();
-        assert!(!heard.hears(Some("device")));
-        for node in [Some("data/x"), Some("deviceless"), None] {
-            assert!(heard.hears(node), "{node:?}");
-            heard.looks();
-        }
     }
 
     #[test]

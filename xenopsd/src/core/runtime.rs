@@ -54,7 +54,7 @@ pub struct Runtime {
 #[derive(Debug, Default)]
 pub struct FrameBuffer {
     /// The states of its devices are followed.
-    pub watches: Option<Vec<Following>>,
+    pub watches: Option<Following>,
     /// When they are to be looked at.
     pub looks: Looks,
     /// What serves it.

@@ -30,8 +30,8 @@ pub(super) fn backend_ready(plug: &Plug<'_>, address: DeviceAddress) -> Result<(
     let patience = plug.core.patience.hotplug;
     let failure = |why: &str| Error::internal(format!("VM {}: {address}: {why}", plug.vm));
     let taken_up = || {
-        let [backend] = states(plug, [address.backend_state()])?;
-        match backend {
+        let [backend] = values(plug, &[address.backend_state()])?;
+        match backend.map(|state| XenbusState::from_value(&state)) {
             Some(XenbusState::InitWait | XenbusState::Initialised | XenbusState::Connected) => Ok(Some(())),
             Some(XenbusState::Closing | XenbusState::Closed) | None => {
                 Err(failure(&complaint(&address.status(&mut *plug.core.edges.store()?)?)))
@@ -49,11 +49,10 @@ pub(super) fn backend_ready(plug: &Plug<'_>, address: DeviceAddress) -> Result<(
     })
 }
 
-/// The states that both ends of a device, or one, say they are in.
-fn states<const N: usize>(plug: &Plug<'_>, nodes: [Path; N]) -> Result<[Option<XenbusState>; N], Error> {
-    let values = plug.core.edges.store()?.read_all(&nodes)?;
-    let mut values = values.into_iter().map(|value| value.map(|state| XenbusState::from_value(&state)));
-    Ok(nodes.map(|_| values.next().flatten()))
+/// What nodes say, in one round trip.
+fn values<const N: usize>(plug: &Plug<'_>, nodes: &[Path; N]) -> Result<[Option<Vec<u8>>; N], Error> {
+    let mut values = plug.core.edges.store()?.read_all(nodes)?.into_iter();
+    Ok(std::array::from_fn(|_| values.next().flatten()))
 }
 
 /// What the backend, or hotplug, said when it gave up.
@@ -74,9 +73,11 @@ const SETTLE: Duration = Duration::from_secs(10);
 /// # Errors
 /// `Device_detach_rejected` when the guest does not let go, `Internal_error` when the backend does not.
 pub fn unplug(plug: &Plug<'_>, address: DeviceAddress, id: &str, how: Unplugging) -> Result<(), Error> {
-    let how = if how == Unplugging::Clean && !taken_up(plug, address)? { Unplugging::Forced } else { how };
-    // Read before it is asked: a quick guest's answer is news.
-    let said_before = frontend_error(plug, address)?;
+    let settled = if how == Unplugging::Clean { settled(plug, address)? } else { Settled::Untaken };
+    let (how, said_before) = match settled {
+        Settled::Taken { said } => (how, said),
+        Settled::Untaken => (Unplugging::Forced, None),
+    };
     request_close(plug, address, how)?;
     let closed = Closing { plug, address, how, said_before }.wait();
     if let Err(gone @ Gone::Domain) = closed {
@@ -106,25 +107,44 @@ pub fn unplug(plug: &Plug<'_>, address: DeviceAddress, id: &str, how: Unplugging
     })
 }
 
+/// What a guest does with a device before it is asked to let go of it.
+enum Settled {
+    /// It has a driver that took it up, or nobody knows better.
+    Taken {
+        /// An error of its own that it said before it was asked: a quick guest's answer is news.
+        said: Option<Vec<u8>>,
+    },
+    /// It has none.
+    Untaken,
+}
+
 /// Whether the guest has a driver that took the device up; if one is about to, that is awaited.
-fn taken_up(plug: &Plug<'_>, address: DeviceAddress) -> Result<bool, Error> {
+fn settled(plug: &Plug<'_>, address: DeviceAddress) -> Result<Settled, Error> {
     let deadline = Instant::now() + SETTLE.min(plug.core.patience.hotplug);
     let watched = [address.backend_state(), address.frontend().join("state").map_err(xenstore::Error::from)?];
+    let [backend, frontend] = watched.clone();
+    let nodes = [backend, frontend, address.frontend_error()];
+    let look = || -> Result<_, Error> {
+        let [backend, frontend, said] = values(plug, &nodes)?;
+        Ok(([backend, frontend].map(|state| state.map(|state| XenbusState::from_value(&state))), said))
+    };
     let settled = plug.waiting.until(&watched, deadline, || {
+        let (states, said) = look()?;
         let connecting = matches!(
-            states(plug, watched.clone())?,
+            states,
             [
                 Some(XenbusState::InitWait | XenbusState::Initialised | XenbusState::Connected),
                 Some(XenbusState::Initialising | XenbusState::Initialised),
             ]
         );
-        Ok((!connecting).then_some(()))
+        Ok((!connecting).then_some(Settled::Taken { said }))
     });
     match settled {
-        Ok(()) => Ok(true),
+        Ok(settled) => Ok(settled),
         Err(Ended::TimedOut) => {
-            let [_, frontend] = states(plug, watched)?;
-            Ok(frontend != Some(XenbusState::Initialising))
+            let ([_, frontend], said) = look()?;
+            let untaken = frontend == Some(XenbusState::Initialising);
+            Ok(if untaken { Settled::Untaken } else { Settled::Taken { said } })
         }
         Err(Ended::Failed(error)) => Err(error),
     }
@@ -146,10 +166,6 @@ fn request_close(plug: &Plug<'_>, address: DeviceAddress, how: Unplugging) -> Re
         if how == Unplugging::Forced { t.apply(&address.hide_frontend()) } else { Ok(()) }
     })?;
     Ok(())
-}
-
-fn frontend_error(plug: &Plug<'_>, address: DeviceAddress) -> Result<Option<Vec<u8>>, Error> {
-    Ok(plug.core.edges.store()?.read(&address.frontend_error())?)
 }
 
 /// Why a backend did not close.
@@ -201,16 +217,17 @@ impl Closing<'_> {
         let released = Path::new("@releaseDomain").map_err(|e| Error::from(xenstore::Error::from(e)))?;
         let watched = [self.address.backend_state(), self.address.frontend_error(), released];
         let deadline = Instant::now() + self.plug.core.patience.hotplug;
+        let nodes = [self.address.backend_state(), self.address.frontend_error()];
         let mut refused = None;
         let waited = self.plug.waiting.until_changed(&watched, deadline, || {
-            let [backend] = states(self.plug, [self.address.backend_state()])?;
-            match backend {
+            let [backend, says] = values(self.plug, &nodes)?;
+            match backend.map(|state| XenbusState::from_value(&state)) {
                 None | Some(XenbusState::Closed) => return Ok(Some(())),
                 Some(XenbusState::Closing) => {}
                 // A driver that was about to connect has written its state over the request.
                 Some(_) => request_close(self.plug, self.address, self.how)?,
             }
-            refused = self.refused()?;
+            refused = self.refused(says)?;
             Ok(refused.is_some().then_some(()))
         });
         match (waited, refused) {
@@ -222,7 +239,7 @@ impl Closing<'_> {
     }
 
     /// Nobody is waited for who has said no, or cannot answer any more.
-    fn refused(&self) -> Result<Option<Gone>, Error> {
+    fn refused(&self, says: Option<Vec<u8>>) -> Result<Option<Gone>, Error> {
         if self.how == Unplugging::Forced {
             return Ok(None);
         }
@@ -230,7 +247,6 @@ impl Closing<'_> {
         if domain.is_none_or(|d| d.dying || d.shutdown.is_some()) {
             return Ok(Some(Gone::Domain));
         }
-        let says = frontend_error(self.plug, self.address)?;
         let new = says != self.said_before;
         Ok(says.filter(|text| new && !text.is_empty()).map(Gone::Refused))
     }

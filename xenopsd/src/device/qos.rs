@@ -11,7 +11,6 @@
 
 use std::sync::Weak;
 
-use xenstore::Path;
 use xenstore::layout::{DeviceAddress, XenbusState};
 
 use super::{served, store_domid, vbd};
@@ -55,12 +54,12 @@ pub fn follow(core: &Core, domid: DomId, vbd: &Vbd) -> Result<(), Error> {
     }
     let address = vbd::address(domid, vbd)?;
     let (me, vm) = (Weak::clone(&core.me), vbd.id.vm.clone());
-    let look = move |_: Option<&Path>| {
+    let look = move || {
         if let Some(core) = me.upgrade() {
             core.check_soon(&vm, "disk priority");
         }
     };
-    let following = core.events.follow(&address.backend_state(), look)?;
+    let following = core.events.follow(&[address.backend_state()], look)?;
     forget(core, &vbd.id.vm, address);
     core.runtimes.with(&vbd.id.vm, |r| r.followed_disks.push((address, following)));
     Ok(())

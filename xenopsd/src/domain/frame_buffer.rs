@@ -52,10 +52,8 @@ impl VmExecutor<'_> {
 
     /// Has the VM looked at when the guest, or a toolstack, changes a state.
     fn watch_frame_buffer(&self, domid: DomId) -> Result<(), Error> {
-        let mut watches = Vec::new();
-        for path in FrameBufferSaid::watched(store_domid(domid)) {
-            watches.push(self.core.events.follow(&path, self.core.on_frame_buffer_change(self.vm()))?);
-        }
+        let watched = FrameBufferSaid::watched(store_domid(domid));
+        let watches = self.core.events.follow(&watched, self.core.on_frame_buffer_change(self.vm()))?;
         self.core.runtimes.with(self.vm(), |r| r.frame_buffer.watches = Some(watches));
         Ok(())
     }
@@ -237,10 +235,14 @@ impl VmExecutor<'_> {
     /// The end of a domain: the process, and its hold on the guest's pages, before the domain's own; its backends have closed
     /// then, as they were asked to.
     pub(super) fn stop_frame_buffer(&self) -> Result<(), Error> {
-        let stopped = self.stop_server();
-        drop(self.core.runtimes.with(self.vm(), |r| std::mem::take(&mut r.frame_buffer)));
-        let Some(domid) = self.own_domid()? else { return stopped };
         // Its record may say otherwise than when it was started.
+        let served = !self.frame_servers().is_empty();
+        let stopped = self.stop_server();
+        let known = self.core.runtimes.with(self.vm(), |r| std::mem::take(&mut r.frame_buffer));
+        if !served && known.watches.is_none() && !has_frame_buffer(&self.records.vm) {
+            return stopped;
+        }
+        let Some(domid) = self.own_domid()? else { return stopped };
         let said = self.said(domid)?;
         if said.screen_backend.is_none() && said.keyboard_backend.is_none() {
             return stopped;

@@ -3,6 +3,8 @@
 //! Everything here is the guest's: bytes of any length that may change between two reads. What is read is bounded by a
 //! quota, and made valid UTF-8; what it means is for clients to find out.
 
+use std::collections::BTreeSet;
+
 use xenstore::layout::{DeviceAddress, DeviceKind, XenbusState, devices_of, domain_path};
 use xenstore::subtree::{self, Area, Quota};
 use xenstore::{Operations, Path, vmdata};
@@ -61,14 +63,33 @@ pub struct Own {
     pub terminals: [Option<String>; 2],
 }
 
+/// Nodes of [`Own`].
+const OWN: [&str; 4] = ["memory/target", "memory/uncooperative", "serial/0/tty", "console/tty"];
+
+/// What is to be watched: changes at or below these places change what [`read`] sees. Anything in the domain's home may
+/// mean that the guest has drivers, as long as that is not known.
+///
+/// # Errors
+/// Never, for the names are paths.
+pub fn places(domid: DomId, has_drivers: bool) -> Result<Vec<Path>, Error> {
+    let home = domain_path(store_domid(domid));
+    if !has_drivers {
+        return Ok(vec![home]);
+    }
+    let read = AGENT.iter().chain([&vmdata::AREA]).map(|area| area.at).chain(OWN);
+    // One watch for all areas of a directory.
+    let tops: BTreeSet<&str> = read.filter_map(|node| node.split('/').next()).collect();
+    let places: Result<Vec<_>, _> = tops.into_iter().map(|top| home.join(top)).collect();
+    Ok(places.map_err(xenstore::Error::from)?)
+}
+
 /// Reads it.
 ///
 /// # Errors
 /// When xenstored does not answer.
 pub fn own(store: &mut xenstore::Client, domid: DomId) -> Result<Own, Error> {
     let home = domain_path(store_domid(domid));
-    let nodes = ["memory/target", "memory/uncooperative", "serial/0/tty", "console/tty"];
-    let nodes: Result<Vec<Path>, _> = nodes.iter().map(|node| home.join(node)).collect();
+    let nodes: Result<Vec<Path>, _> = OWN.iter().map(|node| home.join(node)).collect();
     let mut values = store.read_all(&nodes.map_err(xenstore::Error::from)?)?.into_iter();
     let mut next = || values.next().flatten();
     let kib = |value: Option<Vec<u8>>| value.and_then(|v| text_of(&v).parse().ok()).unwrap_or(0);
@@ -168,6 +189,22 @@ mod tests {
         );
         assert_eq!(keys(&data.xsdata), ["vm-data/a", "vm-data/a/b"]);
         assert!(!data.cut && !data.pv_drivers && !data.own.uncooperative);
+    }
+
+    #[test]
+    fn all_that_is_read_is_watched_and_its_devices_until_it_has_drivers() {
+        let domid = DomId::new(7).unwrap();
+        let whole = places(domid, false).unwrap();
+        assert_eq!(whole.iter().map(Path::as_str).collect::<Vec<_>>(), ["/local/domain/7"]);
+        let watched = places(domid, true).unwrap();
+        let at_or_below =
+            |node: &Path| watched.iter().any(|place| node == place || node.below(place).is_some());
+        let read = AGENT.iter().map(|area| area.at).chain([vmdata::AREA.at]).chain(OWN);
+        for node in read.map(|node| whole[0].join(node).unwrap()) {
+            assert!(at_or_below(&node), "{node}");
+        }
+        assert!(!at_or_below(&whole[0].join("device/vbd/51712/state").unwrap()));
+        assert_eq!(watched.len(), 10, "{watched:?}");
     }
 
     #[test]

@@ -37,20 +37,17 @@ enum Command {
 enum Sink {
     /// Holds at most one message: a burst of changes is one reason to look.
     Channel(Sender<()>),
-    Call(Look),
+    Call(Box<dyn Fn() + Send>),
 }
 
-/// Called with where something changed, or with nothing when it may be anywhere.
-type Look = Box<dyn Fn(Option<&Path>) + Send>;
-
 impl Sink {
-    fn tell(&self, changed: Option<&Path>) {
+    fn tell(&self) {
         match self {
             // Full means that the subscriber has not looked yet; gone means that it no longer cares.
             Self::Channel(sender) => {
                 let _ = sender.try_send(());
             }
-            Self::Call(call) => call(changed),
+            Self::Call(call) => call(),
         }
     }
 }
@@ -118,18 +115,21 @@ impl Events {
         Ok(Subscription { _watches: watches, changed })
     }
 
-    /// Calls `look` on the event thread whenever something at or below `path` changes, and once at the beginning, as long
-    /// as the value that is returned lives. It is told where, unless it may be anywhere, and must not block.
+    /// Calls `look` on the event thread whenever something at or below one of `paths` changes, and once for each of them at
+    /// the beginning, as long as the value that is returned lives. It must not block.
     ///
     /// # Errors
     /// `Internal_error` when the event thread has ended.
     pub fn follow(
         &self,
-        path: &Path,
-        look: impl Fn(Option<&Path>) + Send + 'static,
+        paths: &[Path],
+        look: impl Fn() + Clone + Send + 'static,
     ) -> Result<Following, Error> {
-        let key = self.watch(path, Sink::Call(Box::new(look)))?;
-        Ok(Following { events: self.clone(), keys: vec![key] })
+        let mut watches = Following { events: self.clone(), keys: Vec::with_capacity(paths.len()) };
+        for path in paths {
+            watches.keys.push(self.watch(path, Sink::Call(Box::new(look.clone())))?);
+        }
+        Ok(watches)
     }
 
     /// Calls `look` on the event thread whenever something at or below `path` changes. It must not block.
@@ -137,7 +137,7 @@ impl Events {
     /// # Errors
     /// `Internal_error` when the event thread has ended.
     pub fn always(&self, path: &Path, look: impl Fn() + Send + 'static) -> Result<(), Error> {
-        self.watch(path, Sink::Call(Box::new(move |_| look()))).map(drop)
+        self.watch(path, Sink::Call(Box::new(look))).map(drop)
     }
 
     fn watch(&self, path: &Path, sink: Sink) -> Result<u64, Error> {
@@ -192,6 +192,8 @@ struct EventThread {
 
 impl EventThread {
     fn run(mut self) {
+        // A plug is some forty events: they are taken together, and not each one from xenstored's hands.
+        let _unhurried = ffi::linux::sched::Unhurried::begin();
         let mut ready = mio::Events::with_capacity(8);
         loop {
             if let Err(error) = self.poll.poll(&mut ready, None) {
@@ -237,18 +239,18 @@ impl EventThread {
     fn listen(&mut self) -> Result<(), xenstore::TransportError> {
         let sinks = &self.sinks;
         self.stream.drain(|event| match event {
-            Event::Changed { token, path } => {
+            Event::Changed { token, .. } => {
                 if let Some((_, sink)) = sinks.get(&token) {
-                    sink.tell(Some(&path));
+                    sink.tell();
                 }
             }
             Event::Refused { token, path, errno } => {
                 tracing::error!(%path, %errno, "xenstored refuses a watch; its waiter ends by its deadline");
                 if let Some((_, sink)) = sinks.get(&token) {
-                    sink.tell(None);
+                    sink.tell();
                 }
             }
-            Event::Resync => sinks.values().for_each(|(_, sink)| sink.tell(None)),
+            Event::Resync => sinks.values().for_each(|(_, sink)| sink.tell()),
         })
     }
 
@@ -274,7 +276,7 @@ impl EventThread {
         if let Err(error) = self.poll.registry().register(&mut self.stream, STREAM, again) {
             tracing::error!(%error, "the new xenstore connection cannot be polled");
         }
-        self.sinks.values().for_each(|(_, sink)| sink.tell(None));
+        self.sinks.values().for_each(|(_, sink)| sink.tell());
         true
     }
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use ffi::linux::tap;
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use xenstore::Client;
-use xenstore::transport::{DEFAULT_XENBUS, Endpoint, LibTransport};
+use xenstore::transport::{DEFAULT_XENBUS, Endpoint, LibTransport, StreamTransport};
 
 use super::linux::blockdev::{self, DevNumber, Disk, Links, OpenDiskError};
 use super::linux::boot::BootLoader;
@@ -26,6 +26,7 @@ use super::linux::{
     backend_threads, device_model, disk_server, nbd, network_watch, nftables, process, release, script,
     serial, storage, vif,
 };
+use super::unhurried::Patient;
 use super::xen::XenHypervisor;
 use super::{
     Access, Attached, AttachedDisk, BridgeKind, DeviceModel, DiskId, DiskWanted, DomId, Edges, FileId,
@@ -70,7 +71,11 @@ impl StoreAddress {
 
 fn open_store(address: StoreAddress) -> Result<Client, xenstore::Error> {
     match address {
-        StoreAddress::Socket | StoreAddress::Xenbus => Client::connect_to(address.endpoint()),
+        StoreAddress::Socket | StoreAddress::Xenbus => {
+            let mut transport = StreamTransport::new(address.endpoint());
+            transport.connect()?;
+            Ok(Client::new(Box::new(Patient(transport))))
+        }
         StoreAddress::Libxenstore => Ok(Client::new(Box::new(LibTransport::open()?))),
     }
 }

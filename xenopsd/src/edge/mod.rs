@@ -27,6 +27,7 @@ mod pool;
 mod screen;
 mod state_file;
 pub mod storage;
+mod unhurried;
 mod xen;
 
 pub use device_model::{

@@ -239,8 +239,14 @@ impl Tasks {
         task
     }
 
-    /// Ends a task with its outcome. A task whose client asked for it disappears at once.
-    pub fn finish(&self, task: &TaskHandle, outcome: Result<Option<Value>, Error>) {
+    /// Ends a task with its outcome, and tells clients of what else has `changed` by it in one go: who waits for the task is
+    /// woken once. A task whose client asked for it disappears at once.
+    pub fn finish(
+        &self,
+        task: &TaskHandle,
+        outcome: Result<Option<Value>, Error>,
+        changed: impl IntoIterator<Item = DynamicId>,
+    ) {
         let duration = task.shared.started.elapsed().as_secs_f64();
         let mut progress = task.lock();
         progress.state = match outcome {
@@ -249,7 +255,7 @@ impl Tasks {
         };
         let destroy = progress.destroy_on_finish;
         drop(progress);
-        task.announce();
+        self.updates.add_all(changed.into_iter().chain([DynamicId::Task(task.id().to_owned())]));
         if destroy {
             return self.forget(task.id());
         }
@@ -344,7 +350,7 @@ mod tests {
         let tasks = tasks();
         let task = tasks.create("unit test");
         assert!(matches!(tasks.stat(task.id()).unwrap().state, api::TaskState::Pending(_)));
-        tasks.finish(&task, Ok(Some(Value::Int(3))));
+        tasks.finish(&task, Ok(Some(Value::Int(3))), []);
         let api::TaskState::Completed(done) = tasks.stat(task.id()).unwrap().state else {
             panic!("not completed")
         };
@@ -382,7 +388,7 @@ mod tests {
         let task = tasks.create("unit test");
         tasks.destroy(task.id()).unwrap();
         assert!(tasks.stat(task.id()).is_ok());
-        tasks.finish(&task, Ok(None));
+        tasks.finish(&task, Ok(None), []);
         assert!(tasks.stat(task.id()).is_err());
     }
 
@@ -391,7 +397,7 @@ mod tests {
         let tasks = tasks();
         for _ in 0..MAX_FINISHED + 10 {
             let task = tasks.create("unit test");
-            tasks.finish(&task, Ok(None));
+            tasks.finish(&task, Ok(None), []);
         }
         assert!(tasks.list().len() <= MAX_FINISHED + 1);
     }

@@ -85,18 +85,19 @@ impl Updates {
 
     /// Records that `object` changed and answers everyone waiting for it.
     pub fn add(&self, object: DynamicId) {
-        self.change(|inner, stamp| {
-            inner.by_change.insert(stamp, object.clone());
-            if let Some(before) = inner.changes.insert(object, stamp) {
-                inner.by_change.remove(&before);
-            }
-        });
+        self.add_all([object]);
+    }
+
+    /// Records that all of them changed, and answers everyone once who waits for any.
+    pub fn add_all(&self, objects: impl IntoIterator<Item = DynamicId>) {
+        self.change(|inner| objects.into_iter().for_each(|object| inner.changed(object)));
     }
 
     /// Forgets an object that is gone. Its removal must have been announced with [`Updates::add`] before, or be
     /// of no interest to clients (a destroyed task).
     pub fn remove(&self, object: &DynamicId) {
-        self.change(|inner, _| {
+        self.change(|inner| {
+            inner.stamp();
             if let Some(before) = inner.changes.remove(object) {
                 inner.by_change.remove(&before);
             }
@@ -140,7 +141,8 @@ impl Updates {
         if self.lock().barriers.len() >= MAX_BARRIERS {
             return Err(UpdatesError::TooManyBarriers);
         }
-        self.change(|inner, stamp| {
+        self.change(|inner| {
+            let stamp = inner.stamp();
             let objects = inner.by_change.values().filter(|o| belongs(o)).cloned().collect();
             inner.barriers.push(Barrier { id, objects, change: stamp });
         });
@@ -149,7 +151,10 @@ impl Updates {
 
     /// Removes the barrier `id`; unknown ids are ignored, as clients remove on every path.
     pub fn remove_barrier(&self, id: Int) {
-        self.change(|inner, _| inner.barriers.retain(|b| b.id != id));
+        self.change(|inner| {
+            inner.stamp();
+            inner.barriers.retain(|b| b.id != id);
+        });
     }
 
     /// Objects, barriers and waiting clients: for diagnostics.
@@ -168,11 +173,9 @@ impl Updates {
         self.lock().waiters.len()
     }
 
-    fn change(&self, apply: impl FnOnce(&mut Inner, Int)) {
+    fn change(&self, apply: impl FnOnce(&mut Inner)) {
         let mut inner = self.lock();
-        let stamp = inner.next;
-        inner.next += 1;
-        apply(&mut inner, stamp);
+        apply(&mut inner);
         let ready = inner.take_ready();
         drop(inner);
         for (answer, batch) in ready {
@@ -194,6 +197,20 @@ impl Updates {
 }
 
 impl Inner {
+    /// The number of a change.
+    fn stamp(&mut self) -> Int {
+        self.next += 1;
+        self.next - 1
+    }
+
+    fn changed(&mut self, object: DynamicId) {
+        let stamp = self.stamp();
+        self.by_change.insert(stamp, object.clone());
+        if let Some(before) = self.changes.insert(object, stamp) {
+            self.by_change.remove(&before);
+        }
+    }
+
     fn since(&self, from: Int) -> Option<Batch> {
         let newer = (Bound::Excluded(from), Bound::Unbounded);
         let mut changed = self.by_change.range(newer);
@@ -263,6 +280,19 @@ mod tests {
         feed.add(vm("b"));
         assert_eq!(rx.recv().expect("woken").1, [vm("b")]);
         assert_eq!(feed.waiting(), 0);
+    }
+
+    #[test]
+    fn what_changes_together_is_one_answer() {
+        let feed = feed();
+        feed.add(vm("a"));
+        let rx = get(&feed, Some(feed.last_id()), 60_000);
+        feed.add_all([vm("b"), vm("a")]);
+        let (_, changed, token) = rx.recv().expect("woken");
+        assert_eq!((changed, token), (vec![vm("b"), vm("a")], feed.last_id()));
+        let quiet = get(&feed, Some(token), 60_000);
+        feed.add_all([]);
+        assert!(quiet.try_recv().is_err());
     }
 
     #[test]

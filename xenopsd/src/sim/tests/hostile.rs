@@ -140,7 +140,7 @@ fn a_guest_that_keeps_a_device_is_named_as_the_one() {
     assert!(class == "VBD" && message.contains("was not released in time"), "{message}");
     let (told, hears) = bounded(1);
     let closing = path(&format!("/local/domain/0/backend/vbd/{}/51712/online", rig.domid(&vm).unwrap()));
-    let watch = rig.core.events.follow(&closing, move |_| {
+    let watch = rig.core.events.follow(&[closing], move || {
         let _ = told.try_send(());
     });
     let watch = watch.unwrap();

@@ -189,7 +189,7 @@ fn answering(rig: &Rig) -> crate::edge::Following {
     use xenstore::Operations;
     let class = xenstore::Path::new("/local/domain/0/backend/vif").unwrap();
     let (store, directory) = (rig.machine.store.clone(), class.clone());
-    let answer = move |_: Option<&xenstore::Path>| {
+    let answer = move || {
         let mut store = store.client(xenstore::DomId::DOM0);
         for domid in store.directory(&directory).unwrap().unwrap_or_default() {
             let device = directory.join(&domid).unwrap().join("0").unwrap();
@@ -201,7 +201,7 @@ fn answering(rig: &Rig) -> crate::edge::Following {
             answered.unwrap();
         }
     };
-    rig.machine.events.follow(&class, answer).unwrap()
+    rig.machine.events.follow(&[class], answer).unwrap()
 }
 
 /// The daemon is killed between any two steps of a plug, or an unplug, with a hotplug script: nothing is left, and the script

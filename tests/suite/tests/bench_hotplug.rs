@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!   our guest   ◄── VBD.add, VBD.plug ── daemon ◄─┐
-//!                                                 ├── measure.py in dom0, one after the other
+//!                                                 ├── plug_clock in dom0, one after the other
 //!   xl's guest  ◄── xl block-attach ──────────────┘   with the stock scripts, then with scripts of one line
 //! ```
 //!
@@ -59,11 +59,11 @@ fn bench_hotplug_against_xl() {
         let record = String::from_utf8(json::print(&record)).expect("JSON is text");
         dom0.sh(&format!("cat >/root/{name}.json <<'END'\n{record}\nEND"));
     }
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/bench_hotplug/measure.py");
-    dom0.host.put(script.as_ref(), "/root/measure.py").expect("the script is copied");
+    let clock = xen_host::target().join("release/examples/plug_clock");
+    dom0.host.put(&clock, "/root/plug_clock").expect("`cargo xtask bench` has built it");
     let theirs = dom0.sh("xl domid theirs");
     let words =
-        ["python3", "/root/measure.py", &ROUNDS.to_string(), &dom0.domid(&bare).to_string(), theirs.trim()];
+        ["/root/plug_clock", &ROUNDS.to_string(), &dom0.domid(&bare).to_string(), theirs.trim(), "/root"];
     report(&Medians::of(&dom0.host, &words, LIMIT));
 }
 
