@@ -27,6 +27,6 @@ pub use guest::Guest;
 pub use medians::Medians;
 pub use probe::Ask;
 pub use process_view::{Descriptor, ProcessView};
-pub use screen::Screen;
+pub use screen::{Screen, Viewing};
 pub use snapshot::Snapshot;
 pub use wire::Reply;

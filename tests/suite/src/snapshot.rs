@@ -34,13 +34,15 @@ true
 ";
 
 /// Directories that stay when the last guest is gone, as libxl leaves some of them too.
-const SHARED: [&str; 7] = [
+const SHARED: [&str; 9] = [
     "store /libxl = \"\"",
     "store /vm = \"\"",
     "store /local/domain/0/backend = \"\"",
     "store /local/domain/0/backend/vbd = \"\"",
     "store /local/domain/0/backend/vif = \"\"",
     "store /local/domain/0/backend/console = \"\"",
+    "store /local/domain/0/backend/vfb = \"\"",
+    "store /local/domain/0/backend/vkbd = \"\"",
     "store /local/domain/0/device-model = \"\"",
 ];
 

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use suite::{Dom0, Guest};
 use xen_host::{Options, target};
-use xenopsd::api::{PowerState, VbdMode, Vm};
+use xenopsd::api::{Console, ConsoleProtocol, PowerState, VbdMode, Vm};
 
 /// Makes `/root/tree`: a kernel as Debian packs it, the test guest's initramfs, a second one with what a guest needs to
 /// write to FAT, and a configuration of GRUB 2. Debian's initramfs-tools are not in dom0, so it is the guest's userland.
@@ -71,6 +71,91 @@ fn config(name: &str, kind: &str, bootloader: &str) -> String {
     )
 }
 
+fn with_frame_buffer(name: &str, kind: &str) -> String {
+    format!("{}vfb = [\"vnc=1\"]\n", config(name, kind, "pygrub"))
+}
+
+/// Rows of 800 pixels that the guest draws: 50 of one colour from this one on, and as many of another below. A pixel is
+/// four bytes: blue, green, red, and one that nobody looks at, which is the end of a line of `yes` here.
+const FIRST_ROW: usize = 300;
+const ROWS: usize = 50;
+const DRAW: &str = "draw() { busybox yes \"$1\" | \
+    dd of=/dev/fb0 bs=160000 count=1 seek=$2 iflag=fullblock 2>/dev/null; }; draw 4Vx 6; draw 0@P 7; echo drawn";
+
+/// The two colours, as red, green and blue.
+const DRAWN: [&[u8]; 2] = [b"xV4", b"P@0"];
+
+/// Fails unless a picture, of red, green and blue, has what was drawn, where it was drawn and nowhere else.
+#[track_caller]
+fn has_what_was_drawn(size: (u32, u32), rgb: &[u8]) {
+    assert_eq!(size, (800, 600));
+    for (number, row) in rgb.chunks_exact(800 * 3).enumerate() {
+        let colour = number.checked_sub(FIRST_ROW).and_then(|below| DRAWN.get(below / ROWS));
+        for pixel in row.chunks_exact(3) {
+            let right = colour.map_or(!DRAWN.contains(&pixel), |colour| pixel == *colour);
+            assert!(right, "{pixel:?} in row {number}, where {colour:?} was drawn");
+        }
+    }
+}
+
+/// Waits until the guest's own drivers are connected, to another process than before; its number.
+fn server(dom0: &Dom0, guest: &Guest, before: Option<u32>) -> u32 {
+    let domid = dom0.domid(guest);
+    let states = ["vfb", "vkbd"].map(|class| {
+        format!(
+            "/local/domain/{domid}/device/{class}/0/state /local/domain/0/backend/{class}/{domid}/0/state"
+        )
+    });
+    let connected = format!("xenstore-read {}", states.join(" "));
+    let pid = || dom0.read(&format!("/local/domain/{domid}/vfb-pid"))?.parse().ok();
+    dom0.wait_until(guest, "its screen is served", |state| {
+        let screen = |console: &Console| console.protocol == ConsoleProtocol::Rfb && console.port > 0;
+        state.consoles.iter().any(screen)
+            && pid().is_some_and(|pid| Some(pid) != before)
+            && dom0.run(&connected).text().split_whitespace().eq(["4"; 4])
+    });
+    pid().expect("a process")
+}
+
+/// A real driver's screen, keyboard and pointer: what is drawn is seen, keys and buttons arrive, and who serves them has
+/// nothing else.
+fn has_a_screen_and_a_keyboard(dom0: &Dom0, guest: &Guest) {
+    let pid = server(dom0, guest, None);
+    let opened = dom0.type_into(guest, &format!("exec 4</dev/tty1 5</dev/input/mice; {DRAW}"));
+    assert_eq!(opened, "drawn");
+    let (mut viewer, seen) = dom0.view(guest);
+    has_what_was_drawn((seen.width().into(), seen.height().into()), seen.rgb());
+
+    // They come to the guest in this order: `x`, `e`, the button.
+    viewer.types(&[0x78, 0x65]);
+    viewer.clicks(10, 20);
+    // A packet of three bytes, of which the first has the left button as its lowest bit.
+    let pressed = "until head -c 3 <&5 | hexdump -e '3/1 \"%u \"' | grep -q '^9 '; do :; done; echo pressed";
+    assert_eq!(dom0.type_into(guest, pressed), "pressed");
+
+    let view = dom0.look_at(pid);
+    // The second range of users, of which each domain has one: not its terminal server's.
+    let domid = u32::try_from(dom0.domid(guest)).expect("a small number");
+    view.must_be_jailed(131_072 + 0x7ff0 + domid);
+    let open = view.descriptors();
+    let devices: Vec<_> =
+        open.iter().map(|d| &*d.target).filter(|target| target.starts_with("/dev/")).collect();
+    assert_eq!(devices, ["/dev/xen/evtchn"], "{open:#?}");
+    // The two shared pages, and the frame buffer, which it cannot write.
+    let maps = dom0.sh(&format!("awk '$6 == \"/dev/xen/privcmd\" {{ print $2 }}' /proc/{pid}/maps | sort"));
+    assert_eq!(maps.split_whitespace().collect::<Vec<_>>(), ["r--s", "rw-s", "rw-s"]);
+
+    // Another maps the same pages when it is killed, and the guest notices nothing.
+    dom0.sh(&format!("kill -KILL {pid}"));
+    server(dom0, guest, Some(pid));
+    let seen = dom0.screenshot(guest);
+    has_what_was_drawn((seen.width, seen.height), seen.pixels.as_flattened());
+    // `n` and Return, after which the kernel may move what is on the screen.
+    let (mut viewer, _) = dom0.view(guest);
+    viewer.types(&[0x6e, 0xff0d]);
+    assert_eq!(dom0.type_into(guest, "read -r line <&4; echo \"it read $line\""), "it read xen");
+}
+
 #[test]
 fn a_guest_boots_its_own_kernel_and_reboots_into_the_one_it_installs() {
     let dom0 = dom0();
@@ -79,10 +164,11 @@ fn a_guest_boots_its_own_kernel_and_reboots_into_the_one_it_installs() {
     let guest = Guest::new("debian");
     dom0.sh(&format!(
         "cat >/root/debian.cfg <<'EOF'\n{}EOF\nxenops create --start /root/debian.cfg",
-        config("debian", "pv", "pygrub")
+        with_frame_buffer("debian", "pv")
     ));
     dom0.said(&guest, "GUEST: ready");
     assert_eq!(dom0.type_into(&guest, "cat /proc/cmdline"), "booted=old console=hvc0");
+    has_a_screen_and_a_keyboard(&dom0, &guest);
 
     // What a package with a new kernel does: its file, the configuration, the old one away.
     let changed = dom0.type_into(
@@ -97,6 +183,7 @@ fn a_guest_boots_its_own_kernel_and_reboots_into_the_one_it_installs() {
     dom0.said(&guest, "GUEST: ready");
     assert_ne!(dom0.domid(&guest), first);
     assert_eq!(dom0.type_into(&guest, "cat /proc/cmdline"), "booted=new console=hvc0");
+    server(&dom0, &guest, None);
     // No worker, no file of one.
     assert_eq!(dom0.run("pgrep -x boot-worker").text(), "");
     assert_eq!(dom0.sh("ls -A /var/run/xen/pygrub /var/run/xend/boot 2>/dev/null | grep boot_ || true"), "");
@@ -130,12 +217,14 @@ fn xl_boots_with_our_pygrub_what_the_daemon_boots_as_pvh() {
     assert_eq!(dom0.sh("ls -A /var/run/xen/pygrub 2>/dev/null || true"), "", "xl has removed the files");
 
     let guest = Guest::new("debian-pvh");
-    let text = config("debian-pvh", "pvh", "pygrub");
+    let text = with_frame_buffer("debian-pvh", "pvh");
     dom0.sh(&format!("cat >/root/pvh.cfg <<'EOF'\n{text}EOF\nxenops create --start /root/pvh.cfg"));
     dom0.said(&guest, "GUEST: ready");
     assert_eq!(dom0.type_into(&guest, "cat /sys/hypervisor/guest_type"), "PVH");
     assert_eq!(dom0.type_into(&guest, "cat /proc/cmdline"), "booted=old console=hvc0");
+    has_a_screen_and_a_keyboard(&dom0, &guest);
     dom0.hard_shutdown(&guest).expect("goes down");
+    assert!(!dom0.run("pgrep vncterm").success());
 }
 
 /// A repository of the test guest as its own installer, which has the drivers for the disk with it, as a second archive.

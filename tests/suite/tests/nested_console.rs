@@ -1,13 +1,10 @@
 //! The terminal server of a real PV guest on real Xen: found through the contract, jailed, reachable from dom0 only, and
 //! never another guest's.
 
-use std::io::{Read as _, Write as _};
-
 use suite::{Dom0, Guest};
 use xenopsd::api::{
     BuilderInfo, ConsoleProtocol, Disk, HostGetConsoleData, Int, VmResume, VmState, VmSuspend,
 };
-use xenopsd::rfb;
 use xenopsd::rpc::Codec;
 
 const IMAGE: &str = "/root/image";
@@ -90,12 +87,7 @@ fn a_guest_s_terminal_is_jailed_followed_and_kept() {
     assert!(first.contains("Xen version 4.") && ring().starts_with(&first), "{first}");
 
     // The same over the daemon's own socket, as a management layer's proxy has it.
-    let mut stream = dom0.connect(Codec::Xml);
-    write!(stream, "CONNECT /console?ref={} HTTP/1.1\r\n\r\n", guest.id()).expect("asks");
-    let mut answer = [0; 19];
-    stream.read_exact(&mut answer).expect("an answer");
-    assert_eq!(&answer, b"HTTP/1.1 200 OK\r\n\r\n");
-    let picture = rfb::capture(&mut stream, rfb::LIMIT).expect("a picture");
+    let (_, picture) = dom0.view(&guest);
     assert!((picture.width(), picture.height()) == (640, 384) && picture.colours() > 1);
     let nobody = format!("CONNECT /console?ref={} HTTP/1.1\r\n\r\n", "0".repeat(36));
     assert_eq!(dom0.exchange(Codec::Xml, nobody.as_bytes()).expect("an answer").status, 404);
