@@ -208,7 +208,9 @@ impl Guest {
     }
 
     fn look(&mut self, core: &Core, domid: DomId) -> Result<(), Error> {
-        let data = Arc::new(guest_data::read(&mut *core.edges.store()?, domid, self.drivers)?);
+        // Looks are some time apart: a device may have come and gone between two of them.
+        let seen = core.runtimes.with(&self.vm, |r| r.connected_in == Some(domid));
+        let data = Arc::new(guest_data::read(&mut *core.edges.store()?, domid, self.drivers || seen)?);
         self.drivers = data.pv_drivers;
         if data.cut && !std::mem::replace(&mut self.warned, true) {
             tracing::warn!(vm = self.vm, %domid, "the guest has more nodes than its quota: the rest is not read");

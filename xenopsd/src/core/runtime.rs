@@ -46,6 +46,8 @@ pub struct Runtime {
     pub screen: Option<ScreenAddress>,
     /// Somebody else has changed what its interfaces are in, and nothing was done about that yet.
     pub networks_changed: bool,
+    /// The domain in which a device was seen connected when it was to be unplugged: its guest has drivers.
+    pub connected_in: Option<DomId>,
     /// What its guest was seen to tell of itself, and in which domain.
     pub guest_data: Option<(DomId, Arc<GuestData>)>,
 }

@@ -130,6 +130,9 @@ fn settled(plug: &Plug<'_>, address: DeviceAddress) -> Result<Settled, Error> {
     };
     let settled = plug.waiting.until(&watched, deadline, || {
         let (states, said) = look()?;
+        if states == [Some(XenbusState::Connected); 2] {
+            plug.core.runtimes.with(plug.vm, |r| r.connected_in = Some(plug.domid));
+        }
         let connecting = matches!(
             states,
             [

@@ -74,6 +74,22 @@ fn what_an_agent_writes_is_seen_and_announced_without_being_asked_for() {
     assert!(halted.guest_agent.is_empty() && !halted.pv_drivers_detected);
 }
 
+/// A device that is gone before the follower looks: who takes it away has seen it connected.
+#[test]
+fn an_unplug_of_a_connected_device_tells_of_drivers() {
+    let rig = Rig::new(&quick());
+    let (vm, paused) = (rig.add(1, &[], |_| ()), rig.add(2, &[], |_| ()));
+    rig.start_connected(&vm);
+    rig.start(&paused).unwrap();
+    let connected_in = |vm: &str| rig.core.runtimes.with(vm, |r| r.connected_in);
+    let disk = || Device::Vbd("xvda".to_owned());
+    rig.run(&vm, Operation::Unplug(disk(), Unplugging::Clean)).unwrap();
+    assert_eq!(connected_in(&vm), rig.domid(&vm));
+    rig.until("its drivers are seen", || stat(&rig, &vm).pv_drivers_detected);
+    rig.run(&paused, Operation::Unplug(disk(), Unplugging::Forced)).unwrap();
+    assert_eq!(connected_in(&paused), None);
+}
+
 #[test]
 fn what_does_not_change_anything_is_not_announced() {
     let rig = Rig::new(&quick());
