@@ -41,7 +41,7 @@ fn tree(dom0: &Dom0, name: &str) -> Tree {
 }
 
 /// Nodes that only the daemon writes, in order.
-const OURS: [&str; 22] = [
+const OURS: [&str; 19] = [
     // The contract's own: the guest agent's directories, data for the guest, memory limits, identity.
     "D/control/has-vendor-device",
     // What netfront would be told when its carrier is taken away.
@@ -61,10 +61,6 @@ const OURS: [&str; 22] = [
     "D/vm-data",
     "D/xenserver",
     "D/xenserver/attr",
-    // No hotplug script runs, so what it would write is written with the rest, and copied with it.
-    "L/device/vbd/51712/hotplug-status",
-    "L/device/vbd/51712/physical-device",
-    "L/device/vbd/51712/physical-device-path",
     // What was written to the guest's vm-data, for a daemon that finds a change of it half made.
     "L/vm-data",
     // Which domains the VM has, for a toolstack that starts anew.

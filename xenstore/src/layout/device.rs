@@ -251,7 +251,7 @@ pub(super) fn create<T: Layout>(layout: &T, address: DeviceAddress, private: &Pa
     for path in [address.private(), address.frontend(), address.backend()] {
         batch.rm(path);
     }
-    batch.write(address.private().at("frontend"), address.frontend().as_str());
+    // `frontend` is copied from the backend's.
     batch.write(address.private().at("backend"), address.backend().as_str());
     copy_backend(layout, &mut batch);
     for (name, value) in private {

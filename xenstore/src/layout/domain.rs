@@ -277,6 +277,7 @@ impl Layout for Domain {
                 shown: "(directory, HVM only)",
             },
             about: "hvmloader: which firmware",
+            copied: false,
         },
         Node::value(
             Side::Domain,
@@ -301,6 +302,7 @@ impl Layout for Domain {
                 shown: "(empty, HVM only)",
             },
             about: "nobody: before Xen 4.5 hvmloader wrote here where it has put the generation id, which is a parameter of the domain now",
+            copied: false,
         },
         Node::dir(Side::Vm, "", Rule::Ro, "what belongs to the VM rather than to this domain"),
         Node::value(Side::Vm, "uuid", "U", |d| text(d.uuid), "agents"),

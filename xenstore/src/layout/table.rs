@@ -90,11 +90,13 @@ pub struct Node<T> {
     pub content: Content<T>,
     /// Who reads it, and what for.
     pub about: &'static str,
+    /// Whether the toolstack keeps a copy of a backend's value on the private side.
+    pub copied: bool,
 }
 
 impl<T> Node<T> {
     pub(super) const fn dir(side: Side, name: &'static str, rule: Rule, about: &'static str) -> Self {
-        Self { side, name, rule, content: Content::Directory, about }
+        Self { side, name, rule, content: Content::Directory, about, copied: false }
     }
 
     pub(super) const fn value(
@@ -104,7 +106,7 @@ impl<T> Node<T> {
         of: fn(&T) -> Option<Vec<u8>>,
         about: &'static str,
     ) -> Self {
-        Self { side, name, rule: Rule::Inherit, content: Content::Value { of, shown }, about }
+        Self { side, name, rule: Rule::Inherit, content: Content::Value { of, shown }, about, copied: true }
     }
 
     pub(super) const fn many(
@@ -114,7 +116,7 @@ impl<T> Node<T> {
         of: fn(&T) -> Pairs,
         about: &'static str,
     ) -> Self {
-        Self { side, name, rule: Rule::Inherit, content: Content::Many { of, shown }, about }
+        Self { side, name, rule: Rule::Inherit, content: Content::Many { of, shown }, about, copied: true }
     }
 
     pub(super) const fn later(
@@ -124,7 +126,13 @@ impl<T> Node<T> {
         by: Writer,
         about: &'static str,
     ) -> Self {
-        Self { side, name, rule: Rule::Inherit, content: Content::Later { by, shown }, about }
+        Self { side, name, rule: Rule::Inherit, content: Content::Later { by, shown }, about, copied: false }
+    }
+
+    /// Of the backend's only: a hotplug script would write it there, or it is on the private side by itself.
+    pub(super) const fn not_copied(mut self) -> Self {
+        self.copied = false;
+        self
     }
 
     pub(super) const fn owned(mut self, rule: Rule) -> Self {
@@ -202,10 +210,10 @@ pub(super) fn write_side<T: Layout>(layout: &T, side: Side, batch: &mut Batch) {
     }
 }
 
-/// Appends the values of the backend's table, below the private root: what the toolstack trusts later.
+/// Appends the values of the backend's table that are copied, below the private root: what the toolstack trusts later.
 pub(super) fn copy_backend<T: Layout>(layout: &T, batch: &mut Batch) {
     let root = layout.root(Side::Private);
-    for node in T::NODES.iter().filter(|n| n.side == Side::Backend) {
+    for node in T::NODES.iter().filter(|n| n.side == Side::Backend && n.copied) {
         match &node.content {
             Content::Value { of, .. } => {
                 if let Some(value) = of(layout) {

@@ -215,27 +215,30 @@ impl Layout for Vbd {
         Node::value(Backend, "discard-enable", "0 | 1", |v| flag(v.discard), "blkback: offer discard"),
         Node::value(Backend, "specification", "xen", |_| text("xen"), "xl"),
         Node::value(Backend, "script", "path", |v| v.script.as_ref().and_then(text), "run by xl at detach"),
-        Node::value(
+        Node::<Self>::value(
             Backend,
             "physical-device",
             "MAJOR:MINOR, hexadecimal",
             |v| v.device.as_ref().and_then(|d| text(d.number())),
             "blkback opens this number; it must not change afterwards",
-        ),
-        Node::value(
+        )
+        .not_copied(),
+        Node::<Self>::value(
             Backend,
             "physical-device-path",
             "path",
             |v| v.device.as_ref().map(|d| d.path.clone()),
             "people, scripts",
-        ),
-        Node::value(
+        )
+        .not_copied(),
+        Node::<Self>::value(
             Backend,
             "hotplug-status",
             "connected",
             |v| v.device.as_ref().and_then(|_| text("connected")),
             "whether the backend has its block device",
-        ),
+        )
+        .not_copied(),
         Node::many(Backend, "(others)", "from the caller", |v| v.extra_backend.clone(), "storage"),
         Node::later(Backend, "sectors, sector-size, info, feature-*", "numbers", Writer::Backend, "blkfront"),
         Node::later(
