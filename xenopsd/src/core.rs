@@ -7,6 +7,7 @@
 //! ```
 
 mod change;
+mod check;
 mod guests;
 mod networks;
 mod observers;

@@ -14,9 +14,7 @@ impl Core {
     pub fn forget_round(&self, vm: &str) -> Result<bool, Error> {
         let changed = self.records.undo_round(vm)?;
         let any = !changed.is_empty();
-        for object in changed {
-            self.updates.add(object);
-        }
+        self.updates.add_all(changed);
         Ok(any)
     }
 }

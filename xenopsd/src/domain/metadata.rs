@@ -136,9 +136,7 @@ pub(crate) fn import(core: &Core, metadata: &Metadata) -> Result<(), Error> {
     objects.extend(core.records.objects(vm));
     objects.sort();
     objects.dedup();
-    for object in objects {
-        core.updates.add(object);
-    }
+    core.updates.add_all(objects);
     Ok(())
 }
 
