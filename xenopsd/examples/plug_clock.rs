@@ -8,6 +8,9 @@
 //!
 //! Unplugging is over when both directories are gone and the call has returned. Prints `MEASURE what who microseconds`.
 //!
+//! What no toolstack can be faster than is measured as well, as `bare`: the same nodes written by this program, in one transaction
+//! and with nothing looked at before, and removed as soon as both ends have closed.
+//!
 //! usage: `plug_clock ROUNDS OUR_DOMID XL_DOMID DIRECTORY`, where the directory has the devices' records as `vbd.json` and
 //! `vif.json`, and room for the stock scripts.
 
@@ -26,9 +29,9 @@ use xenopsd::api::{
     VifUnplug,
 };
 use xenopsd::rpc::{Client, Codec, json};
-use xenstore::layout::{DeviceAddress, DeviceKind, XenbusState};
+use xenstore::layout::{self, BlockBackend, BlockDevice, DeviceAddress, DeviceKind, Mac, Media, XenbusState};
 use xenstore::transport::Endpoint;
-use xenstore::{DomId, Operations as _, WatchStream};
+use xenstore::{Batch, DomId, Operations as _, WatchStream};
 
 /// The daemon's socket.
 const SOCKET: &str = "/var/lib/xcp/xenopsd.json";
@@ -102,6 +105,12 @@ impl Bench {
         let of = |domid| DeviceAddress { kind, domid, id, backend_domid: DomId::DOM0 };
         timed(&format!("{name}-plug"), "xenopsd", of(self.ours), connected, || self.plug(kind))?;
         timed(&format!("{name}-unplug"), "xenopsd", of(self.ours), gone, || self.unplug(kind))?;
+        let mut store = xenstore::Client::connect()?;
+        let nodes = bare_nodes(of(self.theirs));
+        timed(&format!("{name}-plug"), "bare", of(self.theirs), connected, || Ok(store.commit(&nodes)?))?;
+        timed(&format!("{name}-unplug"), "bare", of(self.theirs), gone, || {
+            bare_unplug(&mut store, of(self.theirs))
+        })?;
         for who in ["xl-stock", "xl-line"] {
             if who == "xl-stock" { self.stock_scripts() } else { one_line_scripts() }?;
             timed(&format!("{name}-plug"), who, of(self.theirs), connected, || self.xl_attach(kind))?;
@@ -163,6 +172,61 @@ impl Bench {
     }
 }
 
+/// As the daemon writes them for a disk on `/dev/loop0` and for an interface, which is put into no bridge.
+fn bare_nodes(device: DeviceAddress) -> Batch {
+    let (domid, backend_domid) = (device.domid, device.backend_domid);
+    if device.kind == DeviceKind::Vbd {
+        let node = b"/dev/loop0".to_vec();
+        let disk = layout::Vbd {
+            domid,
+            backend_domid,
+            vdev: device.id,
+            name: "xvdf".to_owned(),
+            backend: BlockBackend::Phy { path: node.clone() },
+            media: Media::Disk,
+            writable: true,
+            removable: false,
+            bootable: true,
+            discard: true,
+            trusted: true,
+            protocol: Some("x86_64-abi".to_owned()),
+            script: Some(format!("{SCRIPTS}/block")),
+            device: Some(BlockDevice { major: 7, minor: 0, path: node }),
+            extra_backend: Vec::new(),
+            extra_private: Vec::new(),
+        };
+        return disk.create();
+    }
+    let interface = layout::Vif {
+        domid,
+        backend_domid,
+        handle: device.id,
+        mac: Mac([0x00, 0x16, 0x3e, 0x00, 0x00, 0x77]),
+        bridge: "xenbr0".to_owned(),
+        mtu: None,
+        rate: None,
+        carrier: true,
+        trusted: true,
+        emulated: false,
+        script: None,
+        extra_backend: Vec::new(),
+        extra_private: Vec::new(),
+    };
+    let mut nodes = interface.create();
+    nodes.append(layout::Vif::connect(device));
+    nodes
+}
+
+fn bare_unplug(store: &mut xenstore::Client, device: DeviceAddress) -> Outcome<()> {
+    let (watching, begin) = channel();
+    let watcher = std::thread::spawn(move || seen(device, closed, &watching));
+    // One that could not begin says why when it is joined.
+    let _ = begin.recv();
+    store.commit(&device.request_close())?;
+    watcher.join().map_err(|_| "the watching thread panicked")??;
+    Ok(store.commit(&device.remove())?)
+}
+
 fn dbg() -> String {
     "bench".to_owned()
 }
@@ -186,6 +250,10 @@ fn one_line_scripts() -> Outcome<()> {
 
 fn connected(state: Option<XenbusState>) -> bool {
     state == Some(XenbusState::Connected)
+}
+
+fn closed(state: Option<XenbusState>) -> bool {
+    matches!(state, None | Some(XenbusState::Closed))
 }
 
 fn gone(state: Option<XenbusState>) -> bool {

@@ -81,5 +81,8 @@ fn report(medians: &Medians) {
             let (of_stock, of_line) = (ours / stock, ours / line);
             println!("{ours:9.0} {stock:9.0} {line:9.0} {of_stock:8.3} {of_line:8.3}  {shown}, {until}");
         }
+        let bare = medians.get(what, "bare") / 1e3;
+        let (of_stock, of_line) = ["xl-stock", "xl-line"].map(|xl| bare * 1e3 / medians.get(what, xl)).into();
+        println!("{bare:9.0} {:>9} {:>9} {of_stock:8.3} {of_line:8.3}  {shown}, by its nodes alone", "", "");
     }
 }
