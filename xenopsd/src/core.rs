@@ -225,8 +225,7 @@ impl Core {
         let job = Box::new(move |slot: &Slot| {
             let task = core.tasks.create_unowned(dbg);
             let mut end = TaskEnd { tasks: core.tasks.clone(), task: Some(task.clone()), then: None };
-            let outcome = core.carry_out(&id, &Operation::Check, &task, slot);
-            end.end(outcome, core.records.objects(&id));
+            core.carry_out(&id, &Operation::Check, &task, slot, &mut end);
         });
         if let Err(error) = self.queues.push(vm, Some("check"), job) {
             tracing::error!(%vm, %error, "a look at its domain could not be queued");
@@ -241,28 +240,19 @@ impl Core {
         mut end: TaskEnd,
     ) -> Result<(), Error> {
         let (core, id) = (Arc::clone(self), vm.to_owned());
-        let job = Box::new(move |slot: &Slot| {
-            let outcome = core.carry_out(&id, &operation, &task, slot);
-            end.end(outcome, core.records.objects(&id));
-        });
+        let job = Box::new(move |slot: &Slot| core.carry_out(&id, &operation, &task, slot, &mut end));
         self.queues.push(vm, None, job)
     }
 
-    /// Runs an operation on its VM's thread.
-    fn carry_out(
-        &self,
-        vm: &str,
-        operation: &Operation,
-        task: &TaskHandle,
-        slot: &Slot,
-    ) -> Result<(), Error> {
+    /// Runs an operation on its VM's thread; clients are told to look at the VM when it is over.
+    fn carry_out(&self, vm: &str, operation: &Operation, task: &TaskHandle, slot: &Slot, end: &mut TaskEnd) {
         let (words, trace) = debug_info(task.dbg());
         let span = tracing::info_span!("task", dbg = words, trace);
         let outcome = span.in_scope(|| self.perform(vm, operation, task, slot));
         if let Err(error) = &outcome {
             tracing::warn!(vm, task = task.id(), %error, "{operation} failed");
         }
-        outcome
+        end.end(outcome, self.records.objects(vm));
     }
 
     /// Tells clients to look at a VM and its devices again.

@@ -19,8 +19,6 @@ impl Unhurried {
     /// None where the process is scheduled otherwise than the kernel does by default: an administrator wanted that.
     pub fn begin() -> Option<Self> {
         static BY_DEFAULT: OnceLock<bool> = OnceLock::new();
-        // SAFETY: a plain number; 0 is the calling thread.
-        let policy = || unsafe { libc::sched_getscheduler(0) };
         let by_default = *BY_DEFAULT.get_or_init(|| policy() == libc::SCHED_OTHER);
         (by_default && set(libc::SCHED_BATCH).is_ok())
             .then_some(Self { _of_this_thread: std::marker::PhantomData })
@@ -34,6 +32,11 @@ impl Drop for Unhurried {
     }
 }
 
+fn policy() -> libc::c_int {
+    // SAFETY: a plain number; 0 is the calling thread.
+    unsafe { libc::sched_getscheduler(0) }
+}
+
 fn set(policy: libc::c_int) -> io::Result<()> {
     let param = libc::sched_param { sched_priority: 0 };
     // SAFETY: 0 is the calling thread; the kernel reads the parameter, which lives until the call returns.
@@ -44,12 +47,6 @@ fn set(policy: libc::c_int) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// SAFETY of the call: a plain number.
-    fn policy() -> libc::c_int {
-        // SAFETY: a plain number; 0 is the calling thread.
-        unsafe { libc::sched_getscheduler(0) }
-    }
 
     #[test]
     fn the_policy_is_this_thread_s_and_given_back() {

@@ -68,29 +68,22 @@ impl Request<'_> {
             None if self.core.runtimes.with(self.vm, |r| std::mem::take(&mut r.model_ended)) => {
                 self.device_model_ended(&vm)
             }
-            None => self.tend_terminal().and(self.tend_frame_buffer()),
+            None => self.tend(),
             // It stopped after that. Its stop is an event, and the look that this asks for lets it run on.
             Some(ShutdownReason::Suspend) if suspending.is_some() => Ok(()),
             Some(reason) => self.react(&vm, reason),
         }
     }
 
-    /// Finds the terminal server of the running guest, or starts another.
-    fn tend_terminal(&self) -> Result<(), Error> {
+    /// Finds the terminal server of the running guest, or starts another, and brings its frame buffer in line with what it
+    /// has published.
+    fn tend(&self) -> Result<(), Error> {
         let records = self.records()?;
-        let lacks = VmExecutor::new(self.core, &records, self.task, self.slot).lacks_terminal();
-        let started =
+        let executor = VmExecutor::new(self.core, &records, self.task, self.slot);
+        let lacks = executor.lacks_terminal();
+        let restarted =
             lacks.and_then(|lacks| if lacks { self.run(&plan::restart_terminal()) } else { Ok(()) });
-        if started.is_err() {
-            self.core.check_at(self.vm, Instant::now() + TERMINAL_RETRY);
-        }
-        started
-    }
-
-    /// Brings the running guest's frame buffer in line with what it has published.
-    fn tend_frame_buffer(&self) -> Result<(), Error> {
-        let records = self.records()?;
-        let tended = VmExecutor::new(self.core, &records, self.task, self.slot).tend_frame_buffer();
+        let tended = restarted.and(executor.tend_frame_buffer());
         if tended.is_err() {
             self.core.check_at(self.vm, Instant::now() + TERMINAL_RETRY);
         }

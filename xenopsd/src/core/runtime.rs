@@ -1,7 +1,7 @@
 //! What is known of a VM only while this process runs. Nothing here is needed to recover: a restarted daemon finds
 //! domains and devices by looking.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -15,6 +15,7 @@ use crate::dm::model::Model;
 use crate::domain::frame_buffer::Looks;
 use crate::domain::guest_data::GuestData;
 use crate::edge::{DomId, Followed, Following, ScreenAddress, ScreenSocket, TerminalPorts, TerminalSockets};
+use crate::ops::starts::Starts;
 
 /// One VM's.
 #[derive(Debug, Default)]
@@ -64,7 +65,7 @@ pub struct FrameBuffer {
     /// Its socket, for the next one; none of one that an earlier daemon started.
     pub socket: Option<ScreenSocket>,
     /// When one was started of late.
-    pub starts: VecDeque<Instant>,
+    pub starts: Starts,
 }
 
 impl FrameBuffer {
@@ -95,7 +96,7 @@ pub struct Terminal {
     /// Its sockets, for the next one; none of one that an earlier daemon started.
     pub sockets: Option<TerminalSockets>,
     /// When it was started again of late, because it had ended.
-    pub restarts: VecDeque<Instant>,
+    pub restarts: Starts,
 }
 
 /// One that runs.

@@ -31,7 +31,7 @@ pub(super) fn backend_ready(plug: &Plug<'_>, address: DeviceAddress) -> Result<(
     let failure = |why: &str| Error::internal(format!("VM {}: {address}: {why}", plug.vm));
     let taken_up = || {
         let [backend] = values(plug, &[address.backend_state()])?;
-        match backend.map(|state| XenbusState::from_value(&state)) {
+        match state(backend) {
             Some(XenbusState::InitWait | XenbusState::Initialised | XenbusState::Connected) => Ok(Some(())),
             Some(XenbusState::Closing | XenbusState::Closed) | None => {
                 Err(failure(&complaint(&address.status(&mut *plug.core.edges.store()?)?)))
@@ -47,6 +47,11 @@ pub(super) fn backend_ready(plug: &Plug<'_>, address: DeviceAddress) -> Result<(
         )),
         Ended::Failed(error) => error,
     })
+}
+
+/// The state that a node says its end is in.
+fn state(value: Option<Vec<u8>>) -> Option<XenbusState> {
+    value.map(|state| XenbusState::from_value(&state))
 }
 
 /// What nodes say, in one round trip.
@@ -126,7 +131,7 @@ fn settled(plug: &Plug<'_>, address: DeviceAddress) -> Result<Settled, Error> {
     let nodes = [backend, frontend, address.frontend_error()];
     let look = || -> Result<_, Error> {
         let [backend, frontend, said] = values(plug, &nodes)?;
-        Ok(([backend, frontend].map(|state| state.map(|state| XenbusState::from_value(&state))), said))
+        Ok(([backend, frontend].map(state), said))
     };
     let settled = plug.waiting.until(&watched, deadline, || {
         let (states, said) = look()?;
@@ -158,7 +163,7 @@ fn settled(plug: &Plug<'_>, address: DeviceAddress) -> Result<Settled, Error> {
 fn request_close(plug: &Plug<'_>, address: DeviceAddress, how: Unplugging) -> Result<(), Error> {
     let mut store = plug.core.edges.store()?;
     store.transaction(|t| {
-        match t.read(&address.backend_state())?.map(|state| XenbusState::from_value(&state)) {
+        match state(t.read(&address.backend_state())?) {
             None | Some(XenbusState::Closed) => {}
             Some(XenbusState::Initialising) => {
                 t.apply(&address.request_close())?;
@@ -224,7 +229,7 @@ impl Closing<'_> {
         let mut refused = None;
         let waited = self.plug.waiting.until_changed(&watched, deadline, || {
             let [backend, says] = values(self.plug, &nodes)?;
-            match backend.map(|state| XenbusState::from_value(&state)) {
+            match state(backend) {
                 None | Some(XenbusState::Closed) => return Ok(Some(())),
                 Some(XenbusState::Closing) => {}
                 // A driver that was about to connect has written its state over the request.

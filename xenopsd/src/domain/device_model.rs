@@ -219,10 +219,7 @@ impl Core {
     /// # Errors
     /// When it is there and cannot be reached.
     pub fn adopt_device_model(&self, vm: &Vm, domid: DomId) -> Result<(), Error> {
-        let noted = self.journal.of(&vm.id).into_iter().find_map(|(_, resource)| match resource {
-            Resource::Process(process) if process.role == ROLE => Some(process),
-            _ => None,
-        });
+        let noted = self.journal.processes(&vm.id, ROLE).into_iter().next().map(|(_, process)| process);
         let known = self.runtimes.with(&vm.id, |r| r.model.is_some());
         let Some(process) = noted.filter(|_| !known) else { return Ok(()) };
         let failed = |error: &dyn std::fmt::Display| Error::internal(format!("VM {}: {error}", vm.id));

@@ -27,17 +27,13 @@ use crate::device::{frame_buffer, store_domid};
 use crate::edge::linux::frame_buffer::ROLE;
 use crate::edge::{DomId, FrameBufferWanted};
 use crate::ops::plan::has_frame_buffer;
-use crate::state::journal::{EntryId, ProcessId, Resource};
+use crate::state::journal::{ProcessId, Resource};
 
 /// From the guest's first change to the look at it: its two drivers publish theirs one after the other.
 const SETTLE: Duration = Duration::from_millis(20);
 
 /// Least time between two looks that a guest's changes cause.
 const APART: Duration = Duration::from_secs(1);
-
-/// How often a process is started within [`WINDOW`]: what ends it, or makes it useless, may be the guest.
-const MAX_STARTS: usize = 5;
-const WINDOW: Duration = Duration::from_secs(60);
 
 impl VmExecutor<'_> {
     /// Writes the nodes of both devices.
@@ -80,7 +76,8 @@ impl VmExecutor<'_> {
         }
         let mut failed = false;
         if let (None, Some(wanted)) = (&served, wanted)
-            && self.may_start()
+            && self
+                .may_start(|r| &mut r.frame_buffer.starts, ["the guest's frame buffer was served", "served"])
         {
             match self.start_server(domid, &wanted) {
                 Ok(()) => served = Some(wanted),
@@ -130,7 +127,7 @@ impl VmExecutor<'_> {
         let of = store_domid(domid);
         let values = self.core.edges.store()?.read_all(&FrameBufferServer::paths(of))?;
         let nodes = FrameBufferServer::parse(of, &values);
-        for (_, process) in self.frame_servers() {
+        for (_, process) in self.core.journal.processes(self.vm(), ROLE) {
             let its = nodes.as_ref().filter(|nodes| Ok(nodes.pid) == u32::try_from(process.pid));
             if let Some(nodes) = its
                 && let Ok(serves) = nodes.serves.parse()
@@ -185,37 +182,12 @@ impl VmExecutor<'_> {
         })
     }
 
-    /// Not too often.
-    fn may_start(&self) -> bool {
-        let now = Instant::now();
-        let next = self.core.runtimes.with(self.vm(), |r| {
-            let starts = &mut r.frame_buffer.starts;
-            while starts.front().is_some_and(|first| now.duration_since(*first) >= WINDOW) {
-                starts.pop_front();
-            }
-            if starts.len() < MAX_STARTS {
-                starts.push_back(now);
-                return None;
-            }
-            starts.front().map(|first| *first + WINDOW)
-        });
-        if let Some(next) = next {
-            tracing::error!(
-                vm = self.vm(),
-                "the guest's frame buffer was served {MAX_STARTS} times within {} s; it is served again later",
-                WINDOW.as_secs()
-            );
-            self.core.check_at(self.vm(), next);
-        }
-        next.is_none()
-    }
-
     /// Ends the process, whoever started it; its socket stays, for the next one.
     fn stop_server(&self) -> Result<(), Error> {
         // Not followed any more, so that its end is no news.
         drop(self.core.runtimes.with(self.vm(), |r| r.frame_buffer.server.take()));
         let mut outcome = Ok(());
-        for (entry, process) in self.frame_servers() {
+        for (entry, process) in self.core.journal.processes(self.vm(), ROLE) {
             let ended = self.core.edges.host().release(&Resource::Process(process));
             outcome = outcome
                 .and(ended.map_err(Error::from))
@@ -236,7 +208,7 @@ impl VmExecutor<'_> {
     /// then, as they were asked to.
     pub(super) fn stop_frame_buffer(&self) -> Result<(), Error> {
         // Its record may say otherwise than when it was started.
-        let served = !self.frame_servers().is_empty();
+        let served = !self.core.journal.processes(self.vm(), ROLE).is_empty();
         let stopped = self.stop_server();
         let known = self.core.runtimes.with(self.vm(), |r| std::mem::take(&mut r.frame_buffer));
         if !served && known.watches.is_none() && !has_frame_buffer(&self.records.vm) {
@@ -248,16 +220,6 @@ impl VmExecutor<'_> {
             return stopped;
         }
         stopped.and(self.show(domid, [Some(XenbusState::Closed); 2]))
-    }
-
-    /// Those that were started for this VM.
-    fn frame_servers(&self) -> Vec<(EntryId, ProcessId)> {
-        let entries = self.core.journal.of(self.vm()).into_iter();
-        let server = |(entry, resource)| match resource {
-            Resource::Process(process) if process.role == ROLE => Some((entry, process)),
-            _ => None,
-        };
-        entries.filter_map(server).collect()
     }
 }
 

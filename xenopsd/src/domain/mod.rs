@@ -23,17 +23,19 @@ mod terminal;
 
 use std::sync::atomic::AtomicBool;
 use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
 
 use xenstore::layout::{DomainKind, libxl_path};
 use xenstore::{Operations, Path};
 
 use crate::api::{BuilderInfo, Error, Vm};
-use crate::core::{Core, PENDING};
+use crate::core::{Core, PENDING, Runtime};
 use crate::device;
 use crate::edge::{DomId, GuestKind, SuspendFile};
 use crate::ops::plan::{Atom, Records};
 use crate::ops::queue::Slot;
 use crate::ops::runner::Executor;
+use crate::ops::starts::Starts;
 use crate::ops::task::TaskHandle;
 use create::BootFiles;
 use guest_installer::eliloader::Changes;
@@ -75,6 +77,26 @@ impl<'a> VmExecutor<'a> {
 
     fn vm(&self) -> &str {
         &self.records.vm.id
+    }
+
+    /// Not too often: whoever ends a process may do so again. One that may not be started now is looked after when it may;
+    /// the log says what `happened` too often and what is done `again` then.
+    fn may_start(
+        &self,
+        starts: impl FnOnce(&mut Runtime) -> &mut Starts,
+        [happened, again]: [&str; 2],
+    ) -> bool {
+        let counted = self.core.runtimes.with(self.vm(), |r| starts(r).count(Instant::now()));
+        if let Err(next) = counted {
+            tracing::error!(
+                vm = self.vm(),
+                "{happened} {} times within {} s; it is {again} again later",
+                Starts::MOST,
+                Starts::WINDOW.as_secs()
+            );
+            self.core.check_at(self.vm(), next);
+        }
+        counted.is_ok()
     }
 
     /// The domain, or the error of an operation that needs one. Looked up by UUID each time: a remembered number may

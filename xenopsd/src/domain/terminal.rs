@@ -27,14 +27,10 @@ use crate::edge::linux::terminal::ROLE;
 use crate::edge::{DomId, TerminalPorts, TerminalSockets, TerminalWanted};
 use crate::ops::plan::{Screen, has_frame_buffer, has_terminal, has_text_screen};
 use crate::ops::wait::Ended;
-use crate::state::journal::{EntryId, ProcessId, Resource};
+use crate::state::journal::{ProcessId, Resource};
 
 /// How long a terminal server may take to save its screen. It takes milliseconds.
 const SAVE_LIMIT: Duration = Duration::from_secs(10);
-
-/// How often one is started again within [`RESTART_WINDOW`]: what ends it may be what the guest prints.
-const MAX_RESTARTS: usize = 5;
-const RESTART_WINDOW: Duration = Duration::from_secs(60);
 
 /// Most characters of a VM's name that viewers show.
 const MAX_TITLE: usize = 64;
@@ -102,7 +98,7 @@ impl VmExecutor<'_> {
         // Not followed any more, so that its end is no news.
         drop(given_up);
         let mut outcome = Ok(());
-        for (entry, process) in self.journalled() {
+        for (entry, process) in self.core.journal.processes(self.vm(), ROLE) {
             let ended = match screen {
                 Screen::Fresh => self.core.edges.host().release(&Resource::Process(process)).map(drop),
                 Screen::Kept => self.core.edges.host().stop_process(&process, SAVE_LIMIT).map(|saved| {
@@ -130,7 +126,7 @@ impl VmExecutor<'_> {
             return Ok(false);
         }
         let domid = self.domid()?;
-        for (entry, process) in self.journalled() {
+        for (entry, process) in self.core.journal.processes(self.vm(), ROLE) {
             if self.adopt(domid, &process)? {
                 return Ok(false);
             }
@@ -139,7 +135,9 @@ impl VmExecutor<'_> {
         }
         self.remove_nodes(domid)?;
         // An empty domain has no console yet.
-        Ok(self.tty(domid)?.is_some() && self.tty_is_its_own().is_ok() && self.may_restart())
+        Ok(self.tty(domid)?.is_some()
+            && self.tty_is_its_own().is_ok()
+            && self.may_start(|r| &mut r.terminal.restarts, ["the terminal server has ended", "started"]))
     }
 
     /// A device model's terminal goes with it, and its number may be another guest's then: one that was opened while the
@@ -195,41 +193,6 @@ impl VmExecutor<'_> {
             r.terminal.sockets = sockets;
             Ok(true)
         })
-    }
-
-    /// Not too often: whoever ends it may do so again.
-    fn may_restart(&self) -> bool {
-        let now = Instant::now();
-        let next = self.core.runtimes.with(self.vm(), |r| {
-            let restarts = &mut r.terminal.restarts;
-            while restarts.front().is_some_and(|first| now.duration_since(*first) >= RESTART_WINDOW) {
-                restarts.pop_front();
-            }
-            if restarts.len() < MAX_RESTARTS {
-                restarts.push_back(now);
-                return None;
-            }
-            restarts.front().map(|first| *first + RESTART_WINDOW)
-        });
-        if let Some(next) = next {
-            tracing::error!(
-                vm = self.vm(),
-                "the terminal server has ended {MAX_RESTARTS} times within {} s; it is started again later",
-                RESTART_WINDOW.as_secs()
-            );
-            self.core.check_at(self.vm(), next);
-        }
-        next.is_none()
-    }
-
-    /// Those that were started for this VM.
-    fn journalled(&self) -> Vec<(EntryId, ProcessId)> {
-        let entries = self.core.journal.of(self.vm()).into_iter();
-        let terminal = |(entry, resource)| match resource {
-            Resource::Process(process) if process.role == ROLE => Some((entry, process)),
-            _ => None,
-        };
-        entries.filter_map(terminal).collect()
     }
 
     fn remove_nodes(&self, domid: DomId) -> Result<(), Error> {

@@ -7,6 +7,7 @@ pub mod hook;
 pub mod plan;
 pub mod queue;
 pub mod runner;
+pub mod starts;
 pub mod task;
 pub mod timer;
 pub mod updates;

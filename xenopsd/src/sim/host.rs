@@ -71,6 +71,18 @@ impl SimHost {
         Self { shared, disks, hooks, storage, qemu: options.qemu }
     }
 
+    /// A process that waits for its word.
+    fn prepared(&self, role: &str, screen: &Path, restored: bool) -> Prepared {
+        let (process, go) = Processes::start(&self.shared.processes, role, screen, restored);
+        let faults = self.shared.faults.clone();
+        let go = move || {
+            faults.check("host.go")?;
+            go();
+            Ok(())
+        };
+        Prepared { process, go: Box::new(go) }
+    }
+
     fn disk(&self, site: &str, path: &Path) -> Result<FileId, HostError> {
         self.shared.faults.check(site).map_err(|e| unusable("disk", &e))?;
         let id = path.display().to_string();
@@ -312,14 +324,7 @@ impl Host for SimHost {
     fn start_terminal(&self, wanted: &TerminalWanted<'_>) -> Result<Prepared, HostError> {
         self.shared.faults.check("host.start_terminal")?;
         let restored = wanted.restore && wanted.screen.is_file();
-        let (process, go) = Processes::start(&self.shared.processes, ROLE, wanted.screen, restored);
-        let faults = self.shared.faults.clone();
-        let go = move || {
-            faults.check("host.go")?;
-            go();
-            Ok(())
-        };
-        Ok(Prepared { process, go: Box::new(go) })
+        Ok(self.prepared(ROLE, wanted.screen, restored))
     }
 
     /// Nobody listens there.
@@ -330,14 +335,7 @@ impl Host for SimHost {
 
     fn start_frame_buffer(&self, _wanted: &FrameBufferWanted<'_>) -> Result<Prepared, HostError> {
         self.shared.faults.check("host.start_frame_buffer")?;
-        let (process, go) = Processes::start(&self.shared.processes, FRAME_BUFFER_ROLE, Path::new(""), false);
-        let faults = self.shared.faults.clone();
-        let go = move || {
-            faults.check("host.go")?;
-            go();
-            Ok(())
-        };
-        Ok(Prepared { process, go: Box::new(go) })
+        Ok(self.prepared(FRAME_BUFFER_ROLE, Path::new(""), false))
     }
 
     fn follow_process(&self, process: &ProcessId, tell: Tell) -> Result<Option<Followed>, HostError> {

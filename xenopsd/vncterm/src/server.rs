@@ -1,5 +1,6 @@
 //! The loop: one thread, no waiting but in one place, every queue bounded.
 
+mod budget;
 mod client;
 mod clients;
 mod listener;
@@ -11,9 +12,10 @@ pub use log::Log;
 pub use pixels::{Device, PixelServer, Signals};
 
 use crate::rfb::auth::{Gate, Password};
-use crate::rfb::{Input, Viewer, ViewerError};
+use crate::rfb::{Input, Viewer};
 use crate::source::Source;
 use crate::term::Terminal;
+use budget::Budget;
 use client::Kind;
 use clients::Clients;
 use mio::unix::SourceFd;
@@ -27,7 +29,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 /// A guest may print this much each second: a tenth of a core, and ten times what xenconsoled lets through.
-const RATE: usize = 4 << 20;
+const RATE: u32 = 4 << 20;
 
 /// What it may print at once before that counts.
 const BURST: usize = 512 << 10;
@@ -89,8 +91,7 @@ struct Loop {
     source_readable: bool,
     other: Other,
     /// Bytes that may be read from the source.
-    budget: usize,
-    refilled: Instant,
+    budget: Budget,
     ended: bool,
 }
 
@@ -108,8 +109,7 @@ impl Server {
             input: Vec::new(),
             source_readable: true,
             other: Other::There,
-            budget: BURST,
-            refilled: Instant::now(),
+            budget: Budget::new(RATE, BURST),
             ended: false,
         };
         running.register()?;
@@ -160,8 +160,7 @@ impl Loop {
     fn timeout(&self, now: Instant) -> Option<Duration> {
         let refill = (self.source_readable && self.other == Other::There).then(|| {
             // Enough for a turn, not for a byte.
-            let missing = u32::try_from(CHUNK.saturating_sub(self.budget)).unwrap_or(u32::MAX);
-            self.refilled + Duration::from_secs(1) * missing / u32::try_from(RATE).unwrap_or(1)
+            self.budget.has(CHUNK)
         });
         let again = if let Other::Again(when) = self.other { Some(when) } else { None };
         let clients = self.clients.wakes(now).into_iter();
@@ -185,28 +184,18 @@ impl Loop {
         file.sync_data()
     }
 
-    fn refill(&mut self, now: Instant) {
-        let passed = now.saturating_duration_since(self.refilled).as_micros();
-        let rate = u128::try_from(RATE).unwrap_or(1);
-        let added = usize::try_from(passed * rate / 1_000_000).unwrap_or(BURST);
-        if added > 0 {
-            self.budget = self.budget.saturating_add(added).min(BURST);
-            self.refilled = now;
-        }
-    }
-
     fn read_source(&mut self, buffer: &mut [u8], now: Instant) {
-        self.refill(now);
+        self.budget.refill(now);
         if let Other::Again(when) = self.other
             && when <= now
         {
             self.start_again(now);
         }
         // A turn takes at most a burst; below a chunk it waits until more may be read.
-        while self.source_readable && self.other == Other::There && self.budget >= CHUNK {
+        while self.source_readable && self.other == Other::There && self.budget.left >= CHUNK {
             match self.server.source.read(buffer) {
                 Ok(Some(count)) => {
-                    self.budget -= count;
+                    self.budget.left -= count;
                     self.show(&buffer[..count]);
                 }
                 Ok(None) => self.source_readable = false,
@@ -282,11 +271,7 @@ impl Loop {
                 Input::Resize(size) => resize = Some(size),
                 Input::Exclusive => only = Some(*token),
             });
-            match result {
-                Ok(()) => {}
-                Err(ViewerError::Denied(_)) => client.close(),
-                Err(_) => client.dropped = true,
-            }
+            client.after(result);
         }
         if let Some(size) = resize {
             self.server.terminal.resize(size);

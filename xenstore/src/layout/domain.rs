@@ -268,17 +268,14 @@ impl Layout for Domain {
             |d| below("bios-strings", &d.bios_strings),
             "hvmloader: SMBIOS",
         ),
-        Node {
-            side: Side::Domain,
-            name: "hvmloader",
-            rule: Rule::Ro,
-            content: super::Content::Value {
-                of: |d| (d.kind == DomainKind::Hvm).then(Vec::new),
-                shown: "(directory, HVM only)",
-            },
-            about: "hvmloader: which firmware",
-            copied: false,
-        },
+        Node::<Self>::value(
+            Side::Domain,
+            "hvmloader",
+            "(directory, HVM only)",
+            |d| (d.kind == DomainKind::Hvm).then(Vec::new),
+            "hvmloader: which firmware",
+        )
+        .owned(Rule::Ro),
         Node::value(
             Side::Domain,
             "hvmloader/bios",
@@ -293,17 +290,14 @@ impl Layout for Domain {
             |d| d.bios.and(flag(false)),
             "hvmloader: this device model does not follow memory that is moved for large PCI devices",
         ),
-        Node {
-            side: Side::Domain,
-            name: "hvmloader/generation-id-address",
-            rule: Rule::Rw,
-            content: super::Content::Value {
-                of: |d| (d.kind == DomainKind::Hvm).then(Vec::new),
-                shown: "(empty, HVM only)",
-            },
-            about: "nobody: before Xen 4.5 hvmloader wrote here where it has put the generation id, which is a parameter of the domain now",
-            copied: false,
-        },
+        Node::<Self>::value(
+            Side::Domain,
+            "hvmloader/generation-id-address",
+            "(empty, HVM only)",
+            |d| (d.kind == DomainKind::Hvm).then(Vec::new),
+            "nobody: before Xen 4.5 hvmloader wrote here where it has put the generation id, which is a parameter of the domain now",
+        )
+        .owned(Rule::Rw),
         Node::dir(Side::Vm, "", Rule::Ro, "what belongs to the VM rather than to this domain"),
         Node::value(Side::Vm, "uuid", "U", |d| text(d.uuid), "agents"),
         Node::value(Side::Vm, "name", "text", |d| text(&d.name), "xl rename"),

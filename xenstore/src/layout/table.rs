@@ -91,7 +91,7 @@ pub struct Node<T> {
     /// Who reads it, and what for.
     pub about: &'static str,
     /// Whether the toolstack keeps a copy of a backend's value on the private side.
-    pub copied: bool,
+    copied: bool,
 }
 
 impl<T> Node<T> {

@@ -19,8 +19,7 @@ use std::path::Path;
 use ffi::jail::{self, Jail, Limits};
 use ffi::restrict::{Driver, restrict_descriptor};
 
-use super::process;
-use super::terminal::{Held, LIMITS, TerminalError, TerminalServers, read_password};
+use super::terminal::{LIMITS, TerminalError, TerminalServers, read_password};
 use crate::edge::{DomId, FrameBufferWanted, Prepared, ScreenSocket};
 
 /// The role of its entries in the journal.
@@ -49,15 +48,11 @@ impl TerminalServers {
         // Not its terminal server's user, whose processes are counted.
         let uid = jail::disk_uid_of(self.uid_base, wanted.domid)?;
         let password = self.password.as_deref().map(read_password).transpose()?;
-        let not_ready = |why: &dyn std::fmt::Display| TerminalError::NotReady {
-            program: self.program.clone(),
-            why: why.to_string(),
-        };
-        let broken = |error: io::Error| not_ready(&error);
+        let broken = |error: io::Error| self.not_ready(&error);
         let (ours, its) = UnixStream::pair().map_err(broken)?;
         let its = OwnedFd::from(its);
         let socket =
-            wanted.socket.socket.as_ref().ok_or_else(|| not_ready(&"there is no socket for viewers"))?;
+            wanted.socket.socket.as_ref().ok_or_else(|| self.not_ready(&"there is no socket for viewers"))?;
         let privcmd = driver(PRIVCMD, Driver::Privcmd, wanted.domid)?;
         let evtchn = driver(EVTCHN, Driver::Evtchn, wanted.domid)?;
         let mut jail = Jail::new(uid, uid)?
@@ -72,18 +67,7 @@ impl TerminalServers {
         let jail = jail.variable("LISTEN_FDS", "1")?;
         let serves = wanted.serves.to_string();
         let arguments = ["vncterm", "--supervised", "--frame-buffer", &serves];
-        let mut held = Held::new(jail.spawn(&self.program, &arguments)?, ours, password);
-        held.wait_until_ready().map_err(|why| not_ready(&why))?;
-        let pid = held.settle(&not_ready)?;
-        let process = process::describe(pid, uid, ROLE).map_err(broken)?;
-        let program = self.program.clone();
-        let go = move || {
-            held.go().map_err(|source| {
-                let why = format!("it ended while it was written down: {source}");
-                TerminalError::NotReady { program, why }.into()
-            })
-        };
-        Ok(Prepared { process, go: Box::new(go) })
+        self.hold(jail, &arguments, (ours, password), (uid, ROLE))
     }
 }
 

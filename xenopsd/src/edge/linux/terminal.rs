@@ -172,11 +172,7 @@ impl TerminalServers {
         // Only viewers are asked for it.
         let password = self.password.as_deref().filter(|_| wanted.sockets.ports.vnc.is_some());
         let password = password.map(read_password).transpose()?;
-        let not_ready = |why: &dyn std::fmt::Display| TerminalError::NotReady {
-            program: self.program.clone(),
-            why: why.to_string(),
-        };
-        let broken = |error: io::Error| not_ready(&error);
+        let broken = |error: io::Error| self.not_ready(&error);
         let (ours, its) = UnixStream::pair().map_err(broken)?;
         let its = OwnedFd::from(its);
         let mut jail = Jail::new(uid, uid)?
@@ -207,10 +203,29 @@ impl TerminalServers {
         if restored {
             arguments.extend(["--loadstate", SCREEN]);
         }
-        let mut held = Held::new(jail.spawn(&self.program, &arguments)?, ours, password);
+        self.hold(jail, &arguments, (ours, password), (uid, ROLE))
+    }
+}
+
+impl TerminalServers {
+    pub(super) fn not_ready(&self, why: &dyn std::fmt::Display) -> TerminalError {
+        TerminalError::NotReady { program: self.program.clone(), why: why.to_string() }
+    }
+
+    /// Runs the program in its jail until it has all that it needs; it waits for its word, which may bring a password, over the
+    /// socket. It is of this user, and its entry in the journal of this role.
+    pub(super) fn hold(
+        &self,
+        jail: Jail,
+        arguments: &[&str],
+        (socket, password): (UnixStream, Option<Password>),
+        (uid, role): (u32, &str),
+    ) -> Result<Prepared, TerminalError> {
+        let not_ready = |why: &dyn std::fmt::Display| self.not_ready(why);
+        let mut held = Held::new(jail.spawn(&self.program, arguments)?, socket, password);
         held.wait_until_ready().map_err(|why| not_ready(&why))?;
         let pid = held.settle(&not_ready)?;
-        let process = process::describe(pid, uid, ROLE).map_err(broken)?;
+        let process = process::describe(pid, uid, role).map_err(|error| not_ready(&error))?;
         let program = self.program.clone();
         let go = move || {
             held.go().map_err(|source| {
@@ -220,9 +235,7 @@ impl TerminalServers {
         };
         Ok(Prepared { process, go: Box::new(go) })
     }
-}
 
-impl TerminalServers {
     /// The file of a VM's log, which goes on where it ended, if one is kept. A guest is not kept from running because what
     /// it prints cannot be written to a disk: then it is kept in memory only, and the daemon's log says so.
     fn prepare_log(&self, vm: &str, uid: u32) -> Option<PathBuf> {
@@ -239,19 +252,19 @@ impl TerminalServers {
 }
 
 /// A process that was not given its word: it is ended when this is dropped.
-pub(super) struct Held {
+struct Held {
     child: Option<Child>,
     socket: UnixStream,
     password: Option<Password>,
 }
 
 impl Held {
-    pub(super) fn new(child: Child, socket: UnixStream, password: Option<Password>) -> Self {
+    fn new(child: Child, socket: UnixStream, password: Option<Password>) -> Self {
         Self { child: Some(child), socket, password }
     }
 
     /// It has all that it needs: even its root goes. Its number.
-    pub(super) fn settle(
+    fn settle(
         &self,
         not_ready: &dyn Fn(&dyn std::fmt::Display) -> TerminalError,
     ) -> Result<u32, TerminalError> {
@@ -261,7 +274,7 @@ impl Held {
     }
 
     /// Reads `ready`, or why it cannot be.
-    pub(super) fn wait_until_ready(&mut self) -> Result<(), String> {
+    fn wait_until_ready(&mut self) -> Result<(), String> {
         const READY: &[u8] = b"ready\n";
         self.socket.set_read_timeout(Some(READY_LIMIT)).map_err(|e| e.to_string())?;
         let mut first = [0; READY.len()];
@@ -279,7 +292,7 @@ impl Held {
         Err(if text.trim().is_empty() { "it ended".to_owned() } else { text.trim().to_owned() })
     }
 
-    pub(super) fn go(mut self) -> io::Result<()> {
+    fn go(mut self) -> io::Result<()> {
         let password = self.password.take();
         let word = [password.as_ref().map_or(&b""[..], Password::text), b"\n"].concat();
         self.socket.write_all(&word)?;

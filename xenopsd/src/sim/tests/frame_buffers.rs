@@ -71,6 +71,24 @@ impl<'a> Guest<'a> {
         self.rig.settle(self.vm);
     }
 
+    fn says_of_both(&self, state: &str) {
+        for class in ["vfb", "vkbd"] {
+            self.say(class, &[("state", state)]);
+        }
+    }
+
+    /// Its drivers begin anew: the backends wait for them.
+    fn begins_anew(&self) {
+        self.says_of_both("1");
+        self.rig.until("both wait", || self.backends() == both("2"));
+    }
+
+    /// Waits until the backends have closed, and the look at them is over.
+    fn closes(&self) {
+        self.rig.until("both have closed", || self.backends() == both("6"));
+        self.rig.settle(self.vm);
+    }
+
     fn screens(&self) -> usize {
         let state = observe::state(&self.rig.core, &self.rig.core.records.vm(self.vm).unwrap()).unwrap();
         state.consoles.iter().filter(|console| console.protocol == ConsoleProtocol::Rfb).count()
@@ -87,8 +105,8 @@ impl<'a> Guest<'a> {
     }
 }
 
-fn closed() -> [Option<String>; 2] {
-    [(); 2].map(|()| Some("6".to_owned()))
+fn both(state: &str) -> [Option<String>; 2] {
+    [(); 2].map(|()| Some(state.to_owned()))
 }
 
 fn started(rig: &Rig) -> String {
@@ -103,7 +121,7 @@ fn a_guest_that_publishes_its_pages_is_served_and_nothing_is_left_of_it() {
     let rig = Rig::new(&quick());
     let vm = started(&rig);
     let guest = Guest::of(&rig, &vm);
-    assert_eq!(guest.backends(), [(); 2].map(|()| Some("2".to_owned())), "they wait for it");
+    assert_eq!(guest.backends(), both("2"), "they wait for it");
     guest.nothing_is_served();
     guest.publish_both();
     guest.serves("1000:9:64:2000:9:abs");
@@ -151,16 +169,10 @@ fn a_driver_that_goes_and_comes_back_is_followed() {
     let guest = Guest::of(&rig, &vm);
     guest.publish_both();
     guest.serves("1000:9:64:2000:9:abs");
-    for class in ["vfb", "vkbd"] {
-        guest.say(class, &[("state", "5")]);
-    }
-    rig.until("both have closed", || guest.backends() == closed());
-    rig.settle(&vm);
+    guest.says_of_both("5");
+    guest.closes();
     guest.nothing_is_served();
-    for class in ["vfb", "vkbd"] {
-        guest.say(class, &[("state", "1")]);
-    }
-    rig.until("both wait", || guest.backends() == [(); 2].map(|()| Some("2".to_owned())));
+    guest.begins_anew();
     guest.publish_both();
     guest.serves("1000:9:64:2000:9:abs");
 }
@@ -177,8 +189,7 @@ fn a_guest_that_removes_its_nodes_is_served_no_more() {
         let path = format!("/local/domain/{}/device/{class}/0", guest.domid);
         client.rm(&xenstore::Path::new(&path).unwrap()).unwrap();
     }
-    rig.until("both have closed", || guest.backends() == closed());
-    rig.settle(&vm);
+    guest.closes();
     guest.nothing_is_served();
     rig.run(&vm, Operation::Shutdown(None)).unwrap();
 }
@@ -196,16 +207,12 @@ fn what_cannot_be_served_is_closed_and_leaves_nothing() {
             when: crate::sim::When::Before,
         });
         guest.publish_both();
-        rig.until("both have closed", || guest.backends() == closed());
-        rig.settle(&vm);
+        guest.closes();
         assert_eq!(rig.machine.faults.disarm(), 1, "{site}");
         guest.nothing_is_served();
         assert_eq!(rig.state(&vm), PowerState::Running, "{site}");
         // Its driver may begin anew.
-        for class in ["vfb", "vkbd"] {
-            guest.say(class, &[("state", "1")]);
-        }
-        rig.until("both wait", || guest.backends() == [(); 2].map(|()| Some("2".to_owned())));
+        guest.begins_anew();
         guest.publish_both();
         guest.serves("1000:9:64:2000:9:abs");
     }
@@ -277,7 +284,6 @@ fn a_toolstack_that_closes_the_backends_is_obeyed() {
         let address = DeviceAddress { kind, domid, id: 0, backend_domid: xenstore::DomId::DOM0 };
         client.commit(&address.request_close()).unwrap();
     }
-    rig.until("both have closed", || guest.backends() == closed());
-    rig.settle(&vm);
+    guest.closes();
     guest.nothing_is_served();
 }

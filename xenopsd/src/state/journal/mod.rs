@@ -147,6 +147,15 @@ impl Journal {
         entries.map(|(id, resource)| (*id, resource.clone())).collect()
     }
 
+    /// The processes of a role that a VM has, oldest first.
+    pub fn processes(&self, vm: &str, role: &str) -> Vec<(EntryId, ProcessId)> {
+        let process = |(entry, resource)| match resource {
+            Resource::Process(process) if process.role == role => Some((entry, process)),
+            _ => None,
+        };
+        self.of(vm).into_iter().filter_map(process).collect()
+    }
+
     /// The VMs that have something.
     pub fn vms(&self) -> Vec<String> {
         self.lock().entries.keys().cloned().collect()

@@ -82,24 +82,21 @@ impl PixelViewer {
     /// sent why.
     pub fn received(
         &mut self,
-        mut bytes: &[u8],
+        bytes: &[u8],
         canvas: &Canvas,
         mut act: impl FnMut(Act),
     ) -> Result<(), ViewerError> {
-        if !self.is_ready() {
-            let Some((taken, shared)) = self.session.shake_hands(bytes)? else { return Ok(()) };
-            bytes = &bytes[taken..];
-            if !shared {
-                act(Act::Exclusive);
-            }
-            self.session.begin(canvas.size(), NAME);
+        let received = self.session.received(bytes, canvas.size(), NAME)?;
+        if received.exclusive {
+            act(Act::Exclusive);
+        }
+        if received.begun {
             self.begin(canvas);
         }
-        let (messages, result) = self.session.messages(bytes);
-        for message in messages {
+        for message in received.messages {
             self.obey(&message, canvas, &mut act);
         }
-        result
+        received.result
     }
 
     /// It has nothing.

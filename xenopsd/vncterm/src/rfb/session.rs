@@ -13,6 +13,18 @@ const PSEUDO_DESKTOP_SIZE: i32 = -223;
 const PSEUDO_EXTENDED_DESKTOP_SIZE: i32 = -308;
 pub(super) const COPY_RECT: i32 = 1;
 
+/// What a viewer has sent.
+pub(super) struct Received {
+    /// The handshake was over with it.
+    pub(super) begun: bool,
+    /// Then, too: it came to be the only one.
+    pub(super) exclusive: bool,
+    /// The messages that came, up to one that is none.
+    pub(super) messages: Vec<Message>,
+    /// For that one the viewer must be sent away, once the others are obeyed.
+    pub(super) result: Result<(), ViewerError>,
+}
+
 /// One conversation.
 #[derive(Debug)]
 pub(super) struct Session {
@@ -76,25 +88,29 @@ impl Session {
         self.is_ready() && self.requested && self.output.is_empty()
     }
 
-    /// Takes a step of the handshake, if that is not over: how many of the bytes it took, and whether others may stay,
-    /// once it is.
-    pub(super) fn shake_hands(&mut self, bytes: &[u8]) -> Result<Option<(usize, bool)>, ViewerError> {
-        let begun = self.handshake.received(bytes, &mut self.output)?;
-        Ok(begun.map(|begun| (begun.taken, begun.shared)))
-    }
-
-    /// The messages in what came, up to one that is none, for which the viewer must be sent away once they are obeyed.
-    pub(super) fn messages(&mut self, bytes: &[u8]) -> (Vec<Message>, Result<(), ViewerError>) {
-        let mut all = Vec::new();
-        let result = self.messages.feed(bytes, |message| {
-            all.push(message);
+    /// Takes what the viewer sent. When that ends the handshake it is told of the screen.
+    pub(super) fn received(
+        &mut self,
+        mut bytes: &[u8],
+        size: (u16, u16),
+        name: &str,
+    ) -> Result<Received, ViewerError> {
+        let mut received = Received { begun: false, exclusive: false, messages: Vec::new(), result: Ok(()) };
+        if !self.is_ready() {
+            let Some(begun) = self.handshake.received(bytes, &mut self.output)? else { return Ok(received) };
+            bytes = &bytes[begun.taken..];
+            (received.begun, received.exclusive) = (true, !begun.shared);
+            self.begin(size, name);
+        }
+        received.result = self.messages.feed(bytes, |message| {
+            received.messages.push(message);
             Ok(())
         });
-        (all, result)
+        Ok(received)
     }
 
     /// What the viewer is told of the screen.
-    pub(super) fn begin(&mut self, size: (u16, u16), name: &str) {
+    fn begin(&mut self, size: (u16, u16), name: &str) {
         self.size = size;
         self.output.extend(size.0.to_be_bytes());
         self.output.extend(size.1.to_be_bytes());

@@ -95,24 +95,19 @@ impl Viewer {
     /// sent why.
     pub fn received(
         &mut self,
-        mut bytes: &[u8],
+        bytes: &[u8],
         terminal: &Terminal,
         mut act: impl FnMut(Input),
     ) -> Result<(), ViewerError> {
-        if !self.is_ready() {
-            let Some((taken, shared)) = self.session.shake_hands(bytes)? else { return Ok(()) };
-            bytes = &bytes[taken..];
-            if !shared {
-                act(Input::Exclusive);
-            }
-            let name = if terminal.title().is_empty() { "Console" } else { terminal.title() };
-            self.session.begin(whole(terminal.size()), name);
+        let name = if terminal.title().is_empty() { "Console" } else { terminal.title() };
+        let received = self.session.received(bytes, whole(terminal.size()), name)?;
+        if received.exclusive {
+            act(Input::Exclusive);
         }
-        let (messages, result) = self.session.messages(bytes);
-        for message in messages {
+        for message in received.messages {
             self.obey(message, terminal, &mut act);
         }
-        result
+        received.result
     }
 
     fn obey(&mut self, message: Message, terminal: &Terminal, act: &mut impl FnMut(Input)) {

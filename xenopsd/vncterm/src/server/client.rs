@@ -2,7 +2,7 @@
 
 use super::Stream;
 use crate::fb::canvas::Canvas;
-use crate::rfb::{PixelViewer, Viewer};
+use crate::rfb::{PixelViewer, Viewer, ViewerError};
 use crate::term::Terminal;
 use std::io::{self, Read as _, Write as _};
 use std::time::{Duration, Instant};
@@ -129,8 +129,17 @@ impl<V: Watches> Client<V> {
         frame.into_iter().chain(self.waiting_since.map(|since| since + STALLED)).min()
     }
 
+    /// What becomes of a viewer for what it has sent.
+    pub(super) fn after(&mut self, received: Result<(), ViewerError>) {
+        match received {
+            Ok(()) => {}
+            Err(ViewerError::Denied(_)) => self.close(),
+            Err(_) => self.dropped = true,
+        }
+    }
+
     /// Sends what is to be sent, and takes nothing more.
-    pub(super) fn close(&mut self) {
+    fn close(&mut self) {
         (self.readable, self.closing) = (false, true);
     }
 

@@ -9,6 +9,7 @@
 //! A guest that signals and draws without end costs what a guest that prints without end does: a port that has signalled
 //! stays masked until the next look at its ring, and the looks at its pixels are counted.
 
+use super::budget::Budget;
 use super::client::Kind;
 use super::clients::Clients;
 use super::listener::Listener;
@@ -18,7 +19,7 @@ use crate::fb::described::Geometry;
 use crate::fb::input::{Pressed, Queue};
 use crate::fb::ring::{Input, Lost, Told, Updates};
 use crate::rfb::auth::{Gate, Password};
-use crate::rfb::{Act, PixelViewer, ViewerError};
+use crate::rfb::{Act, PixelViewer};
 use ffi::evtchn::Port;
 use ffi::given::Channels;
 use ffi::shared::SharedError;
@@ -32,7 +33,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 /// Bytes of the guest's pixels that are looked at each second, at most: about a tenth of a core.
-const RATE: usize = 64 << 20;
+const RATE: u32 = 64 << 20;
 
 /// What may be looked at once before that counts: the largest screen.
 const BURST: usize = 16 << 20;
@@ -129,8 +130,7 @@ struct Loop<M, S> {
     /// The guest has signalled.
     readable: bool,
     looked: Option<Instant>,
-    budget: usize,
-    refilled: Instant,
+    budget: Budget,
     ended: bool,
 }
 
@@ -159,8 +159,7 @@ impl<M: Shared, S: Signals> PixelServer<M, S> {
             typed: typed.transpose()?,
             readable: true,
             looked: None,
-            budget: BURST,
-            refilled: Instant::now(),
+            budget: Budget::new(RATE, BURST),
             ended: false,
             server: self,
         };
@@ -215,7 +214,7 @@ impl<M: Shared, S: Signals> Loop<M, S> {
         let rings = self.readable.then(|| self.next_look(now));
         let behind = (self.canvas.has_stale() || self.resize.is_some()) && self.is_watched();
         // For a look at what a frame's time allows.
-        let pixels = behind.then(|| self.refilled + LOOK);
+        let pixels = behind.then(|| self.budget.refilled + LOOK);
         let soonest = rings.into_iter().chain(pixels).chain(self.clients.wakes(now)).min()?;
         Some(soonest.saturating_duration_since(now))
     }
@@ -289,11 +288,7 @@ impl<M: Shared, S: Signals> Loop<M, S> {
                 (Act::Key { down, keysym }, Some((_, queue))) => queue.key(pressed, down, keysym),
                 (Act::Pointer { buttons, x, y }, Some((_, queue))) => queue.pointer(pressed, buttons, (x, y)),
             });
-            match result {
-                Ok(()) => {}
-                Err(ViewerError::Denied(_)) => client.close(),
-                Err(_) => client.dropped = true,
-            }
+            client.after(result);
         }
         if let Some(only) = only {
             self.clients.drop_viewers_but(only);
@@ -311,27 +306,17 @@ impl<M: Shared, S: Signals> Loop<M, S> {
         Ok(())
     }
 
-    fn refill(&mut self, now: Instant) {
-        let passed = now.saturating_duration_since(self.refilled).as_micros();
-        let rate = u128::try_from(RATE).unwrap_or(1);
-        let added = usize::try_from(passed * rate / 1_000_000).unwrap_or(BURST);
-        if added > 0 {
-            self.budget = self.budget.saturating_add(added).min(BURST);
-            self.refilled = now;
-        }
-    }
-
     /// Looks at what the guest drew, when somebody wants to see it.
     fn look(&mut self, now: Instant) -> io::Result<()> {
-        self.refill(now);
+        self.budget.refill(now);
         if !self.is_watched() {
             return Ok(());
         }
         if let Some(geometry) = self.resize.take() {
             // Making one costs as much as a look at it.
-            match self.budget.checked_sub(geometry.screen()) {
+            match self.budget.left.checked_sub(geometry.screen()) {
                 Some(left) => {
-                    self.budget = left;
+                    self.budget.left = left;
                     self.canvas.resize(geometry);
                 }
                 None => self.resize = Some(geometry),
@@ -339,6 +324,6 @@ impl<M: Shared, S: Signals> Loop<M, S> {
         }
         let clients = &mut self.clients;
         let changed = |tile| clients.viewers().for_each(|viewer| viewer.changed(tile));
-        self.canvas.look(&self.server.memory, &mut self.budget, changed).map_err(broken)
+        self.canvas.look(&self.server.memory, &mut self.budget.left, changed).map_err(broken)
     }
 }
