@@ -4,10 +4,14 @@ mod common;
 
 use common::{Act, Fake, Seen, agree, event, message, path};
 use mio::{Events, Interest, Poll, Token};
+use nix::unistd::gettid;
+use std::io::ErrorKind;
+use std::os::unix::net::UnixListener;
 use std::time::{Duration, Instant};
+use std::{fs, thread};
 use xenstore::watch::{Event, MAX_DRAIN, MAX_PATHS_PER_WATCH};
 use xenstore::wire::{Errno, Header, Kind};
-use xenstore::{TransportError, TxId, WatchStream, WatchToken};
+use xenstore::{Endpoint, TransportError, TxId, WatchStream, WatchToken};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -137,6 +141,38 @@ fn after_a_lost_connection_all_watches_are_registered_again_and_everything_is_lo
     assert_eq!(delivered, expected);
     let again: Vec<_> = fake.seen().iter().filter(|r| r.connection == 1).map(|r| arguments(r).0).collect();
     assert_eq!(again, ["/a", "/c", "/d"]);
+}
+
+#[test]
+fn a_first_connection_waits_in_a_full_queue_and_another_attempt_does_not() {
+    let directory = tempfile::tempdir().unwrap();
+    let endpoint = Endpoint::Socket(directory.path().join("socket"));
+    let Endpoint::Socket(path) = &endpoint else { unreachable!("it is one") };
+    let listener = UnixListener::bind(path).unwrap();
+    let mut queue = Vec::new();
+    while let Ok(link) = endpoint.open(Duration::ZERO) {
+        queue.push(link);
+        assert!(queue.len() < 100_000, "the queue never fills up");
+    }
+    let waiting = gettid();
+    thread::scope(|scope| {
+        let daemon = scope.spawn(move || {
+            // Room is made only once the other thread is in connect(2) (proc_pid_syscall(5)).
+            let call = format!("{} ", nix::libc::SYS_connect);
+            let syscall = format!("/proc/self/task/{waiting}/syscall");
+            while !fs::read_to_string(&syscall).unwrap().starts_with(&call) {
+                thread::yield_now();
+            }
+            drop(listener.accept().unwrap());
+            listener
+        });
+        let mut stream = WatchStream::connect(endpoint.clone()).expect("it has waited");
+        // It took the only place.
+        let refused = stream.reconnect();
+        let Err(TransportError::Connect { source, .. }) = refused else { panic!("{refused:?}") };
+        assert_eq!(source.kind(), ErrorKind::WouldBlock);
+        daemon.join().unwrap();
+    });
 }
 
 #[test]

@@ -23,7 +23,7 @@ mod merge;
 pub use merge::MAX_PATHS_PER_WATCH;
 
 use crate::path::Path;
-use crate::transport::{Endpoint, Link, TransportError};
+use crate::transport::{DEFAULT_TIMEOUT, Endpoint, Link, TransportError};
 use crate::wire::{self, Decoder, Errno, Frame, Kind, Payload, Request, TxId};
 use merge::Merge;
 use mio::event::Source;
@@ -113,7 +113,8 @@ struct Connection {
 }
 
 impl WatchStream {
-    /// Connects to the xenstored at `endpoint`.
+    /// Connects to the xenstored at `endpoint`. A daemon with a queue of new connections (oxenstored takes one at a
+    /// time) is waited for up to [`DEFAULT_TIMEOUT`].
     ///
     /// # Errors
     /// [`TransportError::Connect`].
@@ -127,7 +128,7 @@ impl WatchStream {
             refused: Vec::new(),
             registered: None,
         };
-        stream.reconnect()?;
+        stream.open(DEFAULT_TIMEOUT)?;
         stream.resync_due = false;
         Ok(stream)
     }
@@ -138,10 +139,14 @@ impl WatchStream {
     /// # Errors
     /// [`TransportError::Connect`]; `WouldBlock` in it means that the daemon has a queue of new connections.
     pub fn reconnect(&mut self) -> Result<(), TransportError> {
+        self.open(Duration::ZERO)
+    }
+
+    fn open(&mut self, patience: Duration) -> Result<(), TransportError> {
         self.disconnect();
         let link = self
             .endpoint
-            .open(Duration::ZERO)
+            .open(patience)
             .map_err(|source| TransportError::Connect { endpoint: self.endpoint.to_string(), source })?;
         let mut connection = Connection::new(link);
         self.resync_due = true;
