@@ -86,6 +86,40 @@ pub fn missing() -> Result<Vec<Package>> {
     Ok(not_installed(&listed))
 }
 
+/// The listed packages that are installed in a newer version than the package lists have, such as a backport, with the
+/// newest that the lists have: "name=version", as `apt-get` takes it. They can break what is missing.
+fn foreign() -> Result<Vec<String>> {
+    let names = || PACKAGES.iter().map(|p| p.name);
+    let mut query = Command::new("dpkg-query");
+    query.args(["--show", "--showformat=${Package} ${Version}\\n"]).args(names());
+    let installed = process::run(&mut query, None, QUERY_LIMIT, None)?.text();
+    let mut lists = Command::new("apt-cache");
+    lists.arg("madison").args(names());
+    let offered = process::run(&mut lists, None, QUERY_LIMIT, None)?.text();
+    let mut foreign = Vec::new();
+    for (name, installed, offered) in with_offers(&installed, &offered) {
+        let mut compare = Command::new("dpkg");
+        compare.args(["--compare-versions", installed, "gt", offered]);
+        if process::run(&mut compare, None, QUERY_LIMIT, None)?.success() {
+            foreign.push(format!("{name}={offered}"));
+        }
+    }
+    Ok(foreign)
+}
+
+/// What is installed (lines "name version"), its version, and the newest one on offer (`apt-cache madison`: lines
+/// "name | version | source", the newest first).
+fn with_offers<'a>(installed: &'a str, offered: &'a str) -> Vec<(&'a str, &'a str, &'a str)> {
+    let newest = |name: &str| {
+        let fields = offered.lines().map(|l| l.split('|').map(str::trim).collect::<Vec<_>>());
+        let mut binary = fields.filter(|f| f.len() == 3 && f[0] == name && f[2].ends_with(" Packages"));
+        binary.next().map(|f| f[1])
+    };
+    let installed =
+        installed.lines().filter_map(|l| l.split_once(' ')).filter(|(_, version)| !version.is_empty());
+    installed.filter_map(|(name, version)| Some((name, version, newest(name)?))).collect()
+}
+
 fn not_installed(listed: &str) -> Vec<Package> {
     let installed = |p: &&Package| listed.lines().any(|l| l.strip_prefix(p.name) == Some(" installed"));
     PACKAGES.iter().filter(|p| !installed(p)).copied().collect()
@@ -110,12 +144,20 @@ pub fn install() -> Result<()> {
         let how = format!("run as root: apt-get install --no-install-recommends {}", names.join(" "));
         return Err(refuse(how));
     }
-    let first = step("apt-get install", || apt_install(&names));
-    let Err(error) = first else { return Ok(()) };
+    let mut wanted = names.clone();
+    let Err(error) = step("apt-get install", || apt_install(&wanted)) else { return Ok(()) };
     // Lists that are missing or stale make the first try fail; fresh ones are worth one more.
     say(&format!("{error}; updating the package lists"));
     step("apt-get update", || apt(&["update"])).map_err(|e| refuse(e.to_string()))?;
-    step("apt-get install", || apt_install(&names)).map_err(|e| refuse(e.to_string()))
+    // So does a package from elsewhere that those of this release cannot be installed beside (a backport of
+    // qemu-utils breaks QEMU).
+    let foreign = foreign()?;
+    if !foreign.is_empty() {
+        say(&format!("with this release's own versions: {}", foreign.join(" ")));
+        wanted.push("--allow-downgrades");
+        wanted.extend(foreign.iter().map(String::as_str));
+    }
+    step("apt-get install", || apt_install(&wanted)).map_err(|e| refuse(e.to_string()))
 }
 
 fn apt_install(names: &[&str]) -> Result<()> {
@@ -143,5 +185,16 @@ mod tests {
         let without = all.replace("kmod installed", "kmod config-files");
         assert_eq!(not_installed(&without).iter().map(|p| p.name).collect::<Vec<_>>(), ["kmod"]);
         assert_eq!(not_installed("").len(), PACKAGES.len());
+    }
+
+    #[test]
+    fn what_the_lists_offer_is_read() {
+        let offered = "qemu-utils | 1:7.2-7+b3 | mirror bookworm/main amd64 Packages\n\
+            qemu-utils | 1:7.2-5 | mirror bookworm-security/main amd64 Packages\n      \
+            kmod | 30-1 | mirror bookworm/main amd64 Packages\n      \
+            qemu | 1:7.2-7 | mirror bookworm/main Sources\n";
+        let installed = "qemu-utils 1:10.0~bpo12\nkmod 30-1\nlocal-only 1\nxvfb \nqemu 1:8\n";
+        let found = [("qemu-utils", "1:10.0~bpo12", "1:7.2-7+b3"), ("kmod", "30-1", "30-1")];
+        assert_eq!(with_offers(installed, offered), found);
     }
 }
