@@ -157,7 +157,10 @@ fn a_named_host_is_found_again_and_ends() {
 
 #[test]
 fn the_c_xenstored_serves_too() {
-    let host = Template::base(Options { c_xenstored: true }).expect("a template").start().expect("a clone");
+    let host = Template::base(Options { c_xenstored: true, ..Options::default() })
+        .expect("a template")
+        .start()
+        .expect("a clone");
     host.check(&["pgrep", "-x", "xenstored"]).expect("runs");
     assert!(host.check(&["xl", "list"]).expect("xl list").contains("Domain-0"));
 }

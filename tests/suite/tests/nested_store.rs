@@ -155,5 +155,5 @@ fn every_way_to_oxenstored() {
 
 #[test]
 fn every_way_to_the_c_xenstored() {
-    every_way(Options { c_xenstored: true });
+    every_way(Options { c_xenstored: true, ..Options::default() });
 }

@@ -30,6 +30,9 @@ pub(crate) enum HostCommand {
         /// Run the C xenstored instead of oxenstored
         #[arg(long)]
         c_xenstored: bool,
+        /// Give dom0 two vcpus instead of one (several times slower on a busy machine)
+        #[arg(long)]
+        two_vcpus: bool,
         /// Build xenopsd and xenops, and have the daemon running in it
         #[arg(long)]
         xenopsd: bool,
@@ -99,8 +102,8 @@ pub(crate) enum HostCommand {
 /// Runs one of the commands.
 pub(crate) fn run(command: HostCommand) -> Result<ExitCode, Failure> {
     match command {
-        HostCommand::Up { name, fresh, c_xenstored, xenopsd } => {
-            up(&name, fresh, Options { c_xenstored }, xenopsd)?;
+        HostCommand::Up { name, fresh, c_xenstored, two_vcpus, xenopsd } => {
+            up(&name, fresh, Options { c_xenstored, two_vcpus }, xenopsd)?;
         }
         HostCommand::Run { name, command } => return run_in(&Host::attach(&name)?, &command),
         HostCommand::Shell { name } => {

@@ -2,9 +2,13 @@
 # Runs in dom0. Times one operation of `xl` and the same of `xenops`, in turn, on the same kernel, ramdisk, disk and
 # bridge. Prints `MEASURE what who seconds` lines. Nothing but builtins between the two readings of the clock.
 #
-# usage: measure.sh ROUNDS
+# usage: measure.sh ROUNDS PART...
+#   pv         PV guests, with and without devices
+#   container  guests in a hardware container, PVH and HVM
+#   memory     resident memory of each toolstack's processes, KiB
 set -eu
 ROUNDS=$1
+shift
 LOG=/var/log/xen/console/guest-bench.log
 KERNEL='kernel="/guests/vmlinux"
 ramdisk="/guests/initramfs"
@@ -58,38 +62,41 @@ xl_create() { xl create -q "$@"; }
 ours_create() { xenops create --start "$@"; }
 ours_paused() { xenops create --start --paused "$1"; }
 
-for ((round = 0; round < ROUNDS; round++)); do
-  timed create-paused xl xl create -q -p /tmp/bare.cfg
-  timed destroy xl xl destroy bench
-  timed create-paused xenops ours_paused /tmp/bare.cfg
-  timed destroy xenops xenops destroy bench
-done
-for ((round = 0; round < ROUNDS; round++)); do
-  until_line bare-userspace xl "GUEST: init" xl_create /tmp/bare.cfg
-  timed destroy-running xl xl destroy bench
-  until_line bare-userspace xenops "GUEST: init" ours_create /tmp/bare.cfg
-  timed destroy-running xenops xenops destroy bench
-done
-for ((round = 0; round < ROUNDS; round++)); do
-  until_line full-ping xl "GUEST: net up" xl_create /tmp/full.cfg
-  timed destroy-full xl xl destroy bench
-  until_line full-ping xenops "GUEST: net up" ours_create /tmp/full.cfg
-  timed destroy-full xenops xenops destroy bench
-done
+measure_pv() {
+  for ((round = 0; round < ROUNDS; round++)); do
+    timed create-paused xl xl create -q -p /tmp/bare.cfg
+    timed destroy xl xl destroy bench
+    timed create-paused xenops ours_paused /tmp/bare.cfg
+    timed destroy xenops xenops destroy bench
+  done
+  for ((round = 0; round < ROUNDS; round++)); do
+    until_line bare-userspace xl "GUEST: init" xl_create /tmp/bare.cfg
+    timed destroy-running xl xl destroy bench
+    until_line bare-userspace xenops "GUEST: init" ours_create /tmp/bare.cfg
+    timed destroy-running xenops xenops destroy bench
+  done
+  for ((round = 0; round < ROUNDS; round++)); do
+    until_line full-ping xl "GUEST: net up" xl_create /tmp/full.cfg
+    timed destroy-full xl xl destroy bench
+    until_line full-ping xenops "GUEST: net up" ours_create /tmp/full.cfg
+    timed destroy-full xenops xenops destroy bench
+  done
+}
 
 # Guests in a hardware container, to the moment they may run. The HVM one finds nothing to boot from.
-bare bench | sed 's/type="pv"/type="pvh"/' >/tmp/pvh.cfg
-printf 'name="bench"\ntype="hvm"\nmemory=256\nvcpus=1\nvnc=0\nserial="pty"\non_poweroff="destroy"\n' >/tmp/hvm.cfg
-for kind in pvh hvm; do
-  for ((round = 0; round < ROUNDS; round++)); do
-    timed $kind-unpaused xl xl create -q /tmp/$kind.cfg
-    timed $kind-destroy xl xl destroy bench
-    timed $kind-unpaused xenops ours_create /tmp/$kind.cfg
-    timed $kind-destroy xenops xenops destroy bench
+measure_container() {
+  bare bench | sed 's/type="pv"/type="pvh"/' >/tmp/pvh.cfg
+  printf 'name="bench"\ntype="hvm"\nmemory=256\nvcpus=1\nvnc=0\nserial="pty"\non_poweroff="destroy"\n' >/tmp/hvm.cfg
+  for kind in pvh hvm; do
+    for ((round = 0; round < ROUNDS; round++)); do
+      timed $kind-unpaused xl xl create -q /tmp/$kind.cfg
+      timed $kind-destroy xl xl destroy bench
+      timed $kind-unpaused xenops ours_create /tmp/$kind.cfg
+      timed $kind-destroy xenops xenops destroy bench
+    done
   done
-done
+}
 
-# Resident memory of each toolstack's processes, KiB.
 resident() {
   local pid total=0 kib
   for pid in $(pidof "$1"); do
@@ -97,16 +104,20 @@ resident() {
   done
   echo "$total"
 }
-for who in xl xenops; do
-  for count in 1 10; do
-    for ((n = 0; n < count; n++)); do
-      bare "bench$n" | sed s/memory=256/memory=128/ >"/tmp/bench$n.cfg"
-      if [ $who = xl ]; then xl create -q -p "/tmp/bench$n.cfg"; else ours_paused "/tmp/bench$n.cfg" >/dev/null; fi
-    done
-    program=$([ $who = xl ] && echo xl || echo xenopsd)
-    echo "MEASURE resident-$count $who $(resident $program)"
-    for ((n = 0; n < count; n++)); do
-      if [ $who = xl ]; then xl destroy "bench$n"; else xenops destroy "bench$n" >/dev/null; fi
+measure_memory() {
+  for who in xl xenops; do
+    for count in 1 10; do
+      for ((n = 0; n < count; n++)); do
+        bare "bench$n" | sed s/memory=256/memory=128/ >"/tmp/bench$n.cfg"
+        if [ $who = xl ]; then xl create -q -p "/tmp/bench$n.cfg"; else ours_paused "/tmp/bench$n.cfg" >/dev/null; fi
+      done
+      program=$([ $who = xl ] && echo xl || echo xenopsd)
+      echo "MEASURE resident-$count $who $(resident $program)"
+      for ((n = 0; n < count; n++)); do
+        if [ $who = xl ]; then xl destroy "bench$n"; else xenops destroy "bench$n" >/dev/null; fi
+      done
     done
   done
-done
+}
+
+for part in "$@"; do "measure_$part"; done
