@@ -87,7 +87,7 @@ pub const TARGETS: [(&str, Target); 33] = [
 pub const MAX_INPUT: usize = 64 * 1024;
 
 /// A head is found at the same place however the bytes arrive, and never beyond them; no more is kept than the request is
-/// long.
+/// long, and of a connection that stays what came behind it.
 pub fn http(bytes: &[u8]) {
     match http::request_head(bytes) {
         Ok(Some(Asked::Call(head))) => {
@@ -112,10 +112,15 @@ pub fn http(bytes: &[u8]) {
     if whole == Ok(Progress::Complete) {
         assert_eq!(last, whole);
         assert_eq!(at_once.body(), piecemeal.body());
+        assert_eq!(at_once.keeps(), piecemeal.keeps());
+        let rest = at_once.take_rest();
+        assert!(if at_once.keeps() { bytes.ends_with(&rest) } else { rest.is_empty() });
+        assert!(piecemeal.take_rest().is_empty());
     }
     let mut reply = http::Reply::default();
     if reply.feed(bytes) == Ok(true) {
-        assert!(reply.into_body().is_ok_and(|body| body.len() <= bytes.len()));
+        let parts = reply.into_parts();
+        assert!(parts.is_ok_and(|(body, behind)| body.len() < bytes.len() && bytes.ends_with(&behind)));
     }
 }
 

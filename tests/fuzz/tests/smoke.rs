@@ -39,7 +39,9 @@ fn framed(bodies: Vec<Vec<u8>>) -> Vec<Vec<u8>> {
     let frame = |body: Vec<u8>| {
         [
             http::frame_request(Codec::Xml, "/var/lib/xcp/xenopsd", "fuzz", &body),
-            http::frame_reply(Codec::Json, "fuzz", &body),
+            http::frame_reply(Codec::Json, "fuzz", false, &body),
+            http::frame_reply(Codec::Xml, "fuzz", true, &body),
+            [http::frame_kept_request(Codec::Xml, "/", "fuzz", &body), body.clone()].concat(),
         ]
     };
     bodies.into_iter().flat_map(frame).collect()

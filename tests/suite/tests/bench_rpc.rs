@@ -1,7 +1,7 @@
 //! `cargo xtask bench rpc`: what a call costs, over the sockets of a simulating daemon of its own.
 //!
 //! The caller is as cheap as can be: requests are made once and replies are read to their end and thrown away. Each
-//! request has a connection of its own, as the contract has it.
+//! request has a connection of its own, as those of xapi have.
 
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;

@@ -1,15 +1,20 @@
-//! A blocking client over a Unix socket: one connection per call.
+//! A blocking client over a Unix socket. It keeps one connection between calls.
+//!
+//! The daemon may close that at any moment between two calls: it was idle for too long, or it is another daemon now. Nothing
+//! is done twice for that. A call is made again, on a new connection, only where the daemon cannot have had all of its
+//! request ([`ExchangeError::Unserved`]); one that ends without a reply in any other way is an error, as what was asked
+//! for may have been done.
 
 use std::io;
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::codec::{Codec, CodecError};
-use super::exchange::{ExchangeError, exchange, send};
-use super::http::{ReplyError, frame_request};
-use super::socket::connect_within;
+use super::exchange::ExchangeError;
+use super::http::{ReplyError, frame_kept_request};
+use super::line::Line;
 use crate::api::value::{FromValue as _, Int, Value};
 use crate::api::{
     DecodeError, DynamicId, Error, Method, Task, TaskDestroy, TaskStat, TaskState, UpdatesGet, UpdatesLastId,
@@ -82,7 +87,8 @@ pub enum ClientError {
     },
 }
 
-/// A client of a daemon. Cheap; calls are independent of each other and may be made from several threads.
+/// A client of a daemon. Cheap; calls are independent of each other and may be made from several threads, of which one at a
+/// time has the connection that is kept; the others open their own.
 #[derive(Debug)]
 pub struct Client {
     path: PathBuf,
@@ -90,6 +96,7 @@ pub struct Client {
     timeout: Option<Duration>,
     agent: String,
     next_id: AtomicI64,
+    idle: Mutex<Option<Line>>,
 }
 
 impl Client {
@@ -104,6 +111,7 @@ impl Client {
             timeout: Some(CALL_TIMEOUT),
             agent: agent.unwrap_or_else(|| "xenops".to_owned()),
             next_id: AtomicI64::new(1),
+            idle: Mutex::new(None),
         }
     }
 
@@ -136,8 +144,33 @@ impl Client {
         arguments: &M,
         timeout: Option<Duration>,
     ) -> Result<M::Result, ClientError> {
-        let value = self.call_raw(M::NAME, arguments.to_params(), timeout)?;
-        M::Result::from_value(&value).map_err(|source| ClientError::Result { method: M::NAME, source })
+        let request = self.request(arguments);
+        let exchange = |line: &mut Line, deadline: _| line.exchange(&request, deadline);
+        let [body] = self.on_a_line(M::NAME, timeout, exchange)?;
+        self.result::<M>(&body)
+    }
+
+    /// Makes two calls that only look, the second after the first, in one round trip where the daemon keeps connections.
+    fn look_twice<A: Method, B: Method>(
+        &self,
+        first: &A,
+        second: &B,
+        timeout: Option<Duration>,
+    ) -> Result<(A::Result, B::Result), ClientError> {
+        let requests = [self.request(first), self.request(second)].concat();
+        let deadline = deadline(timeout);
+        let mut line = self.idle_line().map_or_else(|| self.open(A::NAME, timeout), Ok)?;
+        match line.exchange(&requests, deadline) {
+            Ok([one, other]) => {
+                self.keep(line);
+                Ok((self.result::<A>(&one)?, self.result::<B>(&other)?))
+            }
+            // Looking again does no harm: at least the second was not answered.
+            Err(ExchangeError::Unserved(_)) => {
+                Ok((self.call_within(first, timeout)?, self.call_within(second, timeout)?))
+            }
+            Err(error) => Err(self.no_answer(A::NAME, timeout, error)),
+        }
     }
 
     /// Makes a call whose answer makes no difference, and does not wait for it.
@@ -145,15 +178,14 @@ impl Client {
     /// # Errors
     /// [`ClientError`] when it cannot be sent.
     pub fn tell<M: Method>(&self, arguments: &M) -> Result<(), ClientError> {
-        let request = self.request(M::NAME, arguments.to_params());
-        let stream = self.open(M::NAME, self.timeout)?;
-        send(&stream, &request, deadline(self.timeout)).map_err(|e| self.no_answer(M::NAME, self.timeout, e))
+        let request = self.request(arguments);
+        self.on_a_line(M::NAME, self.timeout, |line, deadline| line.tell(&request, deadline))
     }
 
-    fn request(&self, method: &'static str, params: Value) -> Vec<u8> {
+    fn request<M: Method>(&self, arguments: &M) -> Vec<u8> {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
-        let body = self.codec.encode_request(method, params, id);
-        frame_request(self.codec, &self.path.to_string_lossy(), &self.agent, &body)
+        let body = self.codec.encode_request(M::NAME, arguments.to_params(), id);
+        frame_kept_request(self.codec, &self.path.to_string_lossy(), &self.agent, &body)
     }
 
     fn no_answer(&self, method: &'static str, timeout: Option<Duration>, why: ExchangeError) -> ClientError {
@@ -162,33 +194,61 @@ impl Client {
             ExchangeError::Io { doing, source } => {
                 ClientError::Io { method, doing, path: self.path.clone(), source }
             }
+            ExchangeError::Unserved(source) => {
+                ClientError::Io { method, doing: "send the request to", path: self.path.clone(), source }
+            }
             ExchangeError::Reply(source) => ClientError::Http { method, source },
         }
     }
 
-    fn call_raw(
+    /// Does something on the connection that was kept, or a new one if the daemon has not had it there.
+    fn on_a_line<T>(
         &self,
         method: &'static str,
-        params: Value,
         timeout: Option<Duration>,
-    ) -> Result<Value, ClientError> {
-        let request = self.request(method, params);
-        let stream = self.open(method, timeout)?;
-        let reply = exchange(&stream, &request, deadline(timeout));
-        let reply = reply.map_err(|error| self.no_answer(method, timeout, error))?;
-        match self.codec.decode_reply(&reply) {
-            Ok(Ok(value)) => Ok(value),
-            Ok(Err(error)) => match Error::from_value(&error) {
-                Ok(error) => Err(ClientError::Remote(error)),
-                Err(source) => Err(ClientError::Result { method, source }),
-            },
+        doing: impl Fn(&mut Line, Option<Instant>) -> Result<T, ExchangeError>,
+    ) -> Result<T, ClientError> {
+        let deadline = deadline(timeout);
+        if let Some(mut line) = self.idle_line() {
+            match doing(&mut line, deadline) {
+                Ok(done) => {
+                    self.keep(line);
+                    return Ok(done);
+                }
+                Err(ExchangeError::Unserved(_)) => {}
+                Err(error) => return Err(self.no_answer(method, timeout, error)),
+            }
+        }
+        let mut line = self.open(method, timeout)?;
+        let done = doing(&mut line, deadline).map_err(|error| self.no_answer(method, timeout, error))?;
+        self.keep(line);
+        Ok(done)
+    }
+
+    fn result<M: Method>(&self, body: &[u8]) -> Result<M::Result, ClientError> {
+        let method = M::NAME;
+        let unexpected = |source| ClientError::Result { method, source };
+        match self.codec.decode_reply(body) {
+            Ok(Ok(value)) => M::Result::from_value(&value).map_err(unexpected),
+            Ok(Err(error)) => Err(Error::from_value(&error).map_or_else(unexpected, ClientError::Remote)),
             Err(source) => Err(ClientError::Codec { method, source }),
         }
     }
 
-    fn open(&self, method: &'static str, timeout: Option<Duration>) -> Result<UnixStream, ClientError> {
+    /// The connection that was kept, if nobody else has it.
+    fn idle_line(&self) -> Option<Line> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    fn keep(&self, line: Line) {
+        if line.is_kept() {
+            *self.idle.lock().unwrap_or_else(PoisonError::into_inner) = Some(line);
+        }
+    }
+
+    fn open(&self, method: &'static str, timeout: Option<Duration>) -> Result<Line, ClientError> {
         let timeout = timeout.filter(|timeout| !timeout.is_zero());
-        connect_within(&self.path, timeout).map_err(|source| match source.kind() {
+        Line::open(&self.path, timeout).map_err(|source| match source.kind() {
             io::ErrorKind::WouldBlock => {
                 ClientError::Timeout { method, after: timeout.unwrap_or(Duration::MAX) }
             }
@@ -241,9 +301,11 @@ impl Client {
         let stat = TaskStat { debug_info: debug_info.to_owned(), id: id.to_owned() };
         // The stream's position must be read before the task: a change in between would be missed otherwise. One of an
         // earlier wait may be another daemon's, whose numbers this one comes to much later.
-        let mut last_id = self.call(&UpdatesLastId { debug_info: debug_info.to_owned() })?;
-        let mut task = self.call(&stat)?;
+        let position = UpdatesLastId { debug_info: debug_info.to_owned() };
+        let (mut last_id, mut task) = self.look_twice(&position, &stat, self.timeout)?;
         progress(&task);
+        // Whether what changes next is likely to be the task: its end is then learned with the change.
+        let mut ours = true;
         while matches!(task.state, TaskState::Pending(_)) {
             let get = UpdatesGet {
                 debug_info: debug_info.to_owned(),
@@ -251,13 +313,22 @@ impl Client {
                 timeout: Some(UPDATES_WAIT),
             };
             let patience = self.timeout.map(|timeout| timeout.saturating_add(UPDATES_WAIT_TIME));
-            let (_, changed, next) = self.call_within(&get, patience)?;
+            let seen = if ours {
+                let (batch, task) = self.look_twice(&get, &stat, patience)?;
+                (batch, Some(task))
+            } else {
+                (self.call_within(&get, patience)?, None)
+            };
+            let ((_, changed, next), mut now) = seen;
             last_id = next;
             // After a while without news it is asked all the same: it may be another daemon now, which has no such task.
-            if changed.is_empty()
-                || changed.iter().any(|object| matches!(object, DynamicId::Task(task) if task == id))
-            {
-                task = self.call(&stat)?;
+            ours = changed.is_empty()
+                || changed.iter().any(|object| matches!(object, DynamicId::Task(task) if task == id));
+            if ours && now.is_none() {
+                now = Some(self.call(&stat)?);
+            }
+            if let Some(now) = now {
+                task = now;
                 progress(&task);
             }
         }
@@ -278,3 +349,6 @@ fn deadline(timeout: Option<Duration>) -> Option<Instant> {
 fn task_error(error: &Value) -> Error {
     Error::from_value(error).unwrap_or_else(|_| Error::InternalError(super::json::print_lossy(error)))
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,6 +3,7 @@
 //! | request                                          | answer on the XML socket  | on the JSON socket |
 //! |--------------------------------------------------|---------------------------|--------------------|
 //! | POST with content-length, any path, 1.0 or 1.1   | 200, then close           | the same           |
+//! | the same with `connection: keep-alive`           | 200 that says so, too     | the same           |
 //! | POST without content-length                      | close without a byte      | 411                |
 //! | POST with a transfer-encoding                    | close without a byte      | 501                |
 //! | CONNECT or WebSocket to `/console?ref=VM`        | the VM's screen           | the same           |
@@ -14,7 +15,10 @@
 //! | too much under way at once                       | 503                       | 503                |
 //!
 //! The XML column is what the reference implementation does; it has no bounds and therefore no answers for the
-//! last three rows. One request is served per connection; what follows it is not looked at.
+//! last three rows. Without `keep-alive` one request is served per connection, and what follows it is not looked at, as
+//! there; it closes whatever is asked for, and says nothing of it. With it, requests are answered one after the other in
+//! their order: the next is not looked at before the reply to the one before it has left. So they may be written at once.
+//! What follows a refusal, or a reply that does not say `keep-alive`, is never served.
 
 use super::codec::Codec;
 use super::console::{ConsoleRequest, console_request};
@@ -94,6 +98,8 @@ pub struct Head {
     pub length: usize,
     /// Bytes of the body.
     pub body: usize,
+    /// The connection is to stay for another request.
+    pub keep: bool,
 }
 
 /// Looks for a complete head at the start of `bytes`; `None` means that more are needed.
@@ -114,7 +120,7 @@ pub fn request_head(bytes: &[u8]) -> Result<Option<Asked>, Refusal> {
             }
             let value = header(request.headers, "content-length").ok_or(Refusal::NoLength)?;
             let body = content_length(value)?;
-            Ok(Some(Asked::Call(Head { length, body })))
+            Ok(Some(Asked::Call(Head { length, body, keep: keeps(request.headers) })))
         }
         Ok(httparse::Status::Partial) if bytes.len() >= HEAD_MAX => Err(Refusal::HeadTooLarge),
         Ok(httparse::Status::Partial) => Ok(None),
@@ -125,6 +131,14 @@ pub fn request_head(bytes: &[u8]) -> Result<Option<Asked>, Refusal> {
 
 pub(super) fn header<'a>(headers: &[httparse::Header<'a>], name: &str) -> Option<&'a [u8]> {
     headers.iter().find(|header| header.name.eq_ignore_ascii_case(name)).map(|header| header.value)
+}
+
+/// Whether the sender wants the connection to stay: `keep-alive` somewhere, and `close` nowhere.
+fn keeps(headers: &[httparse::Header<'_>]) -> bool {
+    let lines = headers.iter().filter(|header| header.name.eq_ignore_ascii_case("connection"));
+    let words = || lines.clone().flat_map(|header| header.value.split(|byte| *byte == b','));
+    let says = |what: &[u8]| words().any(|word| word.trim_ascii().eq_ignore_ascii_case(what));
+    says(b"keep-alive") && !says(b"close")
 }
 
 /// A length in decimal digits; one that does not fit any integer is merely too large.
@@ -143,6 +157,8 @@ pub struct Request {
     bytes: Vec<u8>,
     head: Option<Head>,
     console: Option<ConsoleRequest>,
+    /// What came with its last bytes and belongs to the next one.
+    rest: Vec<u8>,
 }
 
 /// What a request needs next.
@@ -159,24 +175,25 @@ pub enum Progress {
 }
 
 impl Request {
-    /// Takes bytes in. Bytes after a complete request are dropped.
+    /// Takes bytes in. Bytes after a complete request are dropped, unless it [keeps](Self::keeps) the connection.
     ///
     /// # Errors
     /// [`Refusal`] as soon as it is clear that the request will not be served.
     pub fn feed(&mut self, bytes: &[u8]) -> Result<Progress, Refusal> {
-        let missing = match self.head {
-            None => bytes.len(),
-            Some(head) => (head.length + head.body).saturating_sub(self.bytes.len()).min(bytes.len()),
-        };
-        self.bytes.extend_from_slice(&bytes[..missing]);
+        self.bytes.extend_from_slice(bytes);
         if self.head.is_none() && self.console.is_none() {
             match request_head(&self.bytes)? {
                 None => {}
-                Some(Asked::Call(head)) => {
-                    self.bytes.truncate(head.length + head.body);
-                    self.head = Some(head);
-                }
+                Some(Asked::Call(head)) => self.head = Some(head),
                 Some(Asked::Console(console)) => self.console = Some(console),
+            }
+        }
+        if let Some(head) = self.head
+            && self.bytes.len() > head.length + head.body
+        {
+            let beyond = self.bytes.split_off(head.length + head.body);
+            if head.keep {
+                self.rest.extend_from_slice(&beyond);
             }
         }
         if self.console.is_some() {
@@ -194,6 +211,16 @@ impl Request {
         self.head.and_then(|head| self.bytes.get(head.length..)).unwrap_or_default()
     }
 
+    /// Whether the connection is to stay after its reply.
+    pub fn keeps(&self) -> bool {
+        self.head.is_some_and(|head| head.keep)
+    }
+
+    /// What came behind it, with its last bytes, of a connection that is kept.
+    pub fn take_rest(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.rest)
+    }
+
     /// The console that it is for, and what has arrived for its screen.
     pub fn into_console(mut self) -> Option<(ConsoleRequest, Vec<u8>)> {
         let console = self.console?;
@@ -207,24 +234,39 @@ impl Request {
     }
 }
 
-/// Frames a reply. `agent` goes into the `user-agent` header, where the reference names itself in replies too.
-pub fn frame_reply(codec: Codec, agent: &str, body: &[u8]) -> Vec<u8> {
+/// Frames a reply. `agent` goes into the `user-agent` header, where the reference names itself in replies too; `keep`
+/// says that the connection stays.
+pub fn frame_reply(codec: Codec, agent: &str, keep: bool, body: &[u8]) -> Vec<u8> {
     let mut out = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\nuser-agent: {agent}\r\n", body.len());
     if codec == Codec::Json {
-        out.push_str("content-type: application/json\r\nconnection: close\r\n");
+        out.push_str("content-type: application/json\r\n");
     }
-    out.push_str("\r\n");
+    out.push_str(match (keep, codec) {
+        (true, _) => "connection: keep-alive\r\n\r\n",
+        (false, Codec::Json) => "connection: close\r\n\r\n",
+        // The reference says nothing, and closes.
+        (false, Codec::Xml) => "\r\n",
+    });
     let mut out = out.into_bytes();
     out.extend_from_slice(body);
     out
 }
 
-/// Frames a request.
+/// Frames a request whose reply is the last on its connection.
 pub fn frame_request(codec: Codec, path: &str, agent: &str, body: &[u8]) -> Vec<u8> {
+    frame(codec, path, agent, "", body)
+}
+
+/// Frames a request after which the connection is to stay.
+pub fn frame_kept_request(codec: Codec, path: &str, agent: &str, body: &[u8]) -> Vec<u8> {
+    frame(codec, path, agent, "connection: keep-alive\r\n", body)
+}
+
+fn frame(codec: Codec, path: &str, agent: &str, more: &str, body: &[u8]) -> Vec<u8> {
     // A path or name with blanks or line ends in it would be another request; servers do not look at either.
     let clean = |text: &str| -> String { text.chars().filter(char::is_ascii_graphic).collect() };
     let mut out = format!(
-        "POST {} HTTP/1.1\r\ncontent-length: {}\r\nhost: localhost\r\nuser-agent: {}\r\ncontent-type: {}\r\n\r\n",
+        "POST {} HTTP/1.1\r\ncontent-length: {}\r\nhost: localhost\r\nuser-agent: {}\r\ncontent-type: {}\r\n{more}\r\n",
         clean(path),
         body.len(),
         clean(agent),
@@ -268,8 +310,24 @@ pub enum ReplyError {
 #[derive(Debug, Default)]
 pub struct Reply {
     bytes: Vec<u8>,
-    /// Length of the head, and of the body unless it ends with the connection.
-    head: Option<(usize, Option<usize>)>,
+    head: Option<ReplyHead>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct ReplyHead {
+    /// Bytes of the head with its empty line.
+    length: usize,
+    /// Bytes of the body, unless it ends with the connection.
+    body: Option<usize>,
+    /// The server keeps the connection.
+    keep: bool,
+}
+
+impl ReplyHead {
+    /// Where the reply ends, if it does before its connection.
+    fn end(self) -> Option<usize> {
+        self.body.map(|body| self.length + body)
+    }
 }
 
 impl Reply {
@@ -285,25 +343,43 @@ impl Reply {
         if self.head.is_none() {
             self.head = reply_head(&self.bytes)?;
         }
-        Ok(matches!(self.head, Some((head, Some(body))) if self.bytes.len() >= head + body))
+        Ok(self.head.and_then(ReplyHead::end).is_some_and(|end| self.bytes.len() >= end))
+    }
+
+    /// Whether anything of it has arrived.
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    /// Whether the server keeps the connection after it.
+    pub fn keeps(&self) -> bool {
+        self.head.is_some_and(|head| head.keep && head.body.is_some())
     }
 
     /// The body of a reply that is complete, or that ended with its connection.
     ///
     /// # Errors
     /// [`ReplyError::Truncated`].
-    pub fn into_body(mut self) -> Result<Vec<u8>, ReplyError> {
-        let (head, body) = self.head.ok_or(ReplyError::Truncated)?;
-        let end = body.map_or(self.bytes.len(), |body| head + body);
+    pub fn into_body(self) -> Result<Vec<u8>, ReplyError> {
+        self.into_parts().map(|(body, _)| body)
+    }
+
+    /// Its body likewise, and what has arrived behind it.
+    ///
+    /// # Errors
+    /// [`ReplyError::Truncated`].
+    pub fn into_parts(mut self) -> Result<(Vec<u8>, Vec<u8>), ReplyError> {
+        let head = self.head.ok_or(ReplyError::Truncated)?;
+        let end = head.end().unwrap_or(self.bytes.len());
         if self.bytes.len() < end {
             return Err(ReplyError::Truncated);
         }
-        self.bytes.truncate(end);
-        Ok(self.bytes.split_off(head))
+        let behind = self.bytes.split_off(end);
+        Ok((self.bytes.split_off(head.length), behind))
     }
 }
 
-fn reply_head(bytes: &[u8]) -> Result<Option<(usize, Option<usize>)>, ReplyError> {
+fn reply_head(bytes: &[u8]) -> Result<Option<ReplyHead>, ReplyError> {
     let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
     let mut response = httparse::Response::new(&mut headers);
     match response.parse(&bytes[..bytes.len().min(HEAD_MAX)]) {
@@ -316,14 +392,15 @@ fn reply_head(bytes: &[u8]) -> Result<Option<(usize, Option<usize>)>, ReplyError
             if header(response.headers, "transfer-encoding").is_some() {
                 return Err(ReplyError::Malformed);
             }
+            let keep = keeps(response.headers);
             let Some(value) = header(response.headers, "content-length") else {
-                return Ok(Some((length, None)));
+                return Ok(Some(ReplyHead { length, body: None, keep }));
             };
             let digits = value.trim_ascii();
             let body = std::str::from_utf8(digits).ok().and_then(|digits| digits.parse::<usize>().ok());
             match body {
                 Some(body) if body > REPLY_MAX => Err(ReplyError::TooLarge),
-                Some(body) => Ok(Some((length, Some(body)))),
+                Some(body) => Ok(Some(ReplyHead { length, body: Some(body), keep })),
                 None => Err(ReplyError::Malformed),
             }
         }
@@ -333,115 +410,4 @@ fn reply_head(bytes: &[u8]) -> Result<Option<(usize, Option<usize>)>, ReplyError
 }
 
 #[cfg(test)]
-mod tests {
-    use super::{
-        BODY_MAX, HEAD_MAX, Progress, Refusal, Reply, ReplyError, Request, frame_reply, frame_request,
-    };
-    use crate::rpc::Codec;
-    use proptest::prelude::*;
-
-    fn feed(text: &str) -> Result<Progress, Refusal> {
-        Request::default().feed(text.as_bytes())
-    }
-
-    #[test]
-    fn heads() {
-        for (text, expected) in [
-            ("", Ok(Progress::Head)),
-            ("POST / HTTP/1.1\r\ncontent-le", Ok(Progress::Head)),
-            ("POST / HTTP/1.1\r\nContent-Length: 3\r\n\r\nab", Ok(Progress::Body(3))),
-            ("POST /any HTTP/1.0\r\ncontent-length: 3\r\n\r\nabc", Ok(Progress::Complete)),
-            ("POST / HTTP/1.1\ncontent-length: 0\n\n", Ok(Progress::Complete)),
-            ("POST / HTTP/1.1\r\ncontent-length: 0\r\nexpect: 100-continue\r\n\r\n", Ok(Progress::Complete)),
-            ("POST / HTTP/1.1\r\n\r\n", Err(Refusal::NoLength)),
-            ("POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n", Err(Refusal::TransferEncoding)),
-            ("GET / HTTP/1.1\r\ncontent-length: 3\r\n\r\n", Err(Refusal::NotPost)),
-            ("hello\r\n\r\n", Err(Refusal::Malformed)),
-            ("\0\0\0\0", Err(Refusal::Malformed)),
-            ("POST / HTTP/1.1\r\ncontent-length: -1\r\n\r\n", Err(Refusal::Malformed)),
-            ("POST / HTTP/1.1\r\ncontent-length: +1\r\n\r\n", Err(Refusal::Malformed)),
-            ("POST / HTTP/1.1\r\ncontent-length: \r\n\r\n", Err(Refusal::Malformed)),
-            (
-                "POST / HTTP/1.1\r\ncontent-length: 99999999999999999999999\r\n\r\n",
-                Err(Refusal::BodyTooLarge),
-            ),
-        ] {
-            assert_eq!(feed(text), expected, "{text:?}");
-        }
-        let long = format!("POST / HTTP/1.1\r\nx: {}", "x".repeat(HEAD_MAX));
-        assert_eq!(feed(&long), Err(Refusal::HeadTooLarge));
-        let many = format!("POST / HTTP/1.1\r\n{}\r\n", "x: y\r\n".repeat(100));
-        assert_eq!(feed(&many), Err(Refusal::HeadTooLarge));
-        let large = format!("POST / HTTP/1.1\r\ncontent-length: {}\r\n\r\n", BODY_MAX + 1);
-        assert_eq!(feed(&large), Err(Refusal::BodyTooLarge));
-    }
-
-    #[test]
-    fn a_request_may_come_byte_by_byte_and_have_a_tail() {
-        let mut request = Request::default();
-        let text = frame_request(Codec::Xml, "/a b\r\nx: y", "agent", b"hello");
-        for (index, byte) in text.iter().enumerate() {
-            let progress = request.feed(&[*byte]).expect("fits");
-            assert_eq!(progress == Progress::Complete, index + 1 == text.len());
-        }
-        assert_eq!(request.feed(b"POST"), Ok(Progress::Complete));
-        assert_eq!(request.body(), b"hello");
-        let mut request = Request::default();
-        let both = [text.clone(), text].concat();
-        assert_eq!(request.feed(&both), Ok(Progress::Complete));
-        assert_eq!(request.body(), b"hello");
-    }
-
-    #[test]
-    fn the_xml_socket_is_silent_where_the_reference_is() {
-        for refusal in [Refusal::Malformed, Refusal::NoLength, Refusal::TransferEncoding] {
-            assert_eq!(refusal.answer(Codec::Xml), None);
-            assert!(refusal.answer(Codec::Json).is_some());
-        }
-        let not_found = Refusal::NotPost.answer(Codec::Xml).unwrap_or_default();
-        assert!(not_found.starts_with(b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n"));
-    }
-
-    #[test]
-    fn replies() {
-        let body = |text: &[u8]| {
-            let mut reply = Reply::default();
-            reply.feed(text).and_then(|_| reply.into_body())
-        };
-        let framed = frame_reply(Codec::Xml, "xenopsd", b"hello");
-        assert_eq!(framed, b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\nuser-agent: xenopsd\r\n\r\nhello");
-        assert_eq!(body(&framed), Ok(b"hello".to_vec()));
-        assert_eq!(body(b"HTTP/1.0 200 OK\n\nhello"), Ok(b"hello".to_vec()));
-        assert_eq!(body(&framed[..framed.len() - 1]), Err(ReplyError::Truncated));
-        assert_eq!(body(b""), Err(ReplyError::Truncated));
-        assert_eq!(body(b"HTTP/1.1 404 Not Found\r\n\r\n"), Err(ReplyError::Status(404)));
-        assert_eq!(body(b"hello"), Err(ReplyError::Malformed));
-        assert_eq!(
-            body(b"HTTP/1.1 200 OK\r\ncontent-length: 99999999999\r\n\r\n"),
-            Err(ReplyError::TooLarge)
-        );
-    }
-
-    proptest! {
-        #[test]
-        fn any_split_gives_the_same_body(body in prop::collection::vec(any::<u8>(), 0..300), cut in 0_usize..400) {
-            let text = frame_request(Codec::Json, "/", "a", &body);
-            let (first, second) = text.split_at(cut.min(text.len()));
-            let mut request = Request::default();
-            let _ = request.feed(first);
-            prop_assert_eq!(request.feed(second), Ok(Progress::Complete));
-            prop_assert_eq!(request.body(), &body[..]);
-        }
-
-        #[test]
-        fn never_panics(chunks in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..80), 0..5)) {
-            let mut request = Request::default();
-            let mut reply = Reply::default();
-            for chunk in &chunks {
-                let _ = request.feed(chunk);
-                let _ = reply.feed(chunk);
-            }
-            let _ = (request.body().len(), reply.into_body());
-        }
-    }
-}
+mod tests;

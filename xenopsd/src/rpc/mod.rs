@@ -18,6 +18,7 @@ mod exchange;
 pub mod http;
 pub mod json;
 pub mod json_rpc;
+mod line;
 pub mod server;
 pub mod socket;
 pub mod switch;

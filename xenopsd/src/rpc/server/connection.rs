@@ -17,9 +17,9 @@ const CHUNK: usize = 16 * 1024;
 /// Reads done for one connection before the others get their turn.
 const READS_PER_TURN: usize = 64;
 
-/// Where a connection is in its one exchange.
+/// Where a connection is in its exchange, of which there may be more, one after the other.
 pub(super) enum Phase {
-    /// The request is arriving.
+    /// The request is arriving, or nothing of it yet.
     Reading(Request),
     /// The service has the request.
     Waiting(Arc<Presence>),
@@ -29,11 +29,20 @@ pub(super) enum Phase {
         bytes: Vec<u8>,
         /// How much of it has left.
         sent: usize,
-        /// The request was refused, and the rest of it may still be arriving.
-        refused: bool,
     },
     /// The refusal has left; the rest of the request is thrown away.
     Draining,
+}
+
+/// What becomes of a connection whose reply has left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Then {
+    /// It is closed.
+    Close,
+    /// It stays for another request.
+    Keep,
+    /// The request was refused, and the rest of it may still be arriving.
+    Drain,
 }
 
 pub(super) struct Connection {
@@ -46,6 +55,18 @@ pub(super) struct Connection {
     pub(super) reserved: usize,
     /// The client has closed altogether. The kernel says so once, which may be before the request is read.
     pub(super) gone: bool,
+    /// What the client sends has ended. The kernel says so once, too.
+    pub(super) ended: bool,
+    /// There may be more to read than was read.
+    pub(super) readable: bool,
+    /// The kernel is asked to say when the client takes more. Otherwise it is not: it would say so after each reply.
+    pub(super) writes_watched: bool,
+    /// What becomes of it after the reply under way.
+    pub(super) then: Then,
+    /// It has been kept after a reply.
+    kept: bool,
+    /// What came with the request before this one.
+    rest: Vec<u8>,
 }
 
 /// What a turn of reading came to.
@@ -80,7 +101,37 @@ pub(super) enum Written {
 impl Connection {
     pub(super) fn new(stream: UnixStream, codec: Codec) -> Self {
         let phase = Phase::Reading(Request::default());
-        Self { stream, codec, phase, deadline: None, reserved: 0, gone: false }
+        Self {
+            stream,
+            codec,
+            phase,
+            deadline: None,
+            reserved: 0,
+            gone: false,
+            ended: false,
+            readable: false,
+            writes_watched: false,
+            then: Then::Close,
+            kept: false,
+            rest: Vec::new(),
+        }
+    }
+
+    /// Whether a request is arriving, or has yet to begin.
+    pub(super) fn is_reading(&self) -> bool {
+        matches!(self.phase, Phase::Reading(_))
+    }
+
+    /// Whether it has been kept and nothing of another request has been looked at.
+    pub(super) fn is_idle(&self) -> bool {
+        self.kept && matches!(&self.phase, Phase::Reading(request) if request.is_empty())
+    }
+
+    /// Begins to wait for another request; whether there may be something of it already.
+    pub(super) fn keep(&mut self) -> bool {
+        self.phase = Phase::Reading(Request::default());
+        self.kept = true;
+        self.readable || self.ended || !self.rest.is_empty()
     }
 
     /// Reads what has arrived of the request. `reserve` is asked for the bytes of a body before they are taken
@@ -89,14 +140,26 @@ impl Connection {
         let Phase::Reading(request) = &mut self.phase else { return Read::Idle };
         let mut chunk = [0; CHUNK];
         for _ in 0..READS_PER_TURN {
-            let read = match self.stream.read(&mut chunk) {
-                Ok(0) => return Read::Closed,
-                Ok(read) => read,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Read::Idle,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(_) => return Read::Closed,
+            let rest = std::mem::take(&mut self.rest);
+            let bytes = if rest.is_empty() {
+                match self.stream.read(&mut chunk) {
+                    Ok(0) => return Read::Closed,
+                    Ok(read) => {
+                        // Less than asked for is all there was: what comes later the kernel says anew.
+                        self.readable = read == CHUNK;
+                        &chunk[..read]
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                        self.readable = false;
+                        return Read::Idle;
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                    Err(_) => return Read::Closed,
+                }
+            } else {
+                &rest
             };
-            match request.feed(&chunk[..read]) {
+            match request.feed(bytes) {
                 Ok(Progress::Head) => {}
                 Ok(Progress::Body(length)) => {
                     if self.reserved == 0 && length > 0 {
@@ -107,7 +170,10 @@ impl Connection {
                     }
                 }
                 Ok(Progress::Console) => return Read::Console(std::mem::take(request)),
-                Ok(Progress::Complete) => return Read::Complete(std::mem::take(request)),
+                Ok(Progress::Complete) => {
+                    self.rest = request.take_rest();
+                    return Read::Complete(std::mem::take(request));
+                }
                 Err(refusal) => return Read::Refused(refusal),
             }
         }
@@ -116,7 +182,7 @@ impl Connection {
 
     /// Writes as much of the reply as the client takes.
     pub(super) fn write(&mut self) -> Written {
-        let Phase::Writing { bytes, sent, .. } = &mut self.phase else {
+        let Phase::Writing { bytes, sent } = &mut self.phase else {
             return Written::Blocked { progressed: false };
         };
         let before = *sent;

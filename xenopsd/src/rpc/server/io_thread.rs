@@ -4,17 +4,17 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::io;
 use std::os::unix::net::UnixListener as StdUnixListener;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, unbounded};
 use mio::net::{UnixListener, UnixStream};
 use mio::{Events, Interest, Poll, Token, Waker};
 
-use super::connection::{Connection, Phase, Read, Written};
+use super::connection::{Connection, Phase, Read, Then, Written};
 use super::responder::{Completed, Outbox, Presence, Responder};
-use super::{Limits, Service, decode, hand_over};
+use super::{Limits, ServerError, Service, StopHandle, decode, hand_over};
 use crate::rpc::codec::Codec;
 use crate::rpc::console::ConsoleCall;
 use crate::rpc::http::{Refusal, Request, frame_reply};
@@ -28,42 +28,6 @@ const ACCEPT_RETRY: Duration = Duration::from_secs(1);
 
 /// The token of the waker; listeners follow, connections come after those and are never reused.
 const WAKER: usize = 0;
-
-/// Why the server could not start or had to end.
-#[derive(Debug, thiserror::Error)]
-pub enum ServerError {
-    /// Setting up the event loop or waiting for events failed.
-    #[error("cannot {doing}: {source}")]
-    Io {
-        /// What was being done.
-        doing: &'static str,
-        /// Why it failed.
-        source: io::Error,
-    },
-}
-
-/// Ends [`Server::run`] from another thread.
-#[derive(Clone)]
-pub struct StopHandle {
-    stopping: Arc<AtomicBool>,
-    waker: Arc<Waker>,
-}
-
-impl StopHandle {
-    /// Makes [`Server::run`] return soon. Calls being served get no answer any more.
-    pub fn stop(&self) {
-        self.stopping.store(true, Ordering::Release);
-        if let Err(error) = self.waker.wake() {
-            tracing::error!(%error, "cannot wake the RPC server to end it");
-        }
-    }
-}
-
-impl std::fmt::Debug for StopHandle {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("StopHandle").finish_non_exhaustive()
-    }
-}
 
 struct Listener {
     socket: UnixListener,
@@ -151,7 +115,7 @@ impl<S: Service> Server<S> {
             unfinished: VecDeque::new(),
             accept_retry: None,
             reserved: 0,
-            outbox: Outbox { sender, waker: Arc::new(waker) },
+            outbox: Outbox { sender, waker: Arc::new(waker), reader: Arc::new(OnceLock::new()) },
             completed,
             stopping: Arc::new(AtomicBool::new(false)),
         })
@@ -168,6 +132,8 @@ impl<S: Service> Server<S> {
     /// [`ServerError::Io`] if the kernel refuses to say what happens.
     pub fn run(mut self) -> Result<(), ServerError> {
         let mut events = Events::with_capacity(EVENTS);
+        // Not set before: a server runs once.
+        let _ = self.outbox.reader.set(std::thread::current().id());
         while !self.stopping.load(Ordering::Acquire) {
             self.accept_all();
             match self.poll.poll(&mut events, self.patience()) {
@@ -183,12 +149,17 @@ impl<S: Service> Server<S> {
                 if let Some(listener) = self.listeners.get_mut(token - WAKER - 1) {
                     listener.ready = true;
                 } else {
-                    self.attend(token, event.is_write_closed() || event.is_error());
+                    if let Some(connection) = self.connections.get_mut(&token) {
+                        connection.gone |= event.is_write_closed() || event.is_error();
+                        connection.ended |= event.is_read_closed();
+                        connection.readable |= event.is_readable();
+                    }
+                    self.attend(token);
                 }
             }
             for _ in 0..self.unfinished.len() {
                 if let Some(token) = self.unfinished.pop_front() {
-                    self.attend(token, false);
+                    self.attend(token);
                 }
             }
             while let Ok(completed) = self.completed.try_recv() {
@@ -206,7 +177,8 @@ impl<S: Service> Server<S> {
 
     /// How long there is nothing to do unless something happens.
     fn patience(&self) -> Option<Duration> {
-        if !self.unfinished.is_empty() {
+        // Answers of this thread's own have not woken it.
+        if !self.unfinished.is_empty() || !self.completed.is_empty() {
             return Some(Duration::ZERO);
         }
         let deadline = self.deadlines.first().map(|(deadline, _)| *deadline);
@@ -220,14 +192,14 @@ impl<S: Service> Server<S> {
         }
         self.accept_retry = None;
         for index in 0..self.listeners.len() {
-            while self.listeners[index].ready && (self.has_room() || self.slowest().is_some()) {
+            while self.listeners[index].ready && (self.has_room() || self.dispensable().is_some()) {
                 match self.listeners[index].socket.accept() {
                     Ok((stream, _)) => {
                         if !self.has_room()
-                            && let Some(slowest) = self.slowest()
+                            && let Some(dispensable) = self.dispensable()
                         {
                             tracing::warn!("closed an idle RPC connection to make room for another");
-                            self.close(slowest);
+                            self.close(dispensable);
                         }
                         self.admit(stream, self.listeners[index].codec);
                     }
@@ -249,14 +221,14 @@ impl<S: Service> Server<S> {
         self.connections.len() < self.limits.connections
     }
 
-    /// The connection whose request has been arriving for the longest time.
-    fn slowest(&self) -> Option<usize> {
-        let reading = |token: &usize| {
-            self.connections
-                .get(token)
-                .is_some_and(|connection| matches!(connection.phase, Phase::Reading(_)))
+    /// Which connection gives way to another: the one that has waited for the longest time for its next request, else the
+    /// one whose request has been arriving for the longest time.
+    fn dispensable(&self) -> Option<usize> {
+        let first = |wanted: fn(&Connection) -> bool| {
+            let mut tokens = self.deadlines.iter().map(|(_, token)| *token);
+            tokens.find(|token| self.connections.get(token).is_some_and(wanted))
         };
-        self.deadlines.iter().map(|(_, token)| *token).find(reading)
+        first(Connection::is_idle).or_else(|| first(Connection::is_reading))
     }
 
     fn admit(&mut self, mut stream: UnixStream, codec: Codec) {
@@ -277,8 +249,7 @@ impl<S: Service> Server<S> {
         }
         let token = self.next_connection;
         self.next_connection += 1;
-        let interest = Interest::READABLE | Interest::WRITABLE;
-        if let Err(error) = self.poll.registry().register(&mut stream, Token(token), interest) {
+        if let Err(error) = self.poll.registry().register(&mut stream, Token(token), Interest::READABLE) {
             tracing::error!(%error, "cannot watch an RPC connection");
             return;
         }
@@ -298,11 +269,9 @@ impl<S: Service> Server<S> {
         }
     }
 
-    /// Does what a connection's phase calls for now that its socket has something to say. `gone` means that the
-    /// client has closed altogether, and not merely its sending side.
-    fn attend(&mut self, token: usize, gone: bool) {
+    /// Does what a connection's phase calls for now that its socket has something to say.
+    fn attend(&mut self, token: usize) {
         let Some(connection) = self.connections.get_mut(&token) else { return };
-        connection.gone |= gone;
         match connection.phase {
             Phase::Reading(_) => self.read(token),
             Phase::Waiting(_) => {}
@@ -321,6 +290,7 @@ impl<S: Service> Server<S> {
     fn read(&mut self, token: usize) {
         let Some(connection) = self.connections.get_mut(&token) else { return };
         let (reserved, limit) = (&mut self.reserved, self.limits.request_bytes);
+        let was_idle = connection.is_idle();
         let outcome = connection.read(|length| {
             let fits = reserved.saturating_add(length) <= limit;
             if fits {
@@ -328,6 +298,9 @@ impl<S: Service> Server<S> {
             }
             fits
         });
+        if was_idle && !connection.is_idle() {
+            self.set_deadline(token, Instant::now().checked_add(self.limits.request_time));
+        }
         match outcome {
             Read::Idle => {}
             Read::More => self.unfinished.push_back(token),
@@ -352,7 +325,10 @@ impl<S: Service> Server<S> {
         let Some(connection) = self.connections.get_mut(&token) else { return };
         tracing::warn!(%refusal, "refused an RPC request");
         match refusal.answer(connection.codec) {
-            Some(answer) => self.reply(token, answer, true),
+            Some(answer) => {
+                connection.then = Then::Drain;
+                self.reply(token, answer);
+            }
             None => self.close(token),
         }
     }
@@ -360,31 +336,32 @@ impl<S: Service> Server<S> {
     fn serve(&mut self, token: usize, request: &Request) {
         let Some(connection) = self.connections.get_mut(&token) else { return };
         self.reserved -= std::mem::take(&mut connection.reserved);
-        let codec = connection.codec;
+        let (codec, keep) = (connection.codec, request.keeps());
+        connection.then = if keep { Then::Keep } else { Then::Close };
         let call = match decode(codec, request.body()) {
             Ok(call) => call,
-            Err(body) => return self.reply(token, frame_reply(codec, &self.agent, &body), false),
+            Err(body) => return self.reply(token, frame_reply(codec, &self.agent, keep, &body)),
         };
         let presence = Arc::new(Presence::default());
         connection.phase = Phase::Waiting(presence.clone());
         self.set_deadline(token, None);
         let responder =
-            Responder::new(&call, token, codec, self.agent.clone(), self.outbox.clone(), presence);
+            Responder::new(&call, token, codec, self.agent.clone(), keep, self.outbox.clone(), presence);
         hand_over(&self.service, call, responder);
     }
 
     fn complete(&mut self, completed: Completed) {
         let phase = self.connections.get(&completed.connection).map(|connection| &connection.phase);
         if let Some(Phase::Waiting(_)) = phase {
-            self.reply(completed.connection, completed.bytes, false);
+            self.reply(completed.connection, completed.bytes);
         } else {
             tracing::debug!("dropped an RPC reply whose client has gone");
         }
     }
 
-    fn reply(&mut self, token: usize, bytes: Vec<u8>, refused: bool) {
+    fn reply(&mut self, token: usize, bytes: Vec<u8>) {
         if let Some(connection) = self.connections.get_mut(&token) {
-            connection.phase = Phase::Writing { bytes, sent: 0, refused };
+            connection.phase = Phase::Writing { bytes, sent: 0 };
             self.set_deadline(token, Instant::now().checked_add(self.limits.reply_time));
             self.write(token);
         }
@@ -392,18 +369,50 @@ impl<S: Service> Server<S> {
 
     fn write(&mut self, token: usize) {
         let Some(connection) = self.connections.get_mut(&token) else { return };
-        match connection.write() {
-            Written::Blocked { progressed: true } => {
-                self.set_deadline(token, Instant::now().checked_add(self.limits.reply_time));
+        let then = match connection.write() {
+            Written::Blocked { progressed } => {
+                if progressed {
+                    self.set_deadline(token, Instant::now().checked_add(self.limits.reply_time));
+                }
+                return self.watch_writes(token, true);
             }
-            Written::Blocked { progressed: false } => {}
-            Written::All if matches!(connection.phase, Phase::Writing { refused: true, .. }) => {
+            Written::Closed => Then::Close,
+            Written::All => connection.then,
+        };
+        match then {
+            Then::Close => self.close(token),
+            Then::Keep => self.keep(token),
+            Then::Drain => {
                 connection.begin_draining();
                 let deadline = Instant::now().checked_add(self.limits.drain_time);
                 self.set_deadline(token, deadline);
                 self.drain(token);
             }
-            Written::All | Written::Closed => self.close(token),
+        }
+    }
+
+    /// The reply has left, and the connection stays. What has come of the next request already has its turn later, so that
+    /// one client's requests do not keep others waiting.
+    fn keep(&mut self, token: usize) {
+        let Some(connection) = self.connections.get_mut(&token) else { return };
+        if connection.keep() {
+            self.unfinished.push_back(token);
+        }
+        self.set_deadline(token, Instant::now().checked_add(self.limits.idle_time));
+        self.watch_writes(token, false);
+    }
+
+    /// Has the kernel say, or not, when a client takes more of its reply.
+    fn watch_writes(&mut self, token: usize, watch: bool) {
+        let Some(connection) = self.connections.get_mut(&token) else { return };
+        if connection.writes_watched == watch {
+            return;
+        }
+        connection.writes_watched = watch;
+        let interest = if watch { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE };
+        if let Err(error) = self.poll.registry().reregister(&mut connection.stream, Token(token), interest) {
+            tracing::error!(%error, "cannot watch an RPC connection");
+            self.close(token);
         }
     }
 
@@ -422,8 +431,12 @@ impl<S: Service> Server<S> {
         while let Some((deadline, token)) = self.deadlines.first().copied()
             && deadline <= now
         {
-            let phase = self.connections.get(&token).map(|connection| &connection.phase);
-            if let Some(Phase::Reading(_) | Phase::Writing { .. }) = phase {
+            let slow = |connection: &Connection| match connection.phase {
+                Phase::Reading(_) => !connection.is_idle(),
+                Phase::Writing { .. } => true,
+                Phase::Waiting(_) | Phase::Draining => false,
+            };
+            if self.connections.get(&token).is_some_and(slow) {
                 tracing::warn!("closed an RPC connection whose client is too slow");
             }
             self.deadlines.remove(&(deadline, token));

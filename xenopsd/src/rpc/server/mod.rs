@@ -5,17 +5,22 @@
 //!  listener ───────────────────────────► Reading ────────────────────────────────► Waiting
 //!                                           │ refused                                 │ Responder::send
 //!                                           │ (413, 404, ...)                         ▼ (channel + waker)
-//!                                           └──────────────────────────────────────► Writing ──► closed
-//!                                                                                     │ refused
-//!                                                                                     ▼
+//!                    ▲                      └──────────────────────────────────────► Writing ──► closed
+//!                    │                                                                │  │ refused
+//!                    └────────────── if the request asked for it ─────────────────────┘  ▼
 //!                                                                                  Draining ──► closed
 //! ```
 //!
-//! * Reading has a deadline, Writing has one that starts anew with every byte taken, Draining has a short one.
+//! * A request with `connection: keep-alive` keeps its connection. One at a time is served: what has come of the next is
+//!   looked at once the reply has left, after a turn of the others, and not at all if the client has gone by then. So a
+//!   client may write several at once; at most one read's worth of them is held, the rest waits in the socket.
+//! * Reading has a deadline, Writing has one that starts anew with every byte taken, Draining has a short one, and so has a
+//!   kept connection between two requests.
 //!   Waiting has none: a request for updates may wait for ever. A client that goes away while it waits is noticed,
 //!   and its [`Responder`] told.
 //! * Only root and the user the daemon runs as are served; anybody else is closed without a byte.
-//! * A connection over [`Limits::connections`] takes the place of the one whose request has been arriving for the longest
+//! * A connection over [`Limits::connections`] takes the place of the one that has been kept without a request for the
+//!   longest time; if there is none, of the one whose request has been arriving for the longest
 //!   time, so that idle clients cannot keep others out. Where every request is complete, it waits in the kernel's queue
 //!   until one is answered.
 //! * A request that cannot be decoded is answered with `Internal_error` and a text that says why. (The reference
@@ -28,15 +33,20 @@ mod responder;
 #[cfg(test)]
 mod tests;
 
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
+
+use mio::Waker;
 
 use super::codec::Codec;
 use super::console::ConsoleCall;
 use crate::api::Call;
 use crate::api::value::ToValue as _;
 
-pub use io_thread::{Server, ServerError, StopHandle};
+pub use io_thread::Server;
 pub use responder::Responder;
 
 /// What answers calls.
@@ -51,13 +61,49 @@ pub trait Service: Send + Sync {
     }
 }
 
-impl<S: Service + ?Sized> Service for std::sync::Arc<S> {
+impl<S: Service + ?Sized> Service for Arc<S> {
     fn call(&self, call: Call, reply: Responder) {
         (**self).call(call, reply);
     }
 
     fn console(&self, call: ConsoleCall) {
         (**self).console(call);
+    }
+}
+
+/// Why the server could not start or had to end.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    /// Setting up the event loop or waiting for events failed.
+    #[error("cannot {doing}: {source}")]
+    Io {
+        /// What was being done.
+        doing: &'static str,
+        /// Why it failed.
+        source: io::Error,
+    },
+}
+
+/// Ends [`Server::run`] from another thread.
+#[derive(Clone)]
+pub struct StopHandle {
+    stopping: Arc<AtomicBool>,
+    waker: Arc<Waker>,
+}
+
+impl StopHandle {
+    /// Makes [`Server::run`] return soon. Calls being served get no answer any more.
+    pub fn stop(&self) {
+        self.stopping.store(true, Ordering::Release);
+        if let Err(error) = self.waker.wake() {
+            tracing::error!(%error, "cannot wake the RPC server to end it");
+        }
+    }
+}
+
+impl std::fmt::Debug for StopHandle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("StopHandle").finish_non_exhaustive()
     }
 }
 
@@ -91,6 +137,8 @@ pub struct Limits {
     pub request_bytes: usize,
     /// How long a request may take to arrive.
     pub request_time: Duration,
+    /// How long a connection is kept without a request. One costs a descriptor and gives way to whoever needs it.
+    pub idle_time: Duration,
     /// How long a client may go without taking a byte of its reply.
     pub reply_time: Duration,
     /// How long the rest of a refused request is read and thrown away, so that the client sees the answer
@@ -116,6 +164,7 @@ impl Default for Limits {
             connections: 2048,
             request_bytes: 8 * super::http::BODY_MAX,
             request_time: Duration::from_secs(30),
+            idle_time: Duration::from_secs(60),
             reply_time: Duration::from_secs(60),
             drain_time: Duration::from_secs(5),
         }

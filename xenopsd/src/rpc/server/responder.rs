@@ -1,7 +1,8 @@
 //! The one reply to one call.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::thread::ThreadId;
 
 use crossbeam::channel::Sender;
 use mio::Waker;
@@ -22,6 +23,18 @@ pub(super) struct Completed {
 pub(super) struct Outbox {
     pub(super) sender: Sender<Completed>,
     pub(super) waker: Arc<Waker>,
+    /// The thread that reads it: what it sends itself it finds without being woken.
+    pub(super) reader: Arc<OnceLock<ThreadId>>,
+}
+
+impl Outbox {
+    fn send(&self, completed: Completed) {
+        // Both fail only when the server has ended, and the connection with it.
+        let _ = self.sender.send(completed);
+        if self.reader.get() != Some(&std::thread::current().id()) {
+            let _ = self.waker.wake();
+        }
+    }
 }
 
 /// What runs when the client goes away.
@@ -64,8 +77,8 @@ struct Pending {
 
 /// Who gets the reply.
 enum Destination {
-    /// A connection of the server.
-    Connection { token: usize, agent: Arc<str>, outbox: Outbox },
+    /// A connection of the server, which stays if `keep` is set.
+    Connection { token: usize, agent: Arc<str>, keep: bool, outbox: Outbox },
     /// Another transport, which frames the body itself.
     Transport(Box<dyn FnOnce(Vec<u8>) + Send>),
 }
@@ -76,10 +89,11 @@ impl Responder {
         token: usize,
         codec: Codec,
         agent: Arc<str>,
+        keep: bool,
         outbox: Outbox,
         presence: Arc<Presence>,
     ) -> Self {
-        Self::to(call, codec, Destination::Connection { token, agent, outbox }, presence)
+        Self::to(call, codec, Destination::Connection { token, agent, keep, outbox }, presence)
     }
 
     /// For a transport without connections: `deliver` gets the reply's body, once, on any thread. It must not block.
@@ -134,11 +148,9 @@ impl Pending {
     fn send(self, outcome: Result<Value, Error>) {
         let body = self.codec.encode_reply(outcome.map_err(self.encode_error));
         match self.to {
-            Destination::Connection { token, agent, outbox } => {
-                let bytes = frame_reply(self.codec, &agent, &body);
-                // Both fail only when the server has ended, and the connection with it.
-                let _ = outbox.sender.send(Completed { connection: token, bytes });
-                let _ = outbox.waker.wake();
+            Destination::Connection { token, agent, keep, outbox } => {
+                let bytes = frame_reply(self.codec, &agent, keep, &body);
+                outbox.send(Completed { connection: token, bytes });
             }
             Destination::Transport(deliver) => deliver(body),
         }

@@ -1,5 +1,7 @@
 //! The server over real sockets.
 
+mod kept;
+
 use std::io::{Read as _, Write as _};
 use std::net::Shutdown;
 use std::os::unix::fs::PermissionsExt as _;
