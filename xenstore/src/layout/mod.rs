@@ -7,6 +7,7 @@
 //! The trees are those that libxl writes, so that `xl list`, `xl console` and the guests' own tools find what they
 //! look for, with what XenServer's guest agents need besides.
 
+mod built;
 mod console;
 mod device;
 mod device_model;
@@ -18,12 +19,13 @@ mod vbd;
 mod vif;
 mod xenbus;
 
+pub use built::{Built, Memory};
 pub use console::{Console, ConsoleServer, TerminalServer};
 pub use device::{DeviceAddress, DeviceKind, DeviceStatus, devices_of};
 pub use device_model::DeviceModel;
 pub use domain::{
-    Built, Domain, DomainKind, Memory, domain_path, libxl_path, remove_domain, rename_domain, set_memory,
-    set_memory_range, set_online_vcpus, time_offset_path, vm_path,
+    Domain, DomainKind, domain_path, libxl_path, remove_domain, rename_domain, set_memory, set_memory_range,
+    set_online_vcpus, time_offset_path, vm_path,
 };
 pub use frame_buffer::{FrameBuffer, FrameBufferSaid, FrameBufferServer, Keyboard};
 pub use guest_addresses::{Asked, GuestAddresses};
