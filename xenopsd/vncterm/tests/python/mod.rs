@@ -1,6 +1,6 @@
 //! Python programs by other authors, in an environment of their own under `target`.
 //!
-//! `requirements.txt` names every package with its version. The environment is made by the first test that needs it and
+//! `requirements.txt` names every package with its version and its files' hashes. The environment is made by the first test that needs it and
 //! kept until that file changes; tests of other processes wait for it.
 
 use std::fs::{self, File};
@@ -54,8 +54,9 @@ fn install(environment: &Path) {
         command.arg(INSTALL_LIMIT).arg(environment.join("bin/pip"));
         command
     };
-    // Nothing that is not listed, and nothing that runs code of its own to be installed.
-    let options = ["install", "--quiet", "--no-deps", "--only-binary", ":all:", "--requirement"];
+    // Nothing that is not listed, or has other bytes than when it was, and nothing that runs code of its own to be installed.
+    let options =
+        ["install", "--quiet", "--no-deps", "--require-hashes", "--only-binary", ":all:", "--requirement"];
     succeed(pip().args(options).arg(source("requirements.txt")));
     succeed(pip().arg("check"));
 }
