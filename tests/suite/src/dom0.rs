@@ -278,7 +278,13 @@ impl Dom0 {
     /// Waits until an HVM guest has said `text` on its serial port.
     #[track_caller]
     pub fn serial_said(&self, guest: &Guest, text: &str) {
-        let said = self.host.wait_for_text(&serial_log(guest), text, LIMIT);
+        self.serial_said_within(guest, text, LIMIT);
+    }
+
+    /// As [`Dom0::serial_said`] with a limit.
+    #[track_caller]
+    pub fn serial_said_within(&self, guest: &Guest, text: &str, limit: Duration) {
+        let said = self.host.wait_for_text(&serial_log(guest), text, limit);
         said.unwrap_or_else(|error| panic!("{error}"));
     }
 

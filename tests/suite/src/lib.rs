@@ -13,6 +13,7 @@
 //! Helpers panic with what happened, because in a test nothing else can be done with it. A test that fails shows the
 //! end of the daemon's log.
 
+mod boot_server;
 mod dom0;
 mod guest;
 mod medians;
