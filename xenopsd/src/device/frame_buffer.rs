@@ -40,6 +40,11 @@ fn ring(backend: Said<'_>, frontend: Said<'_>, frame: Said<'_>, port: Said<'_>) 
     (published && may_serve(backend)).then(|| Some(Ring { frame: number(frame)?, port: number(port)? }))?
 }
 
+/// Whether the guest wants the pointer's place rather than its moves.
+pub fn is_absolute(said: &FrameBufferSaid) -> bool {
+    said.keyboard_absolute.as_deref() == Some(b"1")
+}
+
 /// What is to be served.
 pub fn wanted(domid: DomId, said: &FrameBufferSaid) -> Option<Wanted> {
     let screen = ring(
@@ -54,9 +59,8 @@ pub fn wanted(domid: DomId, said: &FrameBufferSaid) -> Option<Wanted> {
         said.keyboard_page.as_deref(),
         said.keyboard_port.as_deref(),
     );
-    let absolute = said.keyboard_absolute.as_deref() == Some(b"1");
     let abi = if said.protocol.as_deref() == Some(b"x86_32-abi") { Abi::Bits32 } else { Abi::Bits64 };
-    Some(Wanted { domid: domid.get(), screen, abi, input: keyboard.map(|ring| (ring, absolute)) })
+    Some(Wanted { domid: domid.get(), screen, abi, input: keyboard.map(|ring| (ring, is_absolute(said))) })
 }
 
 /// The next states of the frame buffer's backend and of the keyboard's; none where it stays as it is. `served` is what a

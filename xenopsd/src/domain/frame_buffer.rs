@@ -11,6 +11,7 @@
 //! The process serves the pages and ports that are in its command line. When the guest has others, another process does:
 //! there is no channel by which a running one could be told anything.
 
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use xenstore::Operations;
@@ -36,12 +37,14 @@ const SETTLE: Duration = Duration::from_millis(20);
 const APART: Duration = Duration::from_secs(1);
 
 impl VmExecutor<'_> {
-    /// Writes the nodes of both devices.
+    /// Writes the nodes of both devices. A guest that goes on from an image does not say again what its pointer is to be like:
+    /// its driver asks once, when it starts.
     pub(super) fn offer_frame_buffer(&self) -> Result<(), Error> {
         let domid = self.domid()?;
         let of = store_domid(domid);
         let mut nodes = FrameBuffer { domid: of }.create();
-        nodes.append(Keyboard { domid: of }.create());
+        let absolute = self.absolute_pointer.load(Ordering::Relaxed);
+        nodes.append(Keyboard { domid: of }.create(absolute));
         self.core.edges.store()?.commit(&nodes)?;
         self.watch_frame_buffer(domid)
     }
@@ -99,6 +102,12 @@ impl VmExecutor<'_> {
     fn said(&self, domid: DomId) -> Result<FrameBufferSaid, Error> {
         let paths = FrameBufferSaid::paths(store_domid(domid));
         Ok(FrameBufferSaid::from_values(self.core.edges.store()?.read_all(&paths)?))
+    }
+
+    /// Whether a guest has asked for its pointer's place, which is to be in its image.
+    pub(super) fn wants_absolute_pointer(&self, domid: DomId) -> Result<bool, Error> {
+        let offered = has_frame_buffer(&self.records.vm);
+        Ok(offered && frame_buffer::is_absolute(&self.said(domid)?))
     }
 
     fn show(&self, domid: DomId, next: [Option<XenbusState>; 2]) -> Result<(), Error> {

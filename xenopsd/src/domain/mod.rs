@@ -57,6 +57,8 @@ pub struct VmExecutor<'a> {
     state: Mutex<Option<ModelState>>,
     /// The guest was asked to suspend, and may still do it.
     late: AtomicBool,
+    /// The guest of the image has asked for its pointer's place.
+    absolute_pointer: AtomicBool,
 }
 
 impl<'a> VmExecutor<'a> {
@@ -72,6 +74,7 @@ impl<'a> VmExecutor<'a> {
             image: Mutex::default(),
             state: Mutex::default(),
             late: AtomicBool::new(false),
+            absolute_pointer: AtomicBool::new(false),
         }
     }
 

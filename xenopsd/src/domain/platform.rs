@@ -8,7 +8,6 @@ use crate::api::{BuilderInfo, Dict, Error, HvmInfo, Vm};
 use crate::dm::kernel;
 use crate::edge::{GuestKind, HOLE_SIZES, Physinfo, Platform, TscMode};
 use crate::hostinfo::policy_words;
-use crate::ops::plan::FRAME_BUFFER;
 
 /// Enlightenments by the key that asks for each, with its bit of `HVM_PARAM_VIRIDIAN` (xen/hvm/params.h). The first is the
 /// base that all others need.
@@ -200,7 +199,7 @@ pub(super) fn acpi(vm: &Vm) -> Result<bool, Error> {
 pub(super) fn nodes(vm: &Vm) -> Result<Dict<String>, Error> {
     let mut nodes = vm.platformdata.clone();
     // Those of its installation are the boot loader's; there are passwords among them.
-    nodes.0.retain(|(key, _)| !KEYS.contains(&&**key) && key != FRAME_BUFFER);
+    nodes.0.retain(|(key, _)| !KEYS.contains(&&**key));
     if hvm(vm).is_some() {
         // Those of dom0's files are its device model's.
         nodes.0.retain(|(key, _)| !kernel::KEYS.contains(&&**key));

@@ -19,7 +19,7 @@ use xenstore::Operations;
 use xenstore::layout::{self, domain_path};
 
 use super::VmExecutor;
-use crate::api::{BuilderInfo, Error};
+use crate::api::{BuilderInfo, Error, Vm};
 use crate::core::TerminalServer;
 use crate::device::store_domid;
 use crate::dm::model::Model;
@@ -35,6 +35,17 @@ const SAVE_LIMIT: Duration = Duration::from_secs(10);
 /// Most characters of a VM's name that viewers show.
 const MAX_TITLE: usize = 64;
 
+/// Whether viewers may be listened for there: on this host only.
+fn check_address(vm: &Vm, what: &str, address: Option<&str>) -> Result<(), Error> {
+    match address {
+        None | Some("127.0.0.1") => Ok(()),
+        Some(other) => Err(Error::internal(format!(
+            "VM {}: {what} is {other:?}; consoles are reached through this host only: 127.0.0.1",
+            vm.id
+        ))),
+    }
+}
+
 impl VmExecutor<'_> {
     /// What can be found wrong before anything is taken.
     pub(super) fn check_terminal(&self) -> Result<(), Error> {
@@ -42,13 +53,9 @@ impl VmExecutor<'_> {
         if !has_terminal(vm) && !has_frame_buffer(vm) {
             return Ok(());
         }
-        if let BuilderInfo::Pv(pv) | BuilderInfo::Pvh(pv) | BuilderInfo::PvInPvh(pv) = &vm.ty
-            && let Some(address) = pv.vncterm_ip.as_deref().filter(|address| *address != "127.0.0.1")
-        {
-            return Err(Error::internal(format!(
-                "VM {}: vncterm_ip is {address:?}; consoles are reached through this host only: 127.0.0.1",
-                vm.id
-            )));
+        if let BuilderInfo::Pv(pv) | BuilderInfo::Pvh(pv) | BuilderInfo::PvInPvh(pv) = &vm.ty {
+            check_address(vm, "vncterm_ip", pv.vncterm_ip.as_deref().filter(|_| pv.vncterm))?;
+            check_address(vm, "framebuffer_ip", pv.framebuffer_ip.as_deref().filter(|_| pv.framebuffer))?;
         }
         Ok(self.core.edges.host().check_terminal()?)
     }

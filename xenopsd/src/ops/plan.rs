@@ -98,14 +98,12 @@ pub fn has_terminal(vm: &Vm) -> bool {
     }
 }
 
-/// The key of platformdata that gives a PV or PVH guest a frame buffer, when it is `true` or `1`. The contract's own flag,
-/// `framebuffer`, is on unless a client says otherwise, and xapi's xenopsd has never heeded it.
-pub const FRAME_BUFFER: &str = "pv-framebuffer";
-
 /// Whether the VM has a paravirtual frame buffer.
 pub fn has_frame_buffer(vm: &Vm) -> bool {
-    let asked = vm.platformdata.get(FRAME_BUFFER).is_some_and(|value| matches!(value.trim(), "true" | "1"));
-    asked && !matches!(vm.ty, BuilderInfo::Hvm(_))
+    match &vm.ty {
+        BuilderInfo::Pv(pv) | BuilderInfo::Pvh(pv) | BuilderInfo::PvInPvh(pv) => pv.framebuffer,
+        BuilderInfo::Hvm(_) => false,
+    }
 }
 
 /// Whether its terminal server's text is a VNC screen as well: one guest has one screen, which is its device model's or its

@@ -20,7 +20,11 @@ impl XlConfig {
         let id = self.uuid.unwrap_or_else(uuid::Uuid::new_v4).as_hyphenated().to_string();
         let vbds: Vec<api::Vbd> = self.disks.iter().map(|disk| disk.to_api(&id)).collect();
         let vifs = (0..).zip(&self.vifs).map(|(position, config)| config.to_api(&id, position)).collect();
-        let pv_info = |kernel| pv_info(kernel, &vbds, self.text_screen);
+        let pv_info = |kernel| api::PvInfo {
+            vncterm: self.text_screen,
+            framebuffer: self.frame_buffer,
+            ..pv_info(kernel, &vbds)
+        };
         let ty = match self.guest {
             Guest::Pv(kernel) => api::BuilderInfo::Pv(pv_info(kernel)),
             Guest::Pvh(kernel) => api::BuilderInfo::Pvh(pv_info(kernel)),
@@ -79,9 +83,8 @@ fn actions(action: StopAction) -> Vec<api::Action> {
     }
 }
 
-/// No frame buffer: the format's guests have the text console that xenconsoled serves, and a terminal server if they are
-/// to.
-fn pv_info(kernel: Kernel, vbds: &[api::Vbd], vncterm: bool) -> api::PvInfo {
+/// The text console that xenconsoled serves, and nothing else.
+fn pv_info(kernel: Kernel, vbds: &[api::Vbd]) -> api::PvInfo {
     let boot = match kernel {
         Kernel::Direct { path, ramdisk, cmdline } => {
             api::Boot::Direct(api::DirectBoot { kernel: path, cmdline, ramdisk })
@@ -98,7 +101,7 @@ fn pv_info(kernel: Kernel, vbds: &[api::Vbd], vncterm: bool) -> api::PvInfo {
         boot,
         framebuffer: false,
         framebuffer_ip: None,
-        vncterm,
+        vncterm: false,
         vncterm_ip: None,
         pci_passthrough: false,
     }

@@ -56,6 +56,8 @@ pub struct XlConfig {
     pub actions: StopActions,
     /// Whether the text console is a VNC screen, too. Fully virtualised guests have a screen in any case.
     pub text_screen: bool,
+    /// Whether a guest that is not fully virtualised has a paravirtual frame buffer.
+    pub frame_buffer: bool,
     /// Keys and values of `platformdata`.
     pub platform: Vec<(String, String)>,
     /// Changes with each state of the guest that is not the one before's continuation: two numbers with a colon between.

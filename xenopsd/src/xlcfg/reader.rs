@@ -85,7 +85,7 @@ impl Reader {
         let actions = self.actions();
         let mut platform = self.platform(kind);
         platform.extend(self.emulated(kind, &vifs));
-        platform.extend(self.frame_buffer(kind));
+        let frame_buffer = self.frame_buffer(kind);
         let generation_id = self.generation_id();
         let text_screen = self.text_screen(kind);
         let shim = self.flag("pvshim").unwrap_or(false);
@@ -120,6 +120,7 @@ impl Reader {
             vifs,
             actions,
             text_screen,
+            frame_buffer,
             platform,
             generation_id,
         })

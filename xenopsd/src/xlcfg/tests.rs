@@ -100,7 +100,7 @@ fn text_guests_have_a_screen_unless_they_are_to_have_none() {
 }
 
 #[test]
-fn a_frame_buffer_is_a_key_of_platformdata() {
+fn a_frame_buffer_is_the_contracts_flag() {
     let guest =
         |kind: &str, vfb: &str| format!("name='a'\ntype='{kind}'\nkernel='/k'\nmemory=64\nvfb=[{vfb}]");
     for (kind, vfb, wanted, remarks) in [

@@ -2,7 +2,6 @@
 
 use super::error::Fault;
 use super::reader::{Kind, Reader};
-use crate::ops::plan::FRAME_BUFFER;
 
 const KEY: &str = "vfb";
 
@@ -10,22 +9,22 @@ const KEY: &str = "vfb";
 const ADDRESS: &str = "127.0.0.1";
 
 impl Reader {
-    /// What of `platformdata` it becomes.
-    pub(super) fn frame_buffer(&mut self, kind: Kind) -> Option<(String, String)> {
+    /// Whether the guest has one.
+    pub(super) fn frame_buffer(&mut self, kind: Kind) -> bool {
         let specs = self.devices(KEY);
         for (line, _) in specs.iter().skip(1) {
             let fault = Fault::bad(format!("{} of them", specs.len()), "at most one: a guest has one screen");
             self.fault(*line, KEY, fault);
         }
-        let (line, spec) = specs.into_iter().next()?;
+        let Some((line, spec)) = specs.into_iter().next() else { return false };
         if kind == Kind::Hvm {
             self.ignored(line, KEY, spec, "hvm guests have an emulated graphics card");
-            return None;
+            return false;
         }
         for parameter in spec.split(',').map(str::trim).filter(|parameter| !parameter.is_empty()) {
             self.frame_buffer_parameter(line, parameter);
         }
-        Some((FRAME_BUFFER.to_owned(), "true".to_owned()))
+        true
     }
 
     fn frame_buffer_parameter(&mut self, line: usize, parameter: &str) {

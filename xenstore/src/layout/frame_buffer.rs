@@ -38,15 +38,23 @@ impl FrameBuffer {
     }
 }
 
+/// The node by which a guest asks for its pointer's place.
+const ABSOLUTE: &str = "request-abs-pointer";
+
 impl Keyboard {
     /// Its address.
     pub const fn address(&self) -> DeviceAddress {
         address(DeviceKind::Vkbd, self.domid)
     }
 
-    /// All nodes. Leftovers are removed.
-    pub fn create(&self) -> Batch {
-        device::create(self, self.address(), &Vec::new())
+    /// All nodes. Leftovers are removed. With the guest's request for its pointer's place if it has made it `before`, in the
+    /// domain that this one goes on from: its driver does so once.
+    pub fn create(&self, before: bool) -> Batch {
+        let mut batch = device::create(self, self.address(), &Vec::new());
+        if before {
+            batch.write(self.address().frontend().at(ABSOLUTE), "1");
+        }
+        batch
     }
 }
 
@@ -93,7 +101,7 @@ impl FrameBufferSaid {
             of(keyboard, "state"),
             of(keyboard, "page-ref"),
             of(keyboard, "event-channel"),
-            of(keyboard, "request-abs-pointer"),
+            of(keyboard, ABSOLUTE),
         ]
     }
 
@@ -223,10 +231,10 @@ impl Layout for Keyboard {
         ),
         Node::later(
             Frontend,
-            "request-abs-pointer",
+            ABSOLUTE,
             "1",
             Writer::Guest,
-            "toolstack: the pointer's place is wanted, not its moves",
+            "toolstack: the pointer's place is wanted, not its moves; after a resume it is there if it was before",
         ),
         Node::dir(Backend, "", Rule::Be, "served by vncterm; the toolstack writes the states"),
         Node::value(Backend, "frontend", "path", |k| text(k.address().frontend()), "xl"),

@@ -34,7 +34,7 @@ use xenstore::{Batch, Operations};
 
 use super::VmExecutor;
 use super::shutdown::{Refused, control};
-use super::suspend_image::{self, ImageWriter, RecordKind};
+use super::suspend_image::{self, ImageWriter, RecordKind, Suspended};
 use crate::api::{Disk, Error};
 use crate::core::SUSPENDING;
 use crate::device::storage::{self, Purpose};
@@ -160,9 +160,12 @@ impl VmExecutor<'_> {
     pub(super) fn save_domain(&self) -> Result<(), Error> {
         let domain = self.domain()?;
         let model = self.take_state();
-        let vcpus = model.as_ref().map(|model| model.vcpus);
-        let bytes = domain.tot_pages * PAGE;
-        let record = suspend_image::xenops_record(&self.records.vm, bytes, vcpus, SystemTime::now());
+        let suspended = Suspended {
+            memory_bytes: domain.tot_pages * PAGE,
+            emulated_vcpus: model.as_ref().map(|model| model.vcpus),
+            absolute_pointer: self.wants_absolute_pointer(domain.domid)?,
+        };
+        let record = suspend_image::xenops_record(&self.records.vm, &suspended, SystemTime::now());
         self.with_image(|image| {
             let failed = |error: io::Error| image_failed(image, &error);
             let mut writer = ImageWriter::begin(image.file(), &record).map_err(failed)?;

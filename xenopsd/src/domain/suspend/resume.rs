@@ -1,5 +1,7 @@
 //! A domain from an image.
 
+use std::sync::atomic::Ordering;
+
 use super::ModelState;
 use crate::api::{Disk, Error};
 use crate::domain::VmExecutor;
@@ -19,6 +21,7 @@ impl VmExecutor<'_> {
             // As after a clone of a suspended VM.
             tracing::info!(vm = self.vm(), from = record.vm, "resuming from an image made of another VM");
         }
+        self.absolute_pointer.store(record.absolute_pointer, Ordering::Relaxed);
         let target_kib = self.suspended_kib(&wanted, &record)?;
         let host = self.core.edges.hypervisor()?.host()?;
         wanted.check_room(target_kib, &host)?;

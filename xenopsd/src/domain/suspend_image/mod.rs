@@ -36,6 +36,9 @@ const MAX_RECORD: u64 = 16 << 20;
 /// Most records after the memory: the format has eight kinds.
 const MAX_RECORDS: usize = 16;
 
+/// The field of the first record that is there when a guest has asked for its pointer's place.
+const ABSOLUTE_POINTER: &str = "absolute_pointer";
+
 /// What a record holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u64)]
@@ -142,10 +145,24 @@ pub struct XenopsRecord {
     pub memory_bytes: Option<u64>,
     /// Processors that the device model emulated for; only in our own images of HVM guests.
     pub emulated_vcpus: Option<usize>,
+    /// Whether the guest has asked for its pointer's place, not its moves; only in our own images.
+    pub absolute_pointer: bool,
 }
 
-/// The first record's text for a VM that has `memory_bytes`, and whose device model emulates for so many processors.
-pub fn xenops_record(vm: &Vm, memory_bytes: u64, emulated_vcpus: Option<usize>, now: SystemTime) -> String {
+/// What a domain has that only its image says later.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Suspended {
+    /// Its memory.
+    pub memory_bytes: u64,
+    /// Processors that its device model emulates for, if it has one.
+    pub emulated_vcpus: Option<usize>,
+    /// Whether it has asked for its pointer's place.
+    pub absolute_pointer: bool,
+}
+
+/// The first record's text for a VM.
+pub fn xenops_record(vm: &Vm, suspended: &Suspended, now: SystemTime) -> String {
+    let Suspended { memory_bytes, emulated_vcpus, absolute_pointer } = suspended;
     let mut fields = vec![
         Sexp::field("time", Sexp::atom(compact_time(now))),
         Sexp::field("word_size", Sexp::atom(usize::BITS.to_string())),
@@ -154,6 +171,7 @@ pub fn xenops_record(vm: &Vm, memory_bytes: u64, emulated_vcpus: Option<usize>, 
         Sexp::field("memory_bytes", Sexp::atom(memory_bytes.to_string())),
     ];
     fields.extend(emulated_vcpus.map(|n| Sexp::field("emulated_vcpus", Sexp::atom(n.to_string()))));
+    fields.extend(absolute_pointer.then(|| Sexp::field(ABSOLUTE_POINTER, Sexp::atom("1"))));
     Sexp::List(fields).print()
 }
 
@@ -167,6 +185,7 @@ impl XenopsRecord {
             vm: vm.as_ref().and_then(|vm| vm.get("id")?.as_str()).map(str::to_owned),
             memory_bytes: field("memory_bytes").and_then(|n| n.parse().ok()),
             emulated_vcpus: field("emulated_vcpus").and_then(|n| n.parse().ok()),
+            absolute_pointer: field(ABSOLUTE_POINTER) == Some("1"),
         })
     }
 }

@@ -11,7 +11,8 @@ const MEMORY: &[u8] = b"the memory stream";
 
 fn image(records: &[(RecordKind, &[u8])]) -> Vec<u8> {
     let mut file = Cursor::new(Vec::new());
-    let xenops = xenops_record(&test_vm(ID, "a \"strange\" name\n"), 256 << 20, Some(2), UNIX_EPOCH);
+    let suspended = Suspended { memory_bytes: 256 << 20, emulated_vcpus: Some(2), absolute_pointer: true };
+    let xenops = xenops_record(&test_vm(ID, "a \"strange\" name\n"), &suspended, UNIX_EPOCH);
     let mut writer = ImageWriter::begin(&mut file, &xenops).unwrap();
     writer.0.write_all(MEMORY).unwrap();
     for (kind, body) in records {
@@ -39,6 +40,7 @@ fn what_is_written_is_read() {
         vm: Some(ID.to_owned()),
         memory_bytes: Some(256 << 20),
         emulated_vcpus: Some(2),
+        absolute_pointer: true,
     };
     assert_eq!(xenops, expected);
     assert_eq!(rest, [(RecordKind::QemuXen, b"device state".to_vec())]);
@@ -139,9 +141,11 @@ fn a_full_disk_is_an_error_wherever_it_strikes() {
     let whole = image(&[]).len() - MEMORY.len();
     for room in 0..whole + SIGNATURE_BYTES {
         let mut disk = Full(Cursor::new(Vec::new()), room);
-        let written = ImageWriter::begin(&mut disk, &xenops_record(&test_vm(ID, "x"), 1, None, UNIX_EPOCH))
-            .and_then(ImageWriter::end)
-            .and_then(seal);
+        let suspended = Suspended { memory_bytes: 1, emulated_vcpus: None, absolute_pointer: false };
+        let written =
+            ImageWriter::begin(&mut disk, &xenops_record(&test_vm(ID, "x"), &suspended, UNIX_EPOCH))
+                .and_then(ImageWriter::end)
+                .and_then(seal);
         if let Err(error) = written {
             assert_eq!(error.kind(), io::ErrorKind::StorageFull);
             assert!(read(disk.0.get_ref()).is_err(), "{room}");

@@ -2,14 +2,12 @@
 
 use super::*;
 use crate::api::ConsoleProtocol;
-use crate::ops::plan::FRAME_BUFFER;
 use crate::state::journal::Resource;
 use xenstore::Operations;
 
 fn with_frame_buffer(vm: &mut Vm) {
-    vm.platformdata.0.push((FRAME_BUFFER.to_owned(), "true".to_owned()));
     let BuilderInfo::Pv(pv) = &mut vm.ty else { unreachable!() };
-    pv.vncterm = false;
+    (pv.framebuffer, pv.vncterm) = (true, false);
 }
 
 struct Guest<'a> {
@@ -256,19 +254,62 @@ fn the_next_daemon_goes_on_with_it() {
     assert!(rig.machine.processes().is_empty() && rig.core.journal.of(&vm).is_empty());
 }
 
+/// Linux publishes its pages again, but does not ask for the pointer's place again; one that has not asked gets moves still, and
+/// a guest that is started anew says for itself.
 #[test]
-fn a_resumed_guest_is_served_anew() {
+fn a_resumed_guest_is_served_anew_with_the_pointer_that_it_has_asked_for() {
+    for pointer in ["abs", "rel"] {
+        let rig = Rig::new(&quick());
+        let vm = started(&rig);
+        let publish = || {
+            Guest::of(&rig, &vm).publish("vfb", "1000");
+            Guest::of(&rig, &vm).publish("vkbd", "2000");
+        };
+        if pointer == "abs" {
+            Guest::of(&rig, &vm).say("vkbd", &[("request-abs-pointer", "1")]);
+        }
+        let serves = |pointer: &str| Guest::of(&rig, &vm).serves(&format!("1000:9:64:2000:9:{pointer}"));
+        publish();
+        serves(pointer);
+        let image = Disk::Local(rig.directory.path().join("image").display().to_string());
+        for _ in 0..2 {
+            rig.run(&vm, Operation::Suspend(image.clone())).unwrap();
+            assert!(rig.machine.processes().is_empty());
+            rig.run(&vm, Operation::Resume(image.clone())).unwrap();
+            rig.run(&vm, Operation::Unpause).unwrap();
+            publish();
+            serves(pointer);
+        }
+        // It is the guest's node as before.
+        Guest::of(&rig, &vm).say("vkbd", &[("request-abs-pointer", "0")]);
+        rig.run(&vm, Operation::Check).unwrap();
+        serves("rel");
+        Guest::of(&rig, &vm).say("vkbd", &[("request-abs-pointer", "1")]);
+        rig.run(&vm, Operation::Shutdown(None)).unwrap();
+        rig.start(&vm).unwrap();
+        rig.run(&vm, Operation::Unpause).unwrap();
+        publish();
+        serves("rel");
+    }
+}
+
+/// The contract's flag is heeded, and the address beside it when it is on.
+#[test]
+fn one_that_is_not_asked_for_is_not_offered_and_none_is_on_another_address() {
+    let address = |vm: &mut Vm, on: bool| {
+        with_frame_buffer(vm);
+        let BuilderInfo::Pv(pv) = &mut vm.ty else { unreachable!() };
+        (pv.framebuffer, pv.framebuffer_ip) = (on, Some("0.0.0.0".to_owned()));
+    };
     let rig = Rig::new(&quick());
-    let vm = started(&rig);
-    Guest::of(&rig, &vm).publish_both();
-    Guest::of(&rig, &vm).serves("1000:9:64:2000:9:abs");
-    let image = Disk::Local(rig.directory.path().join("image").display().to_string());
-    rig.run(&vm, Operation::Suspend(image.clone())).unwrap();
-    assert!(rig.machine.processes().is_empty());
-    rig.run(&vm, Operation::Resume(image)).unwrap();
-    rig.run(&vm, Operation::Unpause).unwrap();
-    Guest::of(&rig, &vm).publish_both();
-    Guest::of(&rig, &vm).serves("1000:9:64:2000:9:abs");
+    let vm = rig.add(1, &[], |vm| address(vm, true));
+    let before = rig.remains(&vm);
+    let refused = rig.start(&vm).unwrap_err().to_string();
+    assert!(refused.contains("framebuffer_ip") && refused.contains("127.0.0.1"), "{refused}");
+    assert_eq!(rig.remains(&vm), before);
+    let vm = rig.add(2, &[], |vm| address(vm, false));
+    rig.start(&vm).unwrap();
+    assert_eq!(Guest::of(&rig, &vm).backends(), [None, None]);
 }
 
 #[test]
