@@ -17,11 +17,10 @@ mod debug;
 mod devices;
 mod diagnostics;
 mod vm;
+mod waiting;
 
 use std::sync::Arc;
 use std::time::Duration;
-
-use crossbeam::channel::{Receiver, Sender, TrySendError, bounded};
 
 use crate::api::value::{ToValue, Value};
 use crate::api::{
@@ -34,6 +33,7 @@ use crate::hostinfo;
 use crate::ops::updates::UpdatesError;
 use crate::rpc::console::{ConsoleCall, Consoles};
 use crate::rpc::server::{self, Responder};
+use waiting::Waiting;
 
 /// Threads that answer calls which only look. Each may block on the hypervisor or the store for milliseconds.
 const CALL_THREADS: usize = 2;
@@ -50,7 +50,7 @@ const MAX_DELAY: f64 = 86_400.0;
 /// The service behind the sockets.
 pub struct Service {
     core: Arc<Core>,
-    calls: Sender<Job>,
+    calls: Arc<Waiting<Job>>,
 }
 
 /// What call threads do.
@@ -65,10 +65,11 @@ impl Service {
     /// # Errors
     /// When the kernel refuses a thread.
     pub fn start(core: Arc<Core>) -> std::io::Result<Self> {
-        let (calls, waiting) = bounded(MAX_WAITING_CALLS);
+        // Dropped where a thread cannot be started, it lets go of those that were.
+        let service = Self { core, calls: Arc::new(Waiting::new(MAX_WAITING_CALLS)) };
         let consoles = Arc::new(Consoles::default());
         for _ in 0..CALL_THREADS {
-            let (core, waiting): (_, Receiver<Job>) = (Arc::clone(&core), waiting.clone());
+            let (core, calls) = (Arc::clone(&service.core), Arc::clone(&service.calls));
             let consoles = Arc::clone(&consoles);
             let serve = move |job| match job {
                 Job::Call(call, reply) => serve(&core, *call, reply),
@@ -77,9 +78,15 @@ impl Service {
             std::thread::Builder::new()
                 .name("call".into())
                 .stack_size(crate::ops::WORKER_STACK)
-                .spawn(move || waiting.iter().for_each(serve))?;
+                .spawn(move || std::iter::from_fn(|| calls.next()).for_each(serve))?;
         }
-        Ok(Self { core, calls })
+        Ok(service)
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        self.calls.end();
     }
 }
 
@@ -93,7 +100,7 @@ impl server::Service for Service {
             }
             _ => {}
         }
-        let refused = self.calls.try_send(Job::Call(Box::new(call), reply)).map_err(TrySendError::into_inner);
+        let refused = self.calls.push(Job::Call(Box::new(call), reply));
         if let Err(Job::Call(_, reply)) = refused {
             reply.send(Err(Error::internal(format!(
                 "{MAX_WAITING_CALLS} calls are waiting already; try again later"
@@ -102,7 +109,7 @@ impl server::Service for Service {
     }
 
     fn console(&self, call: ConsoleCall) {
-        let refused = self.calls.try_send(Job::Console(call)).map_err(TrySendError::into_inner);
+        let refused = self.calls.push(Job::Console(call));
         if let Err(Job::Console(call)) = refused {
             call.refuse("503 Service Unavailable");
         }
