@@ -24,6 +24,7 @@ mod machine;
 pub mod packages;
 mod paths;
 mod plug;
+mod preload;
 pub mod probe;
 mod process;
 pub mod programs;

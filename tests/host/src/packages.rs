@@ -36,6 +36,8 @@ pub const PACKAGES: &[Package] = &[
     package("qemu-utils", "images of the disk server's tests"),
     package("grub-common", "the boot loader of Debian's disk"),
     package("grub-pc-bin", "the boot loader of Debian's disk"),
+    package("grub-efi-amd64-bin", "the boot loader that UEFI firmware starts"),
+    package("ovmf", "that firmware"),
     package("squashfs-tools", "the dom0 image's file system"),
     package("util-linux", "setpriv, so that no QEMU outlives its test"),
     package("xz-utils", "unpacking the Linux kernel"),

@@ -5,6 +5,7 @@
 //!              /image-KEY/      xen, vmlinux, initramfs, root, ssh keys (one per recipe)
 //!              /debian-KEY/     a disk with Debian 12 on it
 //!              /template-KEY/   RAM file and device state of a snapshot
+//!              /interrupt-lock-KEY.so  what mends QEMU for it
 //!              /host-NAME/      a running host: console, monitor socket, ssh control sockets
 //!              /lock/           lock files and clone slots
 //!              /tmp/            things being built

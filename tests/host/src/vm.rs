@@ -10,6 +10,7 @@ use crate::{
     error::{Context as _, Error, Result},
     image::Image,
     machine::{self, Launch, QEMU, names},
+    preload,
     process::{self, Life, Process},
     qmp::{Qmp, QmpError},
     watch::Watch,
@@ -94,7 +95,7 @@ impl Vm {
         let link = dir.join(names::IMAGE);
         symlink(image.dir(), &link).at("link", link)?;
         let mut command = Command::new(QEMU);
-        command.current_dir(dir).args(machine::arguments(launch));
+        command.current_dir(dir).args(machine::arguments(launch)).env("LD_PRELOAD", preload::library()?);
         let process = Process::start(command, life, &dir.join(LOG), dir.join("qemu.exit"))?;
         Ok(Self { name: name.to_owned(), dir: dir.to_owned(), process })
     }
