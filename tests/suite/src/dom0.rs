@@ -79,7 +79,7 @@ impl Dom0 {
         let (xml, json) = (dir.path().join("xml"), dir.path().join("json"));
         host.open_forward(&xml, SOCKET).expect("forwards the daemon's socket");
         host.open_forward(&json, &format!("{SOCKET}.json")).expect("forwards the daemon's JSON socket");
-        Self { host, client: Client::new(xml, Codec::Xml), dir, marks: AtomicU32::new(0) }
+        Self { host, client: Client::new(xml, Codec::Xml).without_keeping(), dir, marks: AtomicU32::new(0) }
     }
 
     /// The forwarded socket of a codec.

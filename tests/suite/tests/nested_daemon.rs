@@ -36,7 +36,7 @@ fn changes_are_told_as_they_happen() {
     // Somebody waits, in the other encoding, while somebody else acts.
     let news = std::thread::scope(|scope| {
         let waiter = scope.spawn(|| {
-            let client = Client::new(dom0.socket(Codec::Json), Codec::Json);
+            let client = Client::new(dom0.socket(Codec::Json), Codec::Json).without_keeping();
             let get = UpdatesGet { debug_info: dbg(), last_id: Some(last_id), timeout: Some(60) };
             let begin = Instant::now();
             (client.call(&get).expect("UPDATES.get"), begin.elapsed())

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use super::codec::{Codec, CodecError};
 use super::exchange::ExchangeError;
-use super::http::{ReplyError, frame_kept_request};
+use super::http::{ReplyError, frame_kept_request, frame_request};
 use super::line::Line;
 use crate::api::value::{FromValue as _, Int, Value};
 use crate::api::{
@@ -22,6 +22,10 @@ use crate::api::{
 
 /// How long an ordinary call may take before the daemon counts as hung.
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// How long an idle connection is kept: less than the daemon does ([`Limits::idle_time`](super::server::Limits)), so that no
+/// request meets its end.
+const KEEP_FOR: Duration = Duration::from_secs(20);
 
 /// How long one request for updates waits for something to happen, in seconds, while waiting for a task.
 const UPDATES_WAIT: Int = 30;
@@ -96,7 +100,8 @@ pub struct Client {
     timeout: Option<Duration>,
     agent: String,
     next_id: AtomicI64,
-    idle: Mutex<Option<Line>>,
+    keep_for: Duration,
+    idle: Mutex<Option<(Line, Instant)>>,
 }
 
 impl Client {
@@ -111,6 +116,7 @@ impl Client {
             timeout: Some(CALL_TIMEOUT),
             agent: agent.unwrap_or_else(|| "xenops".to_owned()),
             next_id: AtomicI64::new(1),
+            keep_for: KEEP_FOR,
             idle: Mutex::new(None),
         }
     }
@@ -119,6 +125,14 @@ impl Client {
     #[must_use]
     pub fn with_timeout(mut self, timeout: Option<Duration>) -> Self {
         self.timeout = timeout;
+        self
+    }
+
+    /// The same client with a connection for each call: for a socket that leads to the daemon through a tunnel, which learns
+    /// late that the daemon has closed.
+    #[must_use]
+    pub fn without_keeping(mut self) -> Self {
+        self.keep_for = Duration::ZERO;
         self
     }
 
@@ -157,6 +171,9 @@ impl Client {
         second: &B,
         timeout: Option<Duration>,
     ) -> Result<(A::Result, B::Result), ClientError> {
+        if !self.keeps() {
+            return Ok((self.call_within(first, timeout)?, self.call_within(second, timeout)?));
+        }
         let requests = [self.request(first), self.request(second)].concat();
         let deadline = deadline(timeout);
         let mut line = self.idle_line().map_or_else(|| self.open(A::NAME, timeout), Ok)?;
@@ -185,7 +202,12 @@ impl Client {
     fn request<M: Method>(&self, arguments: &M) -> Vec<u8> {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let body = self.codec.encode_request(M::NAME, arguments.to_params(), id);
-        frame_kept_request(self.codec, &self.path.to_string_lossy(), &self.agent, &body)
+        let frame = if self.keeps() { frame_kept_request } else { frame_request };
+        frame(self.codec, &self.path.to_string_lossy(), &self.agent, &body)
+    }
+
+    fn keeps(&self) -> bool {
+        !self.keep_for.is_zero()
     }
 
     fn no_answer(&self, method: &'static str, timeout: Option<Duration>, why: ExchangeError) -> ClientError {
@@ -235,14 +257,15 @@ impl Client {
         }
     }
 
-    /// The connection that was kept, if nobody else has it.
+    /// The connection that was kept, if nobody else has it and it was not idle for too long.
     fn idle_line(&self) -> Option<Line> {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner).take()
+        let (line, since) = self.idle.lock().unwrap_or_else(PoisonError::into_inner).take()?;
+        (since.elapsed() < self.keep_for).then_some(line)
     }
 
     fn keep(&self, line: Line) {
         if line.is_kept() {
-            *self.idle.lock().unwrap_or_else(PoisonError::into_inner) = Some(line);
+            *self.idle.lock().unwrap_or_else(PoisonError::into_inner) = Some((line, Instant::now()));
         }
     }
 

@@ -116,6 +116,25 @@ fn one_connection_is_enough() {
 }
 
 #[test]
+fn a_connection_that_was_idle_for_long_is_not_used() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let path = dir.path().join("socket");
+    let listener = UnixListener::bind(&path).expect("bind");
+    let mut client = Client::new(&path, CODEC).with_timeout(Some(PATIENCE));
+    let asked = std::thread::scope(|scope| {
+        let server = scope.spawn(move || serve(&listener, &[&[Act::Answer], &[Act::Answer, Act::Answer]]));
+        assert!(on_the_first(&client));
+        // Long for one that keeps it for no time at all.
+        client.keep_for = Duration::from_nanos(1);
+        assert!(!on_the_first(&client));
+        client.keep_for = PATIENCE;
+        assert!(!on_the_first(&client));
+        server.join().expect("no panic")
+    });
+    assert_eq!(asked, [vec!["VM.exists"], vec!["VM.exists", "VM.exists"]]);
+}
+
+#[test]
 fn a_server_that_keeps_nothing_is_spoken_to_all_the_same() {
     let asked =
         with(&[&[Act::AnswerLast], &[Act::AnswerLast], &[Act::AnswerLast], &[Act::AnswerLast]], |client| {
