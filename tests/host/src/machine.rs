@@ -53,6 +53,16 @@ pub struct Options {
     pub two_vcpus: bool,
 }
 
+/// The environment variable that `cargo xtask bench --c-xenstored` tells the measurements with.
+pub const C_XENSTORED_VARIABLE: &str = "XEN_HOST_C_XENSTORED";
+
+impl Options {
+    /// Those of a measurement: the C `xenstored` if [`C_XENSTORED_VARIABLE`] is set, to whatever.
+    pub fn from_environment() -> Self {
+        Self { c_xenstored: std::env::var_os(C_XENSTORED_VARIABLE).is_some() }
+    }
+}
+
 /// What QEMU is started for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Launch {

@@ -66,6 +66,12 @@ impl Dom0 {
         Self::of(&Template::with_daemon(Options::default()).expect("the template with the daemon"))
     }
 
+    /// The same for a measurement, over the xenstored that it is to be made with.
+    pub fn measured() -> Self {
+        let options = Options::from_environment();
+        Self::of(&Template::with_daemon(options).expect("the template with the daemon"))
+    }
+
     /// One with the programs installed and the daemon not started.
     pub fn without_daemon(options: Options) -> Self {
         Self::of(&Template::with_programs(options).expect("the template with the programs"))

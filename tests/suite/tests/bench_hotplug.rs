@@ -45,7 +45,7 @@ type="pv"
 
 #[test]
 fn bench_hotplug_against_xl() {
-    let dom0 = Dom0::start();
+    let dom0 = Dom0::measured();
     dom0.sh("truncate -s 64M /tmp/bench.img; losetup /dev/loop0 /tmp/bench.img");
     let guest = Guest::new("ours").disk("xvdf", "/dev/loop0", VbdMode::ReadWrite).vif("xenbr0");
     let mut bare = guest.clone();

@@ -14,7 +14,7 @@ use crate::{
 use clap::Args;
 use std::{fs, path::Path, process::ExitCode, thread};
 use xen_host::{
-    Options, Template, packages,
+    C_XENSTORED_VARIABLE, Options, Template, packages,
     progress::{say, step},
     workspace,
 };
@@ -180,6 +180,9 @@ impl Targets {
 /// Arguments of `cargo xtask bench`.
 #[derive(Debug, Args)]
 pub(crate) struct BenchArguments {
+    /// Measure with the C xenstored in dom0 instead of oxenstored
+    #[arg(long)]
+    c_xenstored: bool,
     /// Run only the files of the suite whose name contains this, such as `bench_pv`, or else the measurements whose name does
     filter: Option<String>,
 }
@@ -195,8 +198,14 @@ pub(crate) fn bench(arguments: &BenchArguments) -> Result<ExitCode, Failure> {
         return Err(Failure::NoTargets("bench_*"));
     }
     step("programs for dom0", || build_programs().and_then(|()| build_clock()))?;
-    step("nested host", || Template::base(Options::default()))?;
+    let options = Options { c_xenstored: arguments.c_xenstored };
+    step("nested host", || Template::base(options))?;
     let mut command = cargo(&["test", "--release", "--package", SUITE]);
+    // Said in either case: one that is left in the environment would measure the other store.
+    command.env_remove(C_XENSTORED_VARIABLE);
+    if options.c_xenstored {
+        command.env(C_XENSTORED_VARIABLE, "1");
+    }
     for name in chosen {
         command.args(["--test", name]);
     }

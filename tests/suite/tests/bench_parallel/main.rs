@@ -23,7 +23,8 @@ const AIM: f64 = 0.4;
 
 #[test]
 fn bench_parallel_against_xl() {
-    let host = Template::with_daemon(Options::default()).and_then(|t| t.start()).expect("nested host");
+    let host =
+        Template::with_daemon(Options::from_environment()).and_then(|t| t.start()).expect("nested host");
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/bench_parallel/measure.sh");
     host.put(script.as_ref(), "/root/measure.sh").expect("the script is copied");
     let mut output = Vec::new();

@@ -43,7 +43,7 @@ fn measure(options: Options, parts: &[&str]) -> Medians {
 
 #[test]
 fn bench_pv_against_xl() {
-    let medians = measure(Options::default(), &["pv", "container", "memory"]);
+    let medians = measure(Options::from_environment(), &["pv", "container", "memory"]);
     report(&medians, &[PV, CONTAINER].concat());
     report_memory(&medians);
 }
@@ -51,7 +51,7 @@ fn bench_pv_against_xl() {
 /// Where a device model can start beside the build of its guest's memory.
 #[test]
 fn bench_container_against_xl_in_a_dom0_with_two_vcpus() {
-    let options = Options { two_vcpus: true, ..Options::default() };
+    let options = Options { two_vcpus: true, ..Options::from_environment() };
     report(&measure(options, &["container"]), CONTAINER);
 }
 
