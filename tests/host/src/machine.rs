@@ -59,7 +59,7 @@ pub const C_XENSTORED_VARIABLE: &str = "XEN_HOST_C_XENSTORED";
 impl Options {
     /// Those of a measurement: the C `xenstored` if [`C_XENSTORED_VARIABLE`] is set, to whatever.
     pub fn from_environment() -> Self {
-        Self { c_xenstored: std::env::var_os(C_XENSTORED_VARIABLE).is_some() }
+        Self { c_xenstored: std::env::var_os(C_XENSTORED_VARIABLE).is_some(), ..Self::default() }
     }
 }
 

@@ -198,7 +198,7 @@ pub(crate) fn bench(arguments: &BenchArguments) -> Result<ExitCode, Failure> {
         return Err(Failure::NoTargets("bench_*"));
     }
     step("programs for dom0", || build_programs().and_then(|()| build_clock()))?;
-    let options = Options { c_xenstored: arguments.c_xenstored };
+    let options = Options { c_xenstored: arguments.c_xenstored, ..Options::default() };
     step("nested host", || Template::base(options))?;
     let mut command = cargo(&["test", "--release", "--package", SUITE]);
     // Said in either case: one that is left in the environment would measure the other store.
