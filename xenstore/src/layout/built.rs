@@ -1,6 +1,6 @@
 //! A domain's own nodes: what is known once it is built.
 
-use super::domain::{DomainKind, availability, domain_path, libxl_path, shown, vm_path};
+use super::domain::{DomainKind, availability, root, shown};
 use super::table::{Layout, Node, Side, write_side};
 use super::{Pairs, text};
 use crate::batch::Batch;
@@ -133,11 +133,7 @@ impl Layout for Built {
     ];
 
     fn root(&self, side: Side) -> Path {
-        match side {
-            Side::Vm => vm_path(self.uuid),
-            Side::Private => libxl_path(self.domid),
-            Side::Domain | Side::Frontend | Side::Backend => domain_path(self.domid),
-        }
+        root(side, self.uuid, self.domid)
     }
 
     fn root_shown(side: Side) -> &'static str {

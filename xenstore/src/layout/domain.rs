@@ -334,11 +334,7 @@ impl Layout for Domain {
     ];
 
     fn root(&self, side: Side) -> Path {
-        match side {
-            Side::Vm => vm_path(self.uuid),
-            Side::Private => libxl_path(self.domid),
-            Side::Domain | Side::Frontend | Side::Backend => domain_path(self.domid),
-        }
+        root(side, self.uuid, self.domid)
     }
 
     fn root_shown(side: Side) -> &'static str {
@@ -350,6 +346,16 @@ impl Layout for Domain {
     }
 }
 
+/// Where the nodes of a domain are, by side.
+pub(super) fn root(side: Side, uuid: Uuid, domid: DomId) -> Path {
+    match side {
+        Side::Vm => vm_path(uuid),
+        Side::Private => libxl_path(domid),
+        Side::Domain | Side::Frontend | Side::Backend => domain_path(domid),
+    }
+}
+
+/// The same as the documentation shows it.
 pub(super) const fn shown(side: Side) -> &'static str {
     match side {
         Side::Vm => "/vm/U",
