@@ -40,7 +40,7 @@ pub use forward::Forward;
 pub use host::{COMMAND_LIMIT, Host};
 pub use image::{DebianDisk, Image};
 pub use lock::{SLOTS_VARIABLE, slots};
-pub use machine::{C_XENSTORED_VARIABLE, Options};
+pub use machine::{C_XENSTORED_VARIABLE, Options, Processors};
 pub use paths::{target, workspace};
 pub use process::{Output, Stream};
 pub use qmp::QmpError;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use xen_host::programs::{DAEMON_LOG, SOCKET};
 use xen_host::progress::timed;
-use xen_host::{Host, Options, Output, Template, quote};
+use xen_host::{Host, Options, Output, Processors, Template, quote};
 use xenopsd::api::value::Value;
 use xenopsd::api::{
     Error, Int, Method, PowerState, TaskId, UpdatesGet, UpdatesLastId, VbdAdd, VifAdd, VmAdd, VmPause,
@@ -64,6 +64,12 @@ impl Dom0 {
     /// One with the daemon running.
     pub fn start() -> Self {
         Self::of(&Template::with_daemon(Options::default()).expect("the template with the daemon"))
+    }
+
+    /// The same for guests with a device model, see [`Processors`].
+    pub fn for_device_models() -> Self {
+        let options = Options { processors: Processors::One, ..Options::default() };
+        Self::of(&Template::with_daemon(options).expect("the template with the daemon"))
     }
 
     /// The same for a measurement, over the xenstored that it is to be made with.

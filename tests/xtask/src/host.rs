@@ -8,7 +8,7 @@ use std::{
     process::ExitCode,
     time::Duration,
 };
-use xen_host::{Host, Image, Options, Stream, Template, progress::say};
+use xen_host::{Host, Image, Options, Processors, Stream, Template, progress::say};
 
 /// Longest `host run`: a person can interrupt it, a script should not hang for ever.
 const RUN_LIMIT: Duration = Duration::from_secs(24 * 3600);
@@ -30,8 +30,11 @@ pub(crate) enum HostCommand {
         /// Run the C xenstored instead of oxenstored
         #[arg(long)]
         c_xenstored: bool,
-        /// Give dom0 two vcpus instead of one (several times slower on a busy machine)
+        /// Give it one processor instead of two: on a busy machine up to ten times faster for guests with emulated devices
         #[arg(long)]
+        one_processor: bool,
+        /// Give dom0 two vcpus instead of one (several times slower on a busy machine)
+        #[arg(long, conflicts_with = "one_processor")]
         two_vcpus: bool,
         /// Build xenopsd and xenops, and have the daemon running in it
         #[arg(long)]
@@ -102,8 +105,13 @@ pub(crate) enum HostCommand {
 /// Runs one of the commands.
 pub(crate) fn run(command: HostCommand) -> Result<ExitCode, Failure> {
     match command {
-        HostCommand::Up { name, fresh, c_xenstored, two_vcpus, xenopsd } => {
-            up(&name, fresh, Options { c_xenstored, two_vcpus }, xenopsd)?;
+        HostCommand::Up { name, fresh, c_xenstored, one_processor, two_vcpus, xenopsd } => {
+            let processors = match (one_processor, two_vcpus) {
+                (true, _) => Processors::One,
+                (false, true) => Processors::TwoForDom0,
+                (false, false) => Processors::Two,
+            };
+            up(&name, fresh, Options { c_xenstored, processors }, xenopsd)?;
         }
         HostCommand::Run { name, command } => return run_in(&Host::attach(&name)?, &command),
         HostCommand::Shell { name } => {

@@ -26,9 +26,8 @@ const HOST: &str = "xen-host";
 
 /// The nested tests that take longest, three minutes and more each, longest first. They are begun before all others: the last
 /// ones to run are short, and no processor is idle while one of these ends.
-const LONGEST: [&str; 7] = [
+const LONGEST: [&str; 6] = [
     "nested_hvm_linux",
-    "nested_hvm_uefi",
     "nested_debian",
     "nested_hvm",
     "nested_lifecycle",

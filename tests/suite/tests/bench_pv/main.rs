@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use suite::Medians;
-use xen_host::{Options, Template};
+use xen_host::{Options, Processors, Template};
 
 /// Rounds of each measurement; the median is what counts.
 const ROUNDS: usize = 7;
@@ -51,7 +51,7 @@ fn bench_pv_against_xl() {
 /// Where a device model can start beside the build of its guest's memory.
 #[test]
 fn bench_container_against_xl_in_a_dom0_with_two_vcpus() {
-    let options = Options { two_vcpus: true, ..Options::from_environment() };
+    let options = Options { processors: Processors::TwoForDom0, ..Options::from_environment() };
     report(&measure(options, &["container"]), CONTAINER);
 }
 
