@@ -14,6 +14,9 @@ pub enum Step {
     Rm(Path),
     /// Removes a node if it has no children; one that is not there is fine.
     Prune(Path),
+    /// Removes a node and all below it, with its parent if that has no other children; one that is not there is fine. In one
+    /// removal where that is so: watches on the node's directory or above hear of the directory only.
+    Uproot(Path),
     /// Creates a node with an empty value unless it is there.
     Mkdir(Path),
     /// Sets a value; creates the node, with its parent's permissions, unless it is there.
@@ -52,6 +55,11 @@ impl Batch {
     /// Removes `path` if nothing is below it.
     pub fn prune(&mut self, path: Path) -> &mut Self {
         self.push(Step::Prune(path))
+    }
+
+    /// Removes `path` and all below it, with its parent if nothing else is in that.
+    pub fn uproot(&mut self, path: Path) -> &mut Self {
+        self.push(Step::Uproot(path))
     }
 
     /// Creates `path` with its parent's permissions.
@@ -114,6 +122,7 @@ impl fmt::Display for Step {
         match self {
             Self::Rm(path) => write!(f, "rm {path}"),
             Self::Prune(path) => write!(f, "prune {path}"),
+            Self::Uproot(path) => write!(f, "uproot {path}"),
             Self::Mkdir(path) => write!(f, "mkdir {path}"),
             Self::Write { path, value } => write!(f, "write {path} = \"{}\"", value.escape_ascii()),
             Self::SetPerms { path, perms } => write!(f, "perms {path} ({perms})"),

@@ -6,6 +6,7 @@ use crate::path::Path;
 use crate::perms::{DomId, Perms};
 use crate::transport::Answer;
 use crate::wire::{Errno, Reply, Request, TxId, strings};
+use std::collections::BTreeMap;
 
 /// Most bytes of children's names that [`Operations::directory`] gathers from parts. Past that, somebody fills a
 /// directory on purpose; a guest's quota allows a twentieth of it.
@@ -158,7 +159,7 @@ pub trait Operations {
         self.request(Request::SetPerms { path: path.clone(), perms: perms.clone() }).map(drop)
     }
 
-    /// Makes the changes of `batch` in order, with one round trip, or two where it prunes. Outside a transaction
+    /// Makes the changes of `batch` in order, with one round trip, or two where it prunes or uproots: those are made last. Outside a transaction
     /// others can see it half done, and a failure leaves it half done: see [`crate::Client::commit`].
     ///
     /// # Errors
@@ -167,22 +168,25 @@ pub trait Operations {
     fn apply(&mut self, batch: &Batch) -> Result<(), Error> {
         let tx_id = self.tx_id();
         let requests: Vec<_> = batch.steps().iter().map(|step| (tx_id, first_request(step))).collect();
-        let mut empty = Vec::new();
+        let (mut removals, mut uprooting) = (Vec::new(), Uprooting::default());
         for (step, ((_, request), answer)) in
             batch.steps().iter().zip(requests.iter().zip(self.exchange(&requests)?))
         {
             match (step, answer) {
                 (Step::Prune(path), Ok(children)) if children.0.is_empty() => {
-                    empty.push((tx_id, Request::Rm(path.clone())));
+                    removals.push((tx_id, Request::Rm(path.clone())));
                 }
+                (Step::Uproot(path), Ok(children)) => uprooting.add(path, Some(names(request, &children.0)?)),
+                (Step::Uproot(path), Err(Errno::TooBig)) => uprooting.add(path, None),
                 (_, Ok(_))
-                | (Step::Rm(_) | Step::Prune(_), Err(Errno::NoEnt))
+                | (Step::Rm(_) | Step::Prune(_) | Step::Uproot(_), Err(Errno::NoEnt))
                 | (Step::Prune(_), Err(Errno::TooBig))
                 | (Step::Mkdir(_), Err(Errno::Exist)) => {}
                 (_, Err(errno)) => return Err(Error::refused(request, errno)),
             }
         }
-        for ((_, request), answer) in empty.iter().zip(self.exchange(&empty)?) {
+        removals.extend(uprooting.removals().map(|path| (tx_id, Request::Rm(path))));
+        for ((_, request), answer) in removals.iter().zip(self.exchange(&removals)?) {
             match answer {
                 Ok(_) | Err(Errno::NoEnt) => {}
                 Err(errno) => return Err(Error::refused(request, errno)),
@@ -264,9 +268,46 @@ fn first_request(step: &Step) -> Request {
     match step.clone() {
         Step::Rm(path) => Request::Rm(path),
         Step::Prune(path) => Request::Directory(path),
+        // The root has no parent, and is not removed by anybody: the daemon says so.
+        Step::Uproot(path) => Request::Directory(path.parent().unwrap_or(path)),
         Step::Mkdir(path) => Request::Mkdir(path),
         Step::Write { path, value } => Request::Write { path, value },
         Step::SetPerms { path, perms } => Request::SetPerms { path, perms },
+    }
+}
+
+/// What is to be uprooted, by directory: several of one may leave it empty together.
+#[derive(Debug, Default)]
+struct Uprooting(BTreeMap<Path, Directory>);
+
+/// One of those.
+#[derive(Debug, Default)]
+struct Directory {
+    /// What is to be removed.
+    leaving: Vec<Path>,
+    /// Names of what is in it; none when they are too many to be told.
+    children: Option<Vec<String>>,
+}
+
+impl Uprooting {
+    fn add(&mut self, path: &Path, children: Option<Vec<String>>) {
+        let parent = path.parent().unwrap_or_else(|| path.clone());
+        let directory = self.0.entry(parent).or_default();
+        directory.leaving.push(path.clone());
+        directory.children = children;
+    }
+
+    /// The nodes to remove.
+    fn removals(self) -> impl Iterator<Item = Path> {
+        self.0.into_iter().flat_map(|(parent, Directory { mut leaving, children })| {
+            let Some(children) = children else { return leaving };
+            let is = |path: &Path, name: &str| path.segments().last() == Some(name);
+            if children.iter().all(|name| leaving.iter().any(|path| is(path, name))) {
+                return vec![parent];
+            }
+            leaving.retain(|path| children.iter().any(|name| is(path, name)));
+            leaving
+        })
     }
 }
 

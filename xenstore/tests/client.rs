@@ -129,6 +129,27 @@ fn pruning_spares_directories_with_children() {
 }
 
 #[test]
+fn uprooting_takes_a_directory_that_it_leaves_empty_in_one_removal() {
+    let fake = Fake::start(|r| match (r.header.kind, r.text().as_str()) {
+        (Kind::Directory, "/full|") => vec![Act::Reply(b"child\0other\0".to_vec())],
+        (Kind::Directory, "/last|" | "/other|") => vec![Act::Reply(b"child\0".to_vec())],
+        (Kind::Directory, "/two|") => vec![Act::Reply(b"child\0more\0".to_vec())],
+        (Kind::Directory, "/huge|") => vec![Act::Refuse("E2BIG")],
+        (Kind::Directory, _) | (Kind::Rm, "/huge/child|") => vec![Act::Refuse("ENOENT")],
+        _ => agree(r),
+    });
+    let mut batch = Batch::new();
+    for node in ["/full/child", "/last/child", "/two/child", "/two/more", "/huge/child", "/absent/child"] {
+        batch.uproot(path(node));
+    }
+    // It is not there, and something else is.
+    batch.uproot(path("/other/no"));
+    fake.client().commit(&batch).unwrap();
+    let removed: Vec<_> = fake.seen().iter().filter(|r| r.is(Kind::Rm)).map(common::Seen::text).collect();
+    assert_eq!(removed, ["/full/child|", "/huge/child|", "/last|", "/two|"]);
+}
+
+#[test]
 fn a_long_directory_comes_in_parts_and_starts_anew_when_it_changes() {
     let mut parts = 0;
     let fake = Fake::start(move |r| {

@@ -6,10 +6,12 @@
 //!   daemon ◄── "some domain began or ended" ────└─────────────┘
 //! ```
 //!
+//! Subscribers to one path share its watch: xenstored sends each event once, and is not asked for one watch twice.
+//!
 //! A lost connection is made again with all its watches, and every subscriber is told to look: what happened
 //! meanwhile is found by looking, never assumed.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, hash_map::Entry};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -93,8 +95,8 @@ impl Events {
         let waker = Arc::new(Waker::new(poll.registry(), COMMANDS)?);
         poll.registry().register(&mut stream, STREAM, Interest::READABLE | Interest::WRITABLE)?;
         let (commands, incoming) = unbounded();
-        let (sinks, tokens, own_waker) = (HashMap::new(), HashMap::new(), Arc::clone(&waker));
-        let thread = EventThread { poll, stream, incoming, sinks, tokens, _waker: own_waker };
+        let (watched, own_waker) = (Watched::default(), Arc::clone(&waker));
+        let thread = EventThread { poll, stream, incoming, watched, _waker: own_waker };
         std::thread::Builder::new()
             .name("store-events".into())
             .stack_size(crate::ops::SMALL_STACK)
@@ -180,12 +182,66 @@ impl Drop for Following {
     }
 }
 
+/// What is watched, for whom.
+#[derive(Default)]
+struct Watched {
+    /// The watch of each path.
+    tokens: HashMap<Path, WatchToken>,
+    /// Who wants to hear of it.
+    sinks: HashMap<WatchToken, Vec<(u64, Sink)>>,
+    /// What a subscriber's key is for.
+    keys: HashMap<u64, (Path, WatchToken)>,
+}
+
+impl Watched {
+    /// One more subscriber. Where a watch is there already, nothing comes from xenstored to begin with: he is told by us.
+    fn add(&mut self, key: u64, path: Path, sink: Sink, watch: impl FnOnce(&Path) -> WatchToken) {
+        let token = match self.tokens.entry(path.clone()) {
+            Entry::Occupied(there) => {
+                sink.tell();
+                *there.get()
+            }
+            Entry::Vacant(new) => *new.insert(watch(&path)),
+        };
+        self.keys.insert(key, (path, token));
+        self.sinks.entry(token).or_default().push((key, sink));
+    }
+
+    /// One less. The watch that nobody wants any more.
+    fn remove(&mut self, key: u64) -> Option<WatchToken> {
+        let (path, token) = self.keys.remove(&key)?;
+        let left = self.sinks.get_mut(&token)?;
+        left.retain(|(other, _)| *other != key);
+        if !left.is_empty() {
+            return None;
+        }
+        self.sinks.remove(&token);
+        // After a refusal it may have another watch.
+        if self.tokens.get(&path) == Some(&token) {
+            self.tokens.remove(&path);
+        }
+        Some(token)
+    }
+
+    /// The next subscriber to the path asks again.
+    fn refused(&mut self, path: &Path) {
+        self.tokens.remove(path);
+    }
+
+    fn tell(&self, token: WatchToken) {
+        self.sinks.get(&token).into_iter().flatten().for_each(|(_, sink)| sink.tell());
+    }
+
+    fn tell_all(&self) {
+        self.sinks.values().flatten().for_each(|(_, sink)| sink.tell());
+    }
+}
+
 struct EventThread {
     poll: Poll,
     stream: WatchStream,
     incoming: Receiver<Command>,
-    sinks: HashMap<WatchToken, (u64, Sink)>,
-    tokens: HashMap<u64, WatchToken>,
+    watched: Watched,
     /// A closed waker would take its last wake along.
     _waker: Arc<Waker>,
 }
@@ -222,13 +278,10 @@ impl EventThread {
                 Err(TryRecvError::Empty) => return true,
                 Err(TryRecvError::Disconnected) => return false,
                 Ok(Command::Watch(key, path, sink)) => {
-                    let token = self.stream.watch(&path);
-                    self.tokens.insert(key, token);
-                    self.sinks.insert(token, (key, sink));
+                    self.watched.add(key, path, sink, |path| self.stream.watch(path));
                 }
                 Ok(Command::Unwatch(key)) => {
-                    if let Some(token) = self.tokens.remove(&key) {
-                        self.sinks.remove(&token);
+                    if let Some(token) = self.watched.remove(key) {
                         self.stream.unwatch(token);
                     }
                 }
@@ -237,20 +290,15 @@ impl EventThread {
     }
 
     fn listen(&mut self) -> Result<(), xenstore::TransportError> {
-        let sinks = &self.sinks;
+        let watched = &mut self.watched;
         self.stream.drain(|event| match event {
-            Event::Changed { token, .. } => {
-                if let Some((_, sink)) = sinks.get(&token) {
-                    sink.tell();
-                }
-            }
+            Event::Changed { token, .. } => watched.tell(token),
             Event::Refused { token, path, errno } => {
                 tracing::error!(%path, %errno, "xenstored refuses a watch; its waiter ends by its deadline");
-                if let Some((_, sink)) = sinks.get(&token) {
-                    sink.tell();
-                }
+                watched.tell(token);
+                watched.refused(&path);
             }
-            Event::Resync => sinks.values().for_each(|(_, sink)| sink.tell()),
+            Event::Resync => watched.tell_all(),
         })
     }
 
@@ -276,7 +324,81 @@ impl EventThread {
         if let Err(error) = self.poll.registry().register(&mut self.stream, STREAM, again) {
             tracing::error!(%error, "the new xenstore connection cannot be polled");
         }
-        self.sinks.values().for_each(|(_, sink)| sink.tell());
+        self.watched.tell_all();
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use xenstore::store::{SharedStore, listen};
+    use xenstore::{DomId, Operations};
+
+    /// No event takes so long.
+    const LIMIT: Duration = Duration::from_secs(30);
+
+    fn is_told(subscription: &Subscription) {
+        subscription.receiver().recv_timeout(LIMIT).expect("it is told");
+    }
+
+    #[test]
+    fn a_path_has_one_watch_whose_subscribers_all_hear_of_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = SharedStore::new();
+        let listening = listen(&store, &directory.path().join("xenstored")).unwrap();
+        let events = Events::start(WatchStream::connect(listening.endpoint()).unwrap()).unwrap();
+        let mut client = store.client(DomId::DOM0);
+        let path = [Path::new("/a").unwrap()];
+
+        let first = events.subscribe(&path).unwrap();
+        is_told(&first);
+        let second = events.subscribe(&path).unwrap();
+        is_told(&second);
+        client.write(&path[0], "1").unwrap();
+        is_told(&first);
+        is_told(&second);
+        // The watch stays for the one who is left, and another is set for who comes when nobody was.
+        drop(first);
+        client.write(&path[0], "2").unwrap();
+        is_told(&second);
+        drop(second);
+        let third = events.subscribe(&path).unwrap();
+        is_told(&third);
+        client.write(&path[0], "3").unwrap();
+        is_told(&third);
+    }
+
+    #[test]
+    fn a_watch_lasts_until_its_last_subscriber_goes() {
+        let directory = tempfile::tempdir().unwrap();
+        let listening = listen(&SharedStore::new(), &directory.path().join("xenstored")).unwrap();
+        let mut stream = WatchStream::connect(listening.endpoint()).unwrap();
+        let (mut watched, path) = (Watched::default(), Path::new("/a").unwrap());
+        let mut set = 0;
+        let mut add = |watched: &mut Watched, key| {
+            let (tell, told) = bounded(1);
+            watched.add(key, path.clone(), Sink::Channel(tell), |path| {
+                set += 1;
+                stream.watch(path)
+            });
+            (told, set)
+        };
+        let (first, watches) = add(&mut watched, 1);
+        assert_eq!((first.try_recv(), watches), (Err(TryRecvError::Empty), 1));
+        let (second, watches) = add(&mut watched, 2);
+        assert_eq!((second.try_recv(), watches), (Ok(()), 1));
+        assert_eq!(watched.remove(1), None);
+        let token = watched.remove(2).expect("nobody wants it any more");
+        assert_eq!(watched.remove(2), None);
+        // One that was refused is asked for again, and its end leaves the other alone.
+        let (_, watches) = add(&mut watched, 3);
+        assert_eq!(watches, 2);
+        watched.refused(&path);
+        let (_, watches) = add(&mut watched, 4);
+        assert_eq!(watches, 3);
+        assert!(watched.remove(3).is_some_and(|refused| refused != token));
+        let (_, watches) = add(&mut watched, 5);
+        assert_eq!(watches, 3);
     }
 }

@@ -141,13 +141,16 @@ impl DeviceAddress {
         let error = self.backend_error();
         // What its agent was asked for and said of it, in the guest's tree.
         let asked = (self.kind == DeviceKind::Vif).then(|| GuestAddresses::directory(self.domid, self.id));
-        let gone = [Some(self.frontend()), Some(self.private()), Some(self.backend()), error.parent(), asked];
-        for path in gone.into_iter().flatten() {
+        for path in [Some(self.frontend()), asked].into_iter().flatten() {
             batch.rm(path.clone());
             // The home directory is the parent of the first console; it is not this device's to prune.
             if let Some(parent) = path.parent().filter(|p| *p != domain_path(self.domid)) {
                 batch.prune(parent);
             }
+        }
+        // A guest's kernel has to hear of its node's removal, while dom0's takes that of a directory for all in it.
+        for path in [Some(self.private()), Some(self.backend()), error.parent()].into_iter().flatten() {
+            batch.uproot(path);
         }
         batch
     }
@@ -278,12 +281,9 @@ mod tests {
         let expected = "\
 rm /local/domain/5/device/vbd/51712
 prune /local/domain/5/device/vbd
-rm /libxl/5/device/vbd/51712
-prune /libxl/5/device/vbd
-rm /local/domain/0/backend/vbd/5/51712
-prune /local/domain/0/backend/vbd/5
-rm /local/domain/0/error/backend/vbd/5/51712
-prune /local/domain/0/error/backend/vbd/5
+uproot /libxl/5/device/vbd/51712
+uproot /local/domain/0/backend/vbd/5/51712
+uproot /local/domain/0/error/backend/vbd/5/51712
 ";
         assert_eq!(DISK.remove().to_string(), expected);
     }
