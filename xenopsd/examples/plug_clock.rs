@@ -176,22 +176,19 @@ impl Bench {
 fn bare_nodes(device: DeviceAddress) -> Batch {
     let (domid, backend_domid) = (device.domid, device.backend_domid);
     if device.kind == DeviceKind::Vbd {
-        let node = b"/dev/loop0".to_vec();
         let disk = layout::Vbd {
             domid,
             backend_domid,
             vdev: device.id,
             name: "xvdf".to_owned(),
-            backend: BlockBackend::Phy { path: node.clone() },
+            backend: BlockBackend::Phy { path: b"/dev/loop0".to_vec() },
             media: Media::Disk,
             writable: true,
             removable: false,
-            bootable: true,
             discard: true,
             trusted: true,
-            protocol: Some("x86_64-abi".to_owned()),
             script: Some(format!("{SCRIPTS}/block")),
-            device: Some(BlockDevice { major: 7, minor: 0, path: node }),
+            device: Some(BlockDevice { major: 7, minor: 0 }),
             extra_backend: Vec::new(),
             extra_private: Vec::new(),
         };

@@ -41,11 +41,9 @@ fn tree(dom0: &Dom0, name: &str) -> Tree {
 }
 
 /// Nodes that only the daemon writes, in order.
-const OURS: [&str; 19] = [
+const OURS: [&str; 18] = [
     // The contract's own: the guest agent's directories, data for the guest, memory limits, identity.
     "D/control/has-vendor-device",
-    // What netfront would be told when its carrier is taken away.
-    "D/device/vif/0/disconnect",
     "D/domain-type",
     "D/memory/dynamic-max",
     "D/memory/dynamic-min",
@@ -69,9 +67,34 @@ const OURS: [&str; 19] = [
 ];
 
 /// Nodes that only `xl` writes, in order.
-const XLS: [&str; 4] = [
+const XLS: [&str; 27] = [
+    // What nobody reads of our guests, or whose absence says the same: docs/differences.md has it one by one.
+    "B/vbd/51712/bootable",
+    "B/vbd/51712/discard-enable",
+    "B/vbd/51712/hotplug-status",
+    "B/vbd/51712/physical-device-path",
+    "B/vbd/51712/specification",
+    "B/vbd/51712/type",
+    "D/device/vbd/51712/trusted",
     // Written by its hotplug script.
     "D/device/vif/0/mtu",
+    "D/device/vif/0/trusted",
+    // Copies that are not read, of what the backends have.
+    "L/device/console/0/frontend-id",
+    "L/device/console/0/online",
+    "L/device/console/0/protocol",
+    "L/device/console/0/state",
+    "L/device/vbd/51712/bootable",
+    "L/device/vbd/51712/discard-enable",
+    "L/device/vbd/51712/frontend-id",
+    "L/device/vbd/51712/online",
+    "L/device/vbd/51712/script",
+    "L/device/vbd/51712/specification",
+    "L/device/vbd/51712/state",
+    "L/device/vif/0/frontend-id",
+    "L/device/vif/0/hotplug-status",
+    "L/device/vif/0/online",
+    "L/device/vif/0/state",
     // Its own notes on what was booted.
     "V/image/cmdline",
     "V/image/kernel",
@@ -79,7 +102,13 @@ const XLS: [&str; 4] = [
 ];
 
 /// Nodes with other permissions: ours, xl's.
-const PERMISSIONS: [(&str, &str, &str); 2] = [
+const PERMISSIONS: [(&str, &str, &str); 6] = [
+    // A device's directory is made by its first node, which has the permissions of the directory above: dom0's. With xl's a
+    // guest could name another backend.
+    ("D/device/vbd/51712/backend", "n0,rD", "nD,r0"),
+    ("D/device/vif/0/backend", "n0,rD", "nD,r0"),
+    ("B/vbd/51712/frontend", "n0", "n0,rD"),
+    ("B/vif/0/frontend", "n0", "n0,rD"),
     // A guest of the contract may write below its control directory.
     ("D/control", "nD", "n0,rD"),
     // xl's is the guest's own, so that the guest could name another backend; ours is not.

@@ -18,9 +18,6 @@ use crate::edge::{
 };
 use crate::ops::wait::Waiting;
 
-/// The ring layout of a 64-bit x86 guest, which blkback must be told for PV.
-const PV_PROTOCOL: &str = "x86_64-abi";
-
 /// Run by `xl block-detach`, should an administrator use it on our domain.
 const SCRIPT: &str = "/etc/xen/scripts/block";
 
@@ -176,7 +173,6 @@ pub fn plug(plug: &Plug<'_>, vbd: &Vbd) -> Result<(), Error> {
     let Some(attached) = attach(plug.core, vbd)? else { return Ok(()) };
     sharing::claim(plug.core, address, attached.id, access == Access::ReadWrite)?;
     let (major, minor) = attached.device;
-    let node = attached.node.into_os_string().into_encoded_bytes();
     let number =
         |n: u64| u32::try_from(n).map_err(|_| Error::internal(format!("device number {n} is too large")));
     let own_keys = vbd.extra_backend_keys.iter().filter(|(key, _)| !OWN_KEYS.contains(key));
@@ -193,12 +189,10 @@ pub fn plug(plug: &Plug<'_>, vbd: &Vbd) -> Result<(), Error> {
         },
         writable: access == Access::ReadWrite,
         removable: vbd.unpluggable && vbd.ty != VbdType::Disk,
-        bootable: true,
         discard: true,
         trusted: true,
-        protocol: Some(PV_PROTOCOL.to_owned()),
         script: Some(SCRIPT.to_owned()),
-        device: Some(BlockDevice { major: number(major)?, minor: number(minor)?, path: node }),
+        device: Some(BlockDevice { major: number(major)?, minor: number(minor)? }),
         extra_backend: layout::pairs(extra.iter().chain(own_keys).map(|(k, v)| (k, v.as_bytes())))
             .map_err(|e| Error::internal(format!("VBD {}: extra_backend_keys: {e}", vbd.id)))?,
         extra_private: layout::pairs(vbd.extra_private_keys.iter().map(|(k, v)| (k, v.as_bytes())))

@@ -64,7 +64,7 @@ impl Layout for Console {
             Rule::FeRo,
             "the guest may look, not touch: the daemon of dom0 believes what is here",
         ),
-        Node::value(Frontend, "backend", "path", |c| text(c.address().backend()), "xl"),
+        Node::<Self>::value(Frontend, "backend", "path", |c| text(c.address().backend()), "xl"),
         Node::value(Frontend, "backend-id", "B", |c| text(c.backend_domid), "xl"),
         Node::value(
             Frontend,
@@ -90,7 +90,7 @@ impl Layout for Console {
             "xenconsoled writes it, xl console opens it",
         ),
         Node::dir(Backend, "", Rule::Be, "nothing drives it; xl expects it at destroy"),
-        Node::value(Backend, "frontend", "path", |c| text(c.address().frontend()), "xl"),
+        Node::<Self>::value(Backend, "frontend", "path", |c| text(c.address().frontend()), "xl").copied(),
         Node::value(Backend, "frontend-id", "D", |c| text(c.domid), "xl"),
         Node::value(Backend, "online", "1", |_| flag(true), "xl"),
         Node::value(Backend, "state", "1", |_| text(XenbusState::Initialising), "xl"),

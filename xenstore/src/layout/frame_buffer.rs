@@ -139,7 +139,7 @@ impl Layout for FrameBuffer {
 
     const NODES: &'static [Node<Self>] = &[
         Node::dir(Frontend, "", Rule::Fe, "the guest's side"),
-        Node::value(Frontend, "backend", "path", |f| text(f.address().backend()), "fbfront"),
+        Node::<Self>::value(Frontend, "backend", "path", |f| text(f.address().backend()), "fbfront"),
         Node::value(Frontend, "backend-id", "B", |_| text(DomId::DOM0), "fbfront"),
         Node::value(
             Frontend,
@@ -170,7 +170,7 @@ impl Layout for FrameBuffer {
             "nobody: updates are asked for in any case",
         ),
         Node::dir(Backend, "", Rule::Be, "served by vncterm; the toolstack writes the states"),
-        Node::value(Backend, "frontend", "path", |f| text(f.address().frontend()), "xl"),
+        Node::<Self>::value(Backend, "frontend", "path", |f| text(f.address().frontend()), "xl").copied(),
         Node::value(Backend, "frontend-id", "D", |f| text(f.domid), "xl"),
         Node::value(Backend, "online", "1", |_| flag(true), "0 makes closing final"),
         Node::value(
@@ -213,7 +213,7 @@ impl Layout for Keyboard {
 
     const NODES: &'static [Node<Self>] = &[
         Node::dir(Frontend, "", Rule::Fe, "the guest's side"),
-        Node::value(Frontend, "backend", "path", |k| text(k.address().backend()), "kbdfront"),
+        Node::<Self>::value(Frontend, "backend", "path", |k| text(k.address().backend()), "kbdfront"),
         Node::value(Frontend, "backend-id", "B", |_| text(DomId::DOM0), "kbdfront"),
         Node::value(
             Frontend,
@@ -237,7 +237,7 @@ impl Layout for Keyboard {
             "toolstack: the pointer's place is wanted, not its moves; after a resume it is there if it was before",
         ),
         Node::dir(Backend, "", Rule::Be, "served by vncterm; the toolstack writes the states"),
-        Node::value(Backend, "frontend", "path", |k| text(k.address().frontend()), "xl"),
+        Node::<Self>::value(Backend, "frontend", "path", |k| text(k.address().frontend()), "xl").copied(),
         Node::value(Backend, "frontend-id", "D", |k| text(k.domid), "xl"),
         Node::value(Backend, "online", "1", |_| flag(true), "0 makes closing final"),
         Node::value(

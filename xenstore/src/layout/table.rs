@@ -24,6 +24,8 @@ pub enum Side {
 pub enum Rule {
     /// As its parent.
     Inherit,
+    /// As the parent of the directory that it makes, see [`Node::made_by_next`].
+    Above,
     /// [`Perms::no`]
     No,
     /// [`Perms::ro`]
@@ -55,6 +57,8 @@ pub enum Writer {
 pub enum Content<T> {
     /// Nothing; it is there to have children.
     Directory,
+    /// The same, see [`Node::made_by_next`].
+    MadeByNext,
     /// A value; `None` leaves the node out.
     Value {
         /// The value.
@@ -99,6 +103,13 @@ impl<T> Node<T> {
         Self { side, name, rule, content: Content::Directory, about, copied: false }
     }
 
+    /// The root of a side, which is made by the value that comes next in the table: a directory that comes with a value costs
+    /// no request of its own and no event. That value is made before the directory has its permissions, and has those of the
+    /// directory above.
+    pub(super) const fn made_by_next(side: Side, rule: Rule, about: &'static str) -> Self {
+        Self { side, name: "", rule, content: Content::MadeByNext, about, copied: false }
+    }
+
     pub(super) const fn value(
         side: Side,
         name: &'static str,
@@ -106,7 +117,7 @@ impl<T> Node<T> {
         of: fn(&T) -> Option<Vec<u8>>,
         about: &'static str,
     ) -> Self {
-        Self { side, name, rule: Rule::Inherit, content: Content::Value { of, shown }, about, copied: true }
+        Self { side, name, rule: Rule::Inherit, content: Content::Value { of, shown }, about, copied: false }
     }
 
     pub(super) const fn many(
@@ -129,9 +140,9 @@ impl<T> Node<T> {
         Self { side, name, rule: Rule::Inherit, content: Content::Later { by, shown }, about, copied: false }
     }
 
-    /// Of the backend's only: a hotplug script would write it there, or it is on the private side by itself.
-    pub(super) const fn not_copied(mut self) -> Self {
-        self.copied = false;
+    /// On the private side as well: the toolstack, or `xl`, reads it there.
+    pub(super) const fn copied(mut self) -> Self {
+        self.copied = true;
         self
     }
 
@@ -162,7 +173,7 @@ impl Rule {
     /// The permissions for guest `d` and backend `b`; `None` to leave the parent's.
     pub fn perms(self, d: DomId, b: DomId) -> Option<Perms> {
         match self {
-            Self::Inherit => None,
+            Self::Inherit | Self::Above => None,
             Self::No => Some(Perms::no()),
             Self::Ro => Some(Perms::ro(d)),
             Self::Rw => Some(Perms::rw(d)),
@@ -175,6 +186,7 @@ impl Rule {
     const fn name(self) -> &'static str {
         match self {
             Self::Inherit => "",
+            Self::Above => "above",
             Self::No => "no",
             Self::Ro => "ro",
             Self::Rw => "rw",
@@ -189,11 +201,16 @@ impl Rule {
 pub(super) fn write_side<T: Layout>(layout: &T, side: Side, batch: &mut Batch) {
     let (d, b) = layout.parties();
     let root = layout.root(side);
+    let mut made_by_next = None;
     for node in T::NODES.iter().filter(|n| n.side == side) {
         // The names of the other two are for people.
         let path = || if node.name.is_empty() { root.clone() } else { root.at(node.name) };
         match &node.content {
             Content::Directory => batch.mkdir(path()),
+            Content::MadeByNext => {
+                made_by_next = node.rule.perms(d, b);
+                continue;
+            }
             Content::Value { of, .. } => match of(layout) {
                 Some(value) => batch.write(path(), value),
                 None => continue,
@@ -206,6 +223,9 @@ pub(super) fn write_side<T: Layout>(layout: &T, side: Side, batch: &mut Batch) {
         };
         if let Some(perms) = node.rule.perms(d, b) {
             batch.set_perms(path(), perms);
+        }
+        if let Some(perms) = made_by_next.take() {
+            batch.set_perms(root.clone(), perms);
         }
     }
 }
@@ -221,7 +241,7 @@ pub(super) fn copy_backend<T: Layout>(layout: &T, batch: &mut Batch) {
                 }
             }
             Content::Many { of, .. } => write_pairs(&root, of(layout), batch),
-            Content::Directory | Content::Later { .. } => {}
+            Content::Directory | Content::MadeByNext | Content::Later { .. } => {}
         }
     }
 }
@@ -247,6 +267,7 @@ pub(super) const LEGEND: &str = "\
 | fero | the backend | the guest reads |
 | be | the backend | the guest reads |
 | (none) | as the parent | as the parent |
+| above | as the parent of the directory | as the parent of the directory |
 ";
 
 /// The table of one layout as Markdown.
@@ -259,7 +280,7 @@ pub fn document<T: Layout>() -> String {
         let root = T::root_shown(node.side);
         let path = if node.name.is_empty() { root.to_owned() } else { format!("{root}/{}", node.name) };
         let (shown, by) = match &node.content {
-            Content::Directory => ("(directory)", "toolstack"),
+            Content::Directory | Content::MadeByNext => ("(directory)", "toolstack"),
             Content::Value { shown, .. } | Content::Many { shown, .. } => (*shown, "toolstack"),
             Content::Later { by, shown } => (*shown, by.name()),
         };
@@ -287,5 +308,32 @@ impl Writer {
             Self::Toolstack => "toolstack, later",
             Self::Daemon => "daemon",
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Vbd, Vif};
+    use super::*;
+
+    fn is_value<T>(node: &Node<T>) -> bool {
+        matches!(node.content, Content::Value { .. })
+    }
+
+    /// Otherwise a directory would be without its permissions, or a node without its parent's by mistake.
+    fn what_makes_a_directory_comes_right_behind_it<T: Layout>() {
+        for (at, node) in T::NODES.iter().enumerate() {
+            let makes = at > 0 && matches!(T::NODES[at - 1].content, Content::MadeByNext);
+            assert_eq!(node.rule == Rule::Above, makes, "{}: {}", T::TITLE, node.name);
+            assert!(!makes || is_value(node) && node.side == T::NODES[at - 1].side, "{}", node.name);
+        }
+        let made = T::NODES.iter().filter(|node| matches!(node.content, Content::MadeByNext));
+        assert_eq!(made.count(), 2, "{}", T::TITLE);
+    }
+
+    #[test]
+    fn directories_are_made_by_what_is_in_them() {
+        what_makes_a_directory_comes_right_behind_it::<Vbd>();
+        what_makes_a_directory_comes_right_behind_it::<Vif>();
     }
 }

@@ -35,20 +35,18 @@ pub enum BlockBackend {
     },
 }
 
-/// A block device's number and path in the backend domain.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A block device's number in the backend domain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BlockDevice {
     /// Major number.
     pub major: u32,
     /// Minor number.
     pub minor: u32,
-    /// Its node, for people and for scripts.
-    pub path: Vec<u8>,
 }
 
 impl BlockDevice {
     /// `major:minor` in hexadecimal, as blkback reads it.
-    pub fn number(&self) -> String {
+    pub fn number(self) -> String {
         format!("{:x}:{:x}", self.major, self.minor)
     }
 }
@@ -72,14 +70,10 @@ pub struct Vbd {
     pub writable: bool,
     /// Whether the guest sees a removable drive.
     pub removable: bool,
-    /// Whether the guest boots from it.
-    pub bootable: bool,
     /// Whether the guest may discard blocks.
     pub discard: bool,
     /// Whether the guest should trust the backend (XSA-403).
     pub trusted: bool,
-    /// Layout of the ring for guests that have more than one (`x86_64-abi`); PV only.
-    pub protocol: Option<String>,
     /// Hotplug script; the toolstack does its work by itself, but `xl block-detach` runs it.
     pub script: Option<String>,
     /// The block device, when it is known before the backend's driver has seen the device.
@@ -103,16 +97,6 @@ impl Vbd {
     /// All nodes of the new disk. Leftovers with the same address are removed.
     pub fn create(&self) -> Batch {
         device::create(self, self.address(), &self.extra_private)
-    }
-
-    /// Gives the backend its block device: what a hotplug script would write.
-    pub fn connect(address: DeviceAddress, device: &BlockDevice) -> Batch {
-        let backend = address.backend();
-        let mut batch = Batch::new();
-        batch.write(backend.at("physical-device"), device.number());
-        batch.write(backend.at("physical-device-path"), device.path.clone());
-        batch.write(backend.at("hotplug-status"), "connected");
-        batch
     }
 
     /// Tells a guest that is connected of another size of its disk: what blkback writes when it notices by itself.
@@ -148,97 +132,117 @@ use Side::{Backend, Frontend, Private};
 impl Layout for Vbd {
     const TITLE: &'static str = "Disk (vbd, qdisk)";
 
+    /// Each node of the backend's costs a plug some four milliseconds on a small machine, and each of the frontend's three:
+    /// its request, its event to all who watch, and the kernel's question because of it. So what nobody reads is not there,
+    /// and neither is what says the same as its absence; docs/differences.md has what `xl` writes besides.
     const NODES: &'static [Node<Self>] = &[
-        Node::dir(Frontend, "", Rule::Fe, "blkfront's side"),
-        Node::value(Frontend, "backend", "path", |v| text(v.address().backend()), "blkfront"),
-        Node::value(Frontend, "backend-id", "B", |v| text(v.backend_domid), "blkfront: whom to grant pages"),
-        Node::value(
+        Node::made_by_next(Frontend, Rule::Fe, "blkfront's side"),
+        Node::<Self>::value(Frontend, "backend", "path", |v| text(v.address().backend()), "blkfront")
+            .owned(Rule::Above),
+        Node::<Self>::value(
+            Frontend,
+            "backend-id",
+            "B",
+            |v| text(v.backend_domid),
+            "blkfront: whom to grant pages",
+        ),
+        Node::<Self>::value(
             Frontend,
             "state",
             "1",
             |_| text(XenbusState::Initialising),
             "xenbus; driven by the guest",
         ),
-        Node::value(Frontend, "virtual-device", "N", |v| text(v.vdev), "blkfront: which disk this is"),
-        Node::value(Frontend, "device-type", "disk | cdrom | floppy", |v| text(v.media.name()), "blkfront"),
-        Node::value(
+        Node::<Self>::value(
+            Frontend,
+            "virtual-device",
+            "N",
+            |v| text(v.vdev),
+            "blkfront: which disk this is",
+        ),
+        Node::<Self>::value(
+            Frontend,
+            "device-type",
+            "disk | cdrom | floppy",
+            |v| text(v.media.name()),
+            "blkfront",
+        ),
+        Node::<Self>::value(
             Frontend,
             "trusted",
-            "0 | 1",
-            |v| flag(v.trusted),
-            "blkfront: 0 bounces all data (XSA-403)",
-        ),
-        Node::value(
-            Frontend,
-            "protocol",
-            "x86_64-abi (PV only)",
-            |v| v.protocol.as_ref().and_then(text),
-            "blkback: layout of the ring",
+            "0, or none",
+            |v| if v.trusted { None } else { flag(false) },
+            "blkfront: 0 bounces all data (XSA-403); 1 if there is none",
         ),
         Node::later(
             Frontend,
-            "ring-ref, event-channel, feature-*",
+            "ring-ref, event-channel, protocol, feature-*",
             "numbers",
             Writer::Guest,
             "blkback connects to these",
         ),
-        Node::dir(Backend, "", Rule::Be, "blkback's or QEMU's side"),
-        Node::value(Backend, "frontend", "path", |v| text(v.address().frontend()), "blkback"),
-        Node::value(Backend, "frontend-id", "D", |v| text(v.domid), "blkback: whose pages to map"),
-        Node::value(Backend, "online", "1", |_| flag(true), "0 makes closing final"),
-        Node::value(
+        Node::made_by_next(Backend, Rule::Be, "blkback's or QEMU's side"),
+        Node::<Self>::value(Backend, "frontend", "path", |v| text(v.address().frontend()), "blkback")
+            .owned(Rule::Above)
+            .copied(),
+        Node::<Self>::value(Backend, "frontend-id", "D", |v| text(v.domid), "blkback: whose pages to map"),
+        Node::<Self>::value(Backend, "online", "1", |_| flag(true), "0 makes closing final"),
+        Node::<Self>::value(
             Backend,
             "state",
             "1",
             |_| text(XenbusState::Initialising),
             "xenbus; driven by the backend",
         ),
-        Node::value(Backend, "params", "PATH | FORMAT:PATH", |v| Some(v.params()), "scripts; QEMU opens it"),
-        Node::value(
+        Node::<Self>::value(
             Backend,
-            "type",
-            "phy | qdisk",
-            |v| text(if v.address().kind == DeviceKind::Qdisk { "qdisk" } else { "phy" }),
-            "xl",
-        ),
-        Node::value(Backend, "dev", "xvda", |v| text(&v.name), "people"),
-        Node::value(
+            "params",
+            "PATH | FORMAT:PATH",
+            |v| Some(v.params()),
+            "scripts, xl; QEMU opens it",
+        )
+        .copied(),
+        Node::<Self>::value(Backend, "dev", "xvda", |v| text(&v.name), "blkback: name of its threads; xl")
+            .copied(),
+        Node::<Self>::value(
             Backend,
             "mode",
             "w | r",
             |v| text(if v.writable { "w" } else { "r" }),
-            "blkback: how to open",
+            "blkback: how to open; xl",
+        )
+        .copied(),
+        Node::<Self>::value(
+            Backend,
+            "device-type",
+            "disk | cdrom | floppy",
+            |v| text(v.media.name()),
+            "OVMF, QEMU, xl",
+        )
+        .copied(),
+        Node::<Self>::value(Backend, "removable", "0 | 1", |v| flag(v.removable), "Windows' blkfront, xl")
+            .copied(),
+        Node::<Self>::value(
+            Backend,
+            "discard-enable",
+            "0 | 1 (qdisk); 0, or none",
+            |v| if v.discard && v.address().kind == DeviceKind::Vbd { None } else { flag(v.discard) },
+            "blkback: offer discard, as it does if there is none",
         ),
-        Node::value(Backend, "device-type", "disk | cdrom | floppy", |v| text(v.media.name()), "QEMU, xl"),
-        Node::value(Backend, "removable", "0 | 1", |v| flag(v.removable), "blkback tells the guest"),
-        Node::value(Backend, "bootable", "0 | 1", |v| flag(v.bootable), "xl"),
-        Node::value(Backend, "discard-enable", "0 | 1", |v| flag(v.discard), "blkback: offer discard"),
-        Node::value(Backend, "specification", "xen", |_| text("xen"), "xl"),
-        Node::value(Backend, "script", "path", |v| v.script.as_ref().and_then(text), "run by xl at detach"),
+        Node::<Self>::value(
+            Backend,
+            "script",
+            "path",
+            |v| v.script.as_ref().and_then(text),
+            "run by xl at detach",
+        ),
         Node::<Self>::value(
             Backend,
             "physical-device",
             "MAJOR:MINOR, hexadecimal",
-            |v| v.device.as_ref().and_then(|d| text(d.number())),
+            |v| v.device.and_then(|d| text(d.number())),
             "blkback opens this number; it must not change afterwards",
-        )
-        .not_copied(),
-        Node::<Self>::value(
-            Backend,
-            "physical-device-path",
-            "path",
-            |v| v.device.as_ref().map(|d| d.path.clone()),
-            "people, scripts",
-        )
-        .not_copied(),
-        Node::<Self>::value(
-            Backend,
-            "hotplug-status",
-            "connected",
-            |v| v.device.as_ref().and_then(|_| text("connected")),
-            "whether the backend has its block device",
-        )
-        .not_copied(),
+        ),
         Node::many(Backend, "(others)", "from the caller", |v| v.extra_backend.clone(), "storage"),
         Node::later(Backend, "sectors, sector-size, info, feature-*", "numbers", Writer::Backend, "blkfront"),
         Node::later(
@@ -247,6 +251,13 @@ impl Layout for Vbd {
             "paths",
             Writer::Toolstack,
             "what to remove, never read elsewhere",
+        ),
+        Node::<Self>::value(
+            Private,
+            "type",
+            "phy | qdisk",
+            |v| text(if v.address().kind == DeviceKind::Qdisk { "qdisk" } else { "phy" }),
+            "xl",
         ),
     ];
 

@@ -128,7 +128,12 @@ impl Vif {
     pub fn change(address: DeviceAddress, bridge: &str, carrier: bool) -> Batch {
         let mut batch = Batch::new();
         batch.write(address.backend().at("bridge"), bridge);
-        batch.write(address.frontend().at("disconnect"), u8::from(!carrier).to_string());
+        let disconnect = address.frontend().at("disconnect");
+        if carrier {
+            batch.rm(disconnect)
+        } else {
+            batch.write(disconnect, "1")
+        };
         batch
     }
 }
@@ -139,33 +144,47 @@ impl Layout for Vif {
     const TITLE: &'static str = "Network interface (vif)";
 
     const NODES: &'static [Node<Self>] = &[
-        Node::dir(Frontend, "", Rule::Fe, "netfront's side"),
-        Node::value(Frontend, "backend", "path", |v| text(v.address().backend()), "netfront"),
-        Node::value(Frontend, "backend-id", "B", |v| text(v.backend_domid), "netfront: whom to grant pages"),
-        Node::value(
+        Node::made_by_next(Frontend, Rule::Fe, "netfront's side"),
+        Node::<Self>::value(Frontend, "backend", "path", |v| text(v.address().backend()), "netfront")
+            .owned(Rule::Above),
+        Node::<Self>::value(
+            Frontend,
+            "backend-id",
+            "B",
+            |v| text(v.backend_domid),
+            "netfront: whom to grant pages",
+        ),
+        Node::<Self>::value(
             Frontend,
             "state",
             "1",
             |_| text(XenbusState::Initialising),
             "xenbus; driven by the guest",
         ),
-        Node::value(Frontend, "handle", "N", |v| text(v.handle), "netfront"),
-        Node::value(Frontend, "mac", "aa:bb:cc:dd:ee:ff", |v| text(v.mac), "netfront: the guest's address"),
-        Node::value(
+        Node::<Self>::value(Frontend, "handle", "N", |v| text(v.handle), "netfront"),
+        Node::<Self>::value(
+            Frontend,
+            "mac",
+            "aa:bb:cc:dd:ee:ff",
+            |v| text(v.mac),
+            "netfront: the guest's address",
+        ),
+        Node::<Self>::value(
             Frontend,
             "trusted",
-            "0 | 1",
-            |v| flag(v.trusted),
-            "netfront: 0 bounces all data (XSA-403)",
+            "0, or none",
+            |v| if v.trusted { None } else { flag(false) },
+            "netfront: 0 bounces all data (XSA-403); 1 if there is none",
         ),
-        Node::value(
+        Node::<Self>::value(
             Frontend,
             "disconnect",
-            "0 | 1",
-            |v| flag(!v.carrier),
+            "1, or none",
+            |v| if v.carrier { None } else { flag(true) },
             "Windows netfront: 1 takes the link down",
         ),
-        Node::value(Frontend, "mtu", "bytes", |v: &Self| v.mtu.and_then(text), "netfront").owned(Rule::FeRo),
+        Node::<Self>::value(Frontend, "mtu", "bytes", |v: &Self| v.mtu.and_then(text), "netfront")
+            .owned(Rule::FeRo),
         Node::later(
             Frontend,
             "tx-ring-ref, rx-ring-ref, event-channel*",
@@ -173,43 +192,48 @@ impl Layout for Vif {
             Writer::Guest,
             "netback connects to these",
         ),
-        Node::dir(Backend, "", Rule::Be, "netback's side"),
-        Node::value(Backend, "frontend", "path", |v| text(v.address().frontend()), "netback"),
-        Node::value(Backend, "frontend-id", "D", |v| text(v.domid), "netback: whose pages to map"),
-        Node::value(Backend, "online", "1", |_| flag(true), "0 makes closing final"),
-        Node::value(
+        Node::made_by_next(Backend, Rule::Be, "netback's side"),
+        Node::<Self>::value(Backend, "frontend", "path", |v| text(v.address().frontend()), "netback")
+            .owned(Rule::Above)
+            .copied(),
+        Node::<Self>::value(Backend, "frontend-id", "D", |v| text(v.domid), "netback: whose pages to map"),
+        Node::<Self>::value(Backend, "online", "1", |_| flag(true), "0 makes closing final"),
+        Node::<Self>::value(
             Backend,
             "state",
             "1",
             |_| text(XenbusState::Initialising),
             "xenbus; driven by the backend",
         ),
-        Node::value(
+        Node::<Self>::value(
             Backend,
             "script",
             "path",
             |v| text(v.script.as_deref().unwrap_or(DEFAULT_SCRIPT)),
             "netback refuses to start without it; run by xl at detach",
-        ),
-        Node::value(Backend, "mac", "aa:bb:cc:dd:ee:ff", |v| text(v.mac), "xl, scripts"),
-        Node::value(Backend, "bridge", "name", |v| text(&v.bridge), "scripts"),
-        Node::value(Backend, "handle", "N", |v| text(v.handle), "netback: vifD.N"),
-        Node::value(
+        )
+        .copied(),
+        Node::<Self>::value(Backend, "mac", "aa:bb:cc:dd:ee:ff", |v| text(v.mac), "netback, xl, scripts")
+            .copied(),
+        Node::<Self>::value(Backend, "bridge", "name", |v| text(&v.bridge), "scripts, xl").copied(),
+        Node::<Self>::value(Backend, "handle", "N", |v| text(v.handle), "netback: vifD.N; xl").copied(),
+        Node::<Self>::value(
             Backend,
             "type",
             "vif | vif_ioemu",
             |v| text(if v.emulated { "vif_ioemu" } else { "vif" }),
             "xl, scripts",
-        ),
-        Node::value(Backend, "mtu", "bytes", |v| v.mtu.and_then(text), "scripts"),
-        Node::value(
+        )
+        .copied(),
+        Node::<Self>::value(Backend, "mtu", "bytes", |v| v.mtu.and_then(text), "scripts, xl").copied(),
+        Node::<Self>::value(
             Backend,
             "rate",
             "BYTES,MICROSECONDS",
             |v| v.rate.and_then(|r| text(format_args!("{},{}", r.bytes, r.interval_us))),
             "netback: limit on the guest, read when connecting",
         ),
-        Node::value(
+        Node::<Self>::value(
             Backend,
             "hotplug-status",
             "(empty), connected",
@@ -225,7 +249,7 @@ impl Layout for Vif {
             Writer::Toolstack,
             "what to remove, never read elsewhere",
         ),
-        Node::value(
+        Node::<Self>::value(
             Private,
             HOTPLUG_SCRIPT,
             "path",

@@ -68,12 +68,10 @@ fn vbd() -> Vbd {
         media: Media::Disk,
         writable: true,
         removable: false,
-        bootable: true,
         discard: true,
         trusted: true,
-        protocol: Some("x86_64-abi".into()),
         script: Some("/etc/xen/scripts/block".into()),
-        device: Some(BlockDevice { major: 7, minor: 26, path: b"/dev/loop26".to_vec() }),
+        device: Some(BlockDevice { major: 7, minor: 26 }),
         extra_backend: pairs([("sm-data/scsi/0x12/default", "AA==")]).unwrap(),
         extra_private: pairs([("vdi-id", "7")]).unwrap(),
     }
@@ -283,17 +281,14 @@ fn devices_go_through_their_states() {
     with_each(|oracle| {
         let mut client = oracle.client();
         client.commit(&domain().create()).unwrap();
-        let disk = Vbd { device: None, ..vbd() };
+        let disk = vbd();
         let address: DeviceAddress = disk.address();
         let status = address.status(&mut client).unwrap();
         assert_eq!((status.backend, status.frontend), (None, None));
         client.commit(&disk.create()).unwrap();
-        client
-            .commit(&Vbd::connect(address, &BlockDevice { major: 7, minor: 26, path: b"/dev/loop26".into() }))
-            .unwrap();
         let status = address.status(&mut client).unwrap();
         assert_eq!(status.backend, Some(XenbusState::Initialising));
-        assert_eq!(status.hotplug_status.as_deref(), Some(&b"connected"[..]));
+        assert_eq!(status.hotplug_status, None);
         assert_eq!(
             client.read_str(&address.backend().join("physical-device").unwrap()).unwrap().unwrap(),
             "7:1a"
@@ -308,6 +303,13 @@ fn devices_go_through_their_states() {
         );
         client.commit(&address.hide_frontend()).unwrap();
         assert_eq!(address.status(&mut client).unwrap().frontend, None);
+
+        let interface = vif().address();
+        for (change, says) in [(vif().create(), ""), (Vif::connect(interface), "connected")] {
+            client.commit(&change).unwrap();
+            let status = interface.status(&mut client).unwrap();
+            assert_eq!(status.hotplug_status.as_deref(), Some(says.as_bytes()));
+        }
     });
 }
 

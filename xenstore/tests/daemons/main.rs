@@ -134,6 +134,30 @@ fn pruning_in_a_real_store() {
     });
 }
 
+#[test]
+fn uprooting_in_a_real_store() {
+    with_each(|oracle| {
+        let mut client = oracle.client();
+        let uproot = |client: &mut xenstore::Client, nodes: &[&str]| {
+            let mut batch = Batch::new();
+            for node in nodes {
+                batch.uproot(path(node)).write(path("/q/is"), "here");
+            }
+            client.commit(&batch).unwrap();
+        };
+        for node in ["/q/vbd/1/state", "/q/vbd/2/state", "/q/vif/1/state", "/q/vif/2/state"] {
+            client.write(&path(node), "x").unwrap();
+        }
+        let there = |client: &mut xenstore::Client, node: &str| client.exists(&path(node)).unwrap();
+        uproot(&mut client, &["/q/vbd/1", "/q/vif/no", "/q/no/1"]);
+        assert!(!there(&mut client, "/q/vbd/1") && there(&mut client, "/q/vbd/2/state"));
+        // The last one takes the directory along, and so do two that are the last together.
+        uproot(&mut client, &["/q/vbd/2", "/q/vif/1", "/q/vif/2"]);
+        let left = client.directory(&path("/q")).unwrap();
+        assert_eq!(left, Some(vec!["is".to_owned()]));
+    });
+}
+
 /// Collects events until `done`.
 fn watch_until(poll: &mut Poll, stream: &mut WatchStream, done: impl Fn(&[Event]) -> bool) -> Vec<Event> {
     let mut delivered = Vec::new();

@@ -37,7 +37,9 @@ const DEEDS: [(&str, Deed); 7] = [
     }),
     ("says nonsense", |store, _| write(store, "state", "\u{fffd}44")),
     ("points elsewhere", |store, other| {
-        write(store, "backend", other);
+        let backend = path(&format!("{FRONTEND}/backend"));
+        assert!(store.write(&backend, other).is_err(), "which backend it has is dom0's to say");
+        assert!(store.rm(&backend).is_err(), "it could be made anew");
         write(store, "backend-id", "77");
     }),
     ("removes its device", |store, _| store.rm(&path(FRONTEND)).unwrap()),
