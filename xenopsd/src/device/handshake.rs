@@ -17,7 +17,7 @@
 use std::time::{Duration, Instant};
 
 use xenstore::layout::{DeviceAddress, DeviceKind, DeviceStatus, XenbusState, printable};
-use xenstore::{Operations, Path};
+use xenstore::{Batch, Operations, Path};
 
 use super::storage::{self, Purpose};
 use super::{Plug, qos, served, vif};
@@ -158,22 +158,32 @@ fn settled(plug: &Plug<'_>, address: DeviceAddress) -> Result<Settled, Error> {
     }
 }
 
-/// A backend that is not there must not be brought back to life by a write to it. One that no driver has taken up has none to
-/// close it; should one do so just now, the device goes all the same, and the driver with it.
 fn request_close(plug: &Plug<'_>, address: DeviceAddress, how: Unplugging) -> Result<(), Error> {
     let mut store = plug.core.edges.store()?;
     store.transaction(|t| {
-        match state(t.read(&address.backend_state())?) {
-            None | Some(XenbusState::Closed) => {}
-            Some(XenbusState::Initialising) => {
-                t.apply(&address.request_close())?;
-                t.write(&address.backend_state(), XenbusState::Closed.to_value())?;
-            }
-            Some(_) => t.apply(&address.request_close())?,
-        }
-        if how == Unplugging::Forced { t.apply(&address.hide_frontend()) } else { Ok(()) }
+        let backend = state(t.read(&address.backend_state())?);
+        t.apply(&closing(address, backend, how))
     })?;
     Ok(())
+}
+
+/// What asks a backend in this state to close. To be written in the transaction that the state was read in: a driver that has
+/// closed meanwhile would not say so again over the request.
+///
+/// A backend that is not there must not be brought back to life by a write to it. One that no driver has taken up has none to
+/// close it; should one do so just now, the device goes all the same, and the driver with it.
+pub fn closing(address: DeviceAddress, backend: Option<XenbusState>, how: Unplugging) -> Batch {
+    let mut batch = match backend {
+        None | Some(XenbusState::Closed) => Batch::new(),
+        Some(_) => address.request_close(),
+    };
+    if backend == Some(XenbusState::Initialising) {
+        batch.write(address.backend_state(), XenbusState::Closed.to_value());
+    }
+    if how == Unplugging::Forced {
+        batch.append(address.hide_frontend());
+    }
+    batch
 }
 
 /// Why a backend did not close.

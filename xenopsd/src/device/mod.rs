@@ -20,7 +20,7 @@ use crate::edge::{DomId, HostError};
 use crate::ops::plan::Device;
 use crate::ops::wait::Waiting;
 
-pub use handshake::unplug;
+pub use handshake::{closing, unplug};
 pub use observed::Observed;
 
 /// What plugging a device into a domain needs.

@@ -8,12 +8,13 @@ use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 use xenstore::layout::{DeviceAddress, DeviceKind, XenbusState, devices_of, remove_domain};
-use xenstore::{Batch, Operations, Path};
+use xenstore::{Batch, Operations, Path, Transaction};
 
 use super::VmExecutor;
 use crate::api::Error;
-use crate::device::{store_domid, vif};
+use crate::device::{closing, store_domid, vif};
 use crate::edge::DomId;
+use crate::ops::plan::Unplugging;
 use crate::ops::wait::{Ended, Looks};
 
 /// When a destroyed domain is looked at that is still listed. xenstored reports a domain's end once, when it begins
@@ -38,11 +39,12 @@ impl VmExecutor<'_> {
         let Some(domid) = self.own_domid()? else { return Ok(()) };
         let mut store = self.core.edges.store()?;
         let devices = backends_of(&mut store, domid)?;
-        let mut batch = Batch::new();
         // It may not have been noted before: then nothing answered, or the domain was gone.
-        batch.write(Self::pending_marker(domid)?, DESTROYING);
-        batch.append(closing(&mut store, &devices)?);
-        Ok(store.commit(&batch)?)
+        let marker = Self::pending_marker(domid)?;
+        Ok(store.transaction(|t| {
+            t.write(&marker, DESTROYING)?;
+            close(t, &devices)
+        })?)
     }
 
     /// The domain itself; found by UUID, so that a recycled number is never destroyed.
@@ -97,8 +99,7 @@ impl VmExecutor<'_> {
             }
             if !all(&[XenbusState::Closing, XenbusState::Closed]) {
                 // It could not be told before, or has written its next state over the request.
-                let batch = closing(&mut store, &devices)?;
-                store.commit(&batch)?;
+                store.transaction(|t| close(t, &devices))?;
             }
             Ok(None)
         };
@@ -186,18 +187,15 @@ impl VmExecutor<'_> {
     }
 }
 
-/// What tells backends that are there to close. Whatever their guest answers no longer matters.
-fn closing(store: &mut xenstore::Client, devices: &[DeviceAddress]) -> Result<Batch, xenstore::Error> {
+/// Tells backends that are there to close. Whatever their guest answers no longer matters.
+fn close(t: &mut Transaction<'_>, devices: &[DeviceAddress]) -> Result<(), xenstore::Error> {
     let states: Vec<Path> = devices.iter().map(DeviceAddress::backend_state).collect();
     let mut batch = Batch::new();
-    for (device, state) in devices.iter().zip(store.read_all(&states)?) {
-        let closed = XenbusState::Closed.to_value();
-        if state.is_some_and(|s| s != closed) {
-            batch.append(device.request_close());
-        }
-        batch.append(device.hide_frontend());
+    for (device, state) in devices.iter().zip(t.read_all(&states)?) {
+        let state = state.map(|value| XenbusState::from_value(&value));
+        batch.append(closing(*device, state, Unplugging::Forced));
     }
-    Ok(batch)
+    t.apply(&batch)
 }
 
 /// Devices with a backend that has a state. Console 0 has none: xenconsoled lets go with the domain.
@@ -209,4 +207,48 @@ fn backends_of(store: &mut xenstore::Client, domid: DomId) -> Result<Vec<DeviceA
 
 fn retain_backends(devices: &mut Vec<DeviceAddress>) {
     devices.retain(|d| d.kind != DeviceKind::Console);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use xenstore::DomId;
+    use xenstore::store::SharedStore;
+
+    /// A guest that goes down closes its devices itself, and the last answer of a backend's driver is not overwritten: it
+    /// would not be given again.
+    #[test]
+    fn a_backend_that_closes_meanwhile_stays_closed() {
+        let store = SharedStore::new();
+        let [mut toolstack, mut driver] = [(); 2].map(|()| store.client(DomId::DOM0));
+        let device =
+            DeviceAddress { kind: DeviceKind::Vbd, domid: DomId(5), id: 51712, backend_domid: DomId::DOM0 };
+        let state = device.backend_state();
+        driver.write(&state, XenbusState::Closing.to_value()).unwrap();
+        let mut times = 0;
+        let told = toolstack.transaction(|t| -> Result<(), xenstore::Error> {
+            close(t, &[device])?;
+            times += 1;
+            if times == 1 {
+                driver.write(&state, XenbusState::Closed.to_value())?;
+            }
+            Ok(())
+        });
+        told.unwrap();
+        assert_eq!(times, 2, "the driver's answer was not noticed");
+        assert_eq!(toolstack.read(&state).unwrap(), Some(XenbusState::Closed.to_value()));
+    }
+
+    #[test]
+    fn a_backend_without_a_driver_is_closed_at_once_and_one_that_is_not_there_not_made() {
+        let mut store = SharedStore::new().client(DomId::DOM0);
+        let device =
+            |id| DeviceAddress { kind: DeviceKind::Vif, domid: DomId(5), id, backend_domid: DomId::DOM0 };
+        let [untaken, absent] = [0, 1].map(device);
+        store.write(&untaken.backend_state(), XenbusState::Initialising.to_value()).unwrap();
+        store.transaction(|t| close(t, &[untaken, absent])).unwrap();
+        let closed = store.read(&untaken.backend_state()).unwrap();
+        assert_eq!(closed, Some(XenbusState::Closed.to_value()));
+        assert_eq!(store.directory(&absent.backend()).unwrap(), None);
+    }
 }
