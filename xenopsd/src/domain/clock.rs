@@ -38,15 +38,16 @@ pub fn change(core: &Core, id: &str, seconds: i64) -> Result<i32, Error> {
     let now = i64::from(offset(&mut *store, &vm)?.unwrap_or(0)).saturating_add(seconds);
     // What a domain's clock can be started with.
     let now = i32::try_from(now).unwrap_or(if now < 0 { i32::MIN } else { i32::MAX });
-    if let Ok(uuid) = Uuid::try_parse(id) {
-        store.write(&time_offset_path(uuid), now.to_string())?;
-    }
-    drop(store);
+    // The record first: what clients are told, the next domain has.
     core.records.update_vm(id, |vm| {
         if let BuilderInfo::Hvm(hvm) = &mut vm.ty {
             hvm.timeoffset = now.to_string();
         }
     })?;
+    if let Ok(uuid) = Uuid::try_parse(id) {
+        store.write(&time_offset_path(uuid), now.to_string())?;
+    }
+    drop(store);
     core.announce(id);
     Ok(now)
 }
