@@ -6,7 +6,7 @@
 
 use crate::batch::Batch;
 use crate::error::Error;
-use crate::layout::{domain_path, libxl_path};
+use crate::layout::{Item, domain_path, libxl_path};
 use crate::operations::Operations;
 use crate::path::{Path, PathError};
 use crate::perms::{DomId, Perms};
@@ -88,16 +88,43 @@ impl VmData {
     }
 
     /// Creates the directory, the guest's own, with these nodes. They inherit its owner.
-    pub fn create(&self, domid: DomId) -> Batch {
-        let home = domain_path(domid);
+    fn create(&self, domid: DomId) -> Batch {
         let mut batch = Batch::new();
-        batch.mkdir_with(home.at(DIRECTORY), Perms::rw(domid));
-        for (path, value) in &self.nodes {
-            batch.write(home.at(path), value.clone());
-            let copy = [COPIED, value].concat();
-            batch.write(libxl_path(domid).at(path), copy);
+        for Item { path, value, perms, .. } in self.guests(domid).chain(self.copies(domid)) {
+            match value {
+                Some(value) => batch.write(path.clone(), value),
+                None => batch.mkdir(path.clone()),
+            };
+            if let Some(perms) = perms {
+                batch.set_perms(path, perms);
+            }
         }
         batch
+    }
+
+    /// The directory, the guest's own, and these nodes, which inherit its owner.
+    pub(crate) fn guests(&self, domid: DomId) -> impl Iterator<Item = Item> {
+        let home = domain_path(domid);
+        let directory =
+            Item { path: home.at(DIRECTORY), value: None, perms: Some(Perms::rw(domid)), first: false };
+        let node = move |(path, value): (&Path, &Vec<u8>)| Item {
+            path: home.at(path),
+            value: Some(value.clone()),
+            perms: None,
+            first: false,
+        };
+        std::iter::once(directory).chain(self.nodes.iter().map(node))
+    }
+
+    /// The toolstack's copy of them.
+    pub(crate) fn copies(&self, domid: DomId) -> impl Iterator<Item = Item> {
+        let home = libxl_path(domid);
+        self.nodes.iter().map(move |(path, value)| Item {
+            path: home.at(path),
+            value: Some([COPIED, value].concat()),
+            perms: None,
+            first: false,
+        })
     }
 
     /// What the toolstack last wrote to a domain, from its own copy; none when it made none. The guest may have written

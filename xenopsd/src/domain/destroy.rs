@@ -4,6 +4,7 @@
 //! of the guest's memory go on side by side. Every step goes on past failures of the one before, so that nothing is
 //! left that could be taken away.
 
+use std::sync::{MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use uuid::Uuid;
@@ -25,12 +26,22 @@ const ZOMBIE_LOOKS: Looks = Looks::new(Duration::from_millis(5), Duration::from_
 /// What the marker says of a domain whose end has begun.
 const DESTROYING: &str = "destroying";
 
+/// What the steps of a domain's end know of it from those before them.
+#[derive(Debug, Default)]
+pub(super) struct Ending {
+    /// That it ends is noted in its nodes, all of which go with it.
+    noted: bool,
+    /// The devices that were told to close.
+    devices: Option<Vec<DeviceAddress>>,
+}
+
 impl VmExecutor<'_> {
     /// Notes that the domain's end has begun, so that a daemon that is started now goes on with it rather than leave a
     /// guest that stands still, and stops its vcpus.
     pub(super) fn pause_for_good(&self) -> Result<(), Error> {
         let Some(domain) = self.core.domain_of(self.vm())? else { return Ok(()) };
         self.core.edges.store()?.write(&Self::pending_marker(domain.domid)?, DESTROYING)?;
+        self.ending().noted = true;
         Ok(self.core.edges.hypervisor()?.pause(domain.domid)?)
     }
 
@@ -38,13 +49,29 @@ impl VmExecutor<'_> {
     pub(super) fn close_devices(&self) -> Result<(), Error> {
         let Some(domid) = self.own_domid()? else { return Ok(()) };
         let mut store = self.core.edges.store()?;
-        let devices = backends_of(&mut store, domid)?;
-        // It may not have been noted before: then nothing answered, or the domain was gone.
-        let marker = Self::pending_marker(domid)?;
-        Ok(store.transaction(|t| {
-            t.write(&marker, DESTROYING)?;
-            close(t, &devices)
-        })?)
+        let devices = devices_of(&mut *store, store_domid(domid))?;
+        let (backends, noted) = (with_backends(&devices), self.ends());
+        if !backends.is_empty() || !noted {
+            let marker = Self::pending_marker(domid)?;
+            store.transaction(|t| {
+                if !noted {
+                    // Nothing answered, or the domain was gone.
+                    t.write(&marker, DESTROYING)?;
+                }
+                close(t, &backends)
+            })?;
+        }
+        *self.ending() = Ending { noted: true, devices: Some(devices) };
+        Ok(())
+    }
+
+    /// Whether the domain's nodes are to go, so that none of them needs to be removed by itself.
+    pub(super) fn ends(&self) -> bool {
+        self.ending().noted
+    }
+
+    fn ending(&self) -> MutexGuard<'_, Ending> {
+        self.ending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The domain itself; found by UUID, so that a recycled number is never destroyed.
@@ -59,9 +86,10 @@ impl VmExecutor<'_> {
 
     /// Waits for the backends, gives the host's resources back and removes the trees.
     pub(super) fn release_devices(&self) -> Result<(), Error> {
+        let told = std::mem::take(&mut *self.ending()).devices;
         if let Some(domid) = self.own_domid()? {
-            let devices = self.devices(domid);
-            let waited = devices.clone().and_then(|devices| self.wait_for_backends(domid, devices));
+            let devices = told.map_or_else(|| self.devices(domid), Ok);
+            let waited = devices.clone().and_then(|devices| self.wait_for_backends(domid, &devices));
             self.core
                 .runtimes
                 .with(self.vm(), |r| (r.kept.clear(), r.followed_disks.clear(), r.served.clear()));
@@ -84,8 +112,8 @@ impl VmExecutor<'_> {
         Ok(devices_of(&mut *self.core.edges.store()?, store_domid(domid))?)
     }
 
-    fn wait_for_backends(&self, domid: DomId, mut devices: Vec<DeviceAddress>) -> Result<(), Error> {
-        retain_backends(&mut devices);
+    fn wait_for_backends(&self, domid: DomId, devices: &[DeviceAddress]) -> Result<(), Error> {
+        let devices = with_backends(devices);
         let states: Vec<Path> = devices.iter().map(DeviceAddress::backend_state).collect();
         let deadline = Instant::now() + self.core.patience.hotplug;
         let closed = || {
@@ -119,12 +147,7 @@ impl VmExecutor<'_> {
             vif::end(self.core, domid, *interface, self.core.waiting(None, self.slot))?;
         }
         let mut store = self.core.edges.store()?;
-        let mut batch = Batch::new();
-        for device in devices {
-            batch.append(device.remove());
-        }
-        batch.append(remove_domain(store_domid(domid), Some(self.uuid()?)));
-        store.commit(&batch)?;
+        store.commit(&remove_domain(store_domid(domid), Some(self.uuid()?), devices))?;
         let interfaces =
             devices.iter().filter(|device| device.kind == DeviceKind::Vif).map(|device| device.id);
         vif::forget_interfaces(self.core, self.vm(), domid, interfaces)
@@ -198,15 +221,9 @@ fn close(t: &mut Transaction<'_>, devices: &[DeviceAddress]) -> Result<(), xenst
     t.apply(&batch)
 }
 
-/// Devices with a backend that has a state. Console 0 has none: xenconsoled lets go with the domain.
-fn backends_of(store: &mut xenstore::Client, domid: DomId) -> Result<Vec<DeviceAddress>, Error> {
-    let mut devices = devices_of(store, store_domid(domid))?;
-    retain_backends(&mut devices);
-    Ok(devices)
-}
-
-fn retain_backends(devices: &mut Vec<DeviceAddress>) {
-    devices.retain(|d| d.kind != DeviceKind::Console);
+/// Those of the devices with a backend that has a state. Console 0 has none: xenconsoled lets go with the domain.
+fn with_backends(devices: &[DeviceAddress]) -> Vec<DeviceAddress> {
+    devices.iter().filter(|d| d.kind != DeviceKind::Console).copied().collect()
 }
 
 #[cfg(test)]

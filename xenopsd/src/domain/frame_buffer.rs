@@ -202,6 +202,9 @@ impl VmExecutor<'_> {
                 .and(ended.map_err(Error::from))
                 .and_then(|_| self.core.journal.strike(self.vm(), entry));
         }
+        if self.ends() {
+            return outcome;
+        }
         let Some(domain) = self.core.domain_of(self.vm())? else { return outcome };
         let of = store_domid(domain.domid);
         let mut store = self.core.edges.store()?;

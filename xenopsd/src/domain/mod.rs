@@ -38,6 +38,7 @@ use crate::ops::runner::Executor;
 use crate::ops::starts::Starts;
 use crate::ops::task::TaskHandle;
 use create::BootFiles;
+use destroy::Ending;
 use guest_installer::eliloader::Changes;
 use suspend::ModelState;
 
@@ -59,6 +60,8 @@ pub struct VmExecutor<'a> {
     late: AtomicBool,
     /// The guest of the image has asked for its pointer's place.
     absolute_pointer: AtomicBool,
+    /// The domain's end, between its beginning and its completion.
+    ending: Mutex<Ending>,
 }
 
 impl<'a> VmExecutor<'a> {
@@ -75,6 +78,7 @@ impl<'a> VmExecutor<'a> {
             state: Mutex::default(),
             late: AtomicBool::new(false),
             absolute_pointer: AtomicBool::new(false),
+            ending: Mutex::default(),
         }
     }
 

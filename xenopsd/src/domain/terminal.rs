@@ -118,6 +118,9 @@ impl VmExecutor<'_> {
                 .and(ended.map_err(Error::from))
                 .and_then(|()| self.core.journal.strike(self.vm(), entry));
         }
+        if self.ends() {
+            return outcome;
+        }
         match self.core.domain_of(self.vm())? {
             Some(domain) => outcome.and(self.remove_nodes(domain.domid)),
             None => outcome,

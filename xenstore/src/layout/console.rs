@@ -1,7 +1,7 @@
 //! The first console of a domain.
 
 use super::device::{self, DeviceAddress, DeviceKind};
-use super::domain::{domain_path, libxl_path};
+use super::domain::{domain_path, home_perms, libxl_path};
 use super::table::{Layout, Node, Rule, Side, Writer, write_side};
 use super::{XenbusState, flag, text};
 use crate::batch::Batch;
@@ -46,9 +46,10 @@ impl Console {
         }
     }
 
-    /// All nodes of the console. Leftovers are removed.
+    /// All nodes of the console of a domain that was created in this store ([`Domain`](super::Domain)) and has none yet.
+    /// Leftovers of an earlier domain's are removed.
     pub fn create(&self) -> Batch {
-        device::create(self, self.address(), &Vec::new())
+        device::create_with_domain(self, self.address(), &home_perms(self.domid))
     }
 }
 

@@ -6,15 +6,16 @@
 //!   /libxl/D/device/K/N            private   the toolstack's copy; what is removed is found here and nowhere else
 //! ```
 
+use super::arrange::arrange;
 use super::guest_addresses::GuestAddresses;
-use super::table::{Layout, Side, copy_backend, write_side};
+use super::table::{Layout, Side, copy_backend, items, write_side};
 use super::xenbus::XenbusState;
 use super::{Pairs, domain_path, libxl_path};
 use crate::batch::Batch;
 use crate::error::Error;
 use crate::operations::Operations;
 use crate::path::Path;
-use crate::perms::DomId;
+use crate::perms::{DomId, Perms};
 use std::fmt;
 
 /// A class of devices, by its backend.
@@ -155,6 +156,14 @@ impl DeviceAddress {
         batch
     }
 
+    /// Where its backend's domain has the domain's devices of this class, and errors of theirs.
+    pub(super) fn domains_directories(&self) -> impl Iterator<Item = Path> {
+        // Nothing drives a console's backend, and so nothing says that it failed.
+        let error = (self.kind != DeviceKind::Console).then(|| self.backend_error());
+        let error = error.and_then(|error| error.parent()?.parent());
+        self.backend().parent().into_iter().chain(error)
+    }
+
     /// Reads the state of both ends in one round trip.
     ///
     /// # Errors
@@ -254,6 +263,21 @@ pub(super) fn create<T: Layout>(layout: &T, address: DeviceAddress, private: &Pa
     for path in [address.private(), address.frontend(), address.backend()] {
         batch.rm(path);
     }
+    batch.append(nodes(layout, address, private, None));
+    batch
+}
+
+/// The nodes of a device that comes with its domain, whose home has the permissions `home`: before it was there neither had
+/// any nodes, but the backend may have some of an earlier domain's.
+pub(super) fn create_with_domain<T: Layout>(layout: &T, address: DeviceAddress, home: &Perms) -> Batch {
+    let mut batch = Batch::new();
+    batch.rm(address.backend());
+    batch.append(nodes(layout, address, &Vec::new(), Some(home)));
+    batch
+}
+
+fn nodes<T: Layout>(layout: &T, address: DeviceAddress, private: &Pairs, home: Option<&Perms>) -> Batch {
+    let mut batch = Batch::new();
     // `frontend` is copied from the backend's.
     batch.write(address.private().at("backend"), address.backend().as_str());
     copy_backend(layout, &mut batch);
@@ -262,7 +286,7 @@ pub(super) fn create<T: Layout>(layout: &T, address: DeviceAddress, private: &Pa
             batch.write(path, value.clone());
         }
     }
-    write_side(layout, Side::Frontend, &mut batch);
+    arrange(&address.frontend(), items(layout, Side::Frontend), home, &mut batch);
     write_side(layout, Side::Backend, &mut batch);
     write_side(layout, Side::Private, &mut batch);
     batch
@@ -271,6 +295,7 @@ pub(super) fn create<T: Layout>(layout: &T, address: DeviceAddress, private: &Pa
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::layout::remove_domain;
     use proptest::prelude::*;
 
     const DISK: DeviceAddress =
@@ -286,6 +311,29 @@ uproot /local/domain/0/backend/vbd/5/51712
 uproot /local/domain/0/error/backend/vbd/5/51712
 ";
         assert_eq!(DISK.remove().to_string(), expected);
+    }
+
+    #[test]
+    fn the_end_of_a_domain_takes_each_directory_of_its_backends_once() {
+        let [console, vif] =
+            [DeviceKind::Console, DeviceKind::Vif].map(|kind| DeviceAddress { kind, id: 0, ..DISK });
+        let devices = [
+            console,
+            DISK,
+            DeviceAddress { id: 51728, ..DISK },
+            DeviceAddress { backend_domid: DomId(3), ..vif },
+        ];
+        let expected = "\
+rm /local/domain/0/backend/console/5
+rm /local/domain/0/backend/vbd/5
+rm /local/domain/0/error/backend/vbd/5
+rm /local/domain/3/backend/vif/5
+rm /local/domain/3/error/backend/vif/5
+rm /local/domain/5
+rm /libxl/5
+rm /local/domain/0/device-model/5
+";
+        assert_eq!(remove_domain(DomId(5), None, &devices).to_string(), expected);
     }
 
     #[test]

@@ -1,11 +1,14 @@
 //! A domain's own nodes: its skeleton before the build, and what changes while it runs.
 
-use super::table::{Layout, Node, Rule, Side, Writer, write_side};
+use super::arrange::arrange;
+use super::device::DeviceAddress;
+use super::table::{Layout, Node, Rule, Side, Writer, items};
 use super::{Pairs, flag, text};
 use crate::batch::Batch;
 use crate::path::Path;
-use crate::perms::DomId;
+use crate::perms::{DomId, Perms};
 use crate::vmdata::VmData;
+use std::collections::BTreeSet;
 use uuid::Uuid;
 
 /// `/local/domain/D`.
@@ -81,26 +84,39 @@ pub struct Domain {
     pub keep_vm: bool,
 }
 
+/// Whose a domain's home is, and what of it that has no owner of its own.
+pub(super) fn home_perms(domid: DomId) -> Perms {
+    Perms::ro(domid)
+}
+
 impl Domain {
-    /// The whole skeleton. Whatever an earlier domain of this number left is removed.
+    /// The whole skeleton, in one transaction. Whatever an earlier domain of this number left is removed.
     pub fn create(&self) -> Batch {
         let mut batch = Batch::new();
         batch.rm(domain_path(self.domid)).rm(libxl_path(self.domid));
         if !self.keep_vm {
             batch.rm(vm_path(self.uuid));
         }
-        for side in [Side::Domain, Side::Vm, Side::Private] {
-            write_side(self, side, &mut batch);
+        let domid = self.domid;
+        for (side, more) in [
+            (Side::Domain, self.vm_data.guests(domid).collect()),
+            (Side::Vm, Vec::new()),
+            (Side::Private, self.vm_data.copies(domid).collect()),
+        ] {
+            let nodes = items(self, side).into_iter().chain(more).collect();
+            arrange(&self.root(side), nodes, None, &mut batch);
         }
-        batch.append(self.vm_data.create(self.domid));
         batch
     }
 }
 
-/// Removes a domain's own nodes; its devices, which have nodes elsewhere, come before
-/// ([`DeviceAddress::remove`](super::DeviceAddress::remove)).
-pub fn remove_domain(domid: DomId, uuid: Option<Uuid>) -> Batch {
+/// Removes all nodes of a domain that is gone and of the `devices` that it had. Their backends' directories are its own:
+/// whatever else is in them goes along.
+pub fn remove_domain(domid: DomId, uuid: Option<Uuid>, devices: &[DeviceAddress]) -> Batch {
     let mut batch = Batch::new();
+    for directory in devices.iter().flat_map(DeviceAddress::domains_directories).collect::<BTreeSet<_>>() {
+        batch.rm(directory);
+    }
     batch.rm(domain_path(domid)).rm(libxl_path(domid));
     batch.rm(domain_path(DomId::DOM0).at(format!("device-model/{domid}")));
     if let Some(uuid) = uuid {
@@ -174,8 +190,6 @@ impl Layout for Domain {
             |d| text(d.kind.name()),
             "XenServer's tools",
         ),
-        Node::dir(Side::Domain, "cpu", Rule::Ro, "kernel: processors"),
-        Node::dir(Side::Domain, "memory", Rule::Ro, "kernel: balloon"),
         Node::dir(Side::Domain, "device", Rule::Ro, "kernel: frontends"),
         Node::value(
             Side::Domain,
@@ -315,7 +329,13 @@ impl Layout for Domain {
             "XenServer's tools: domains of this VM",
         ),
         Node::dir(Side::Private, "", Rule::No, "the toolstack's memory of the domain"),
-        Node::dir(Side::Private, "device", Rule::No, "the toolstack's memory of its devices"),
+        Node::later(
+            Side::Private,
+            "device",
+            "(directory)",
+            Writer::Toolstack,
+            "the toolstack's memory of its devices",
+        ),
         Node::dir(Side::Private, "vm-data", Rule::No, "the toolstack's copy of what it wrote below vm-data"),
         Node::value(
             Side::Private,

@@ -7,6 +7,7 @@
 //! The trees are those that libxl writes, so that `xl list`, `xl console` and the guests' own tools find what they
 //! look for, with what XenServer's guest agents need besides.
 
+mod arrange;
 mod built;
 mod console;
 mod device;
@@ -33,6 +34,8 @@ pub use table::{Content, Layout, Node, Rule, Side, Writer, document};
 pub use vbd::{BlockBackend, BlockDevice, Media, Vbd};
 pub use vif::{Mac, Rate, Vif};
 pub use xenbus::{XenbusState, printable};
+
+pub(crate) use arrange::Item;
 
 use crate::batch::Batch;
 use crate::path::{Path, PathError};

@@ -1,5 +1,6 @@
 //! Tables of nodes: one form for writing the tree and for printing what it is.
 
+use super::arrange::{Item, arrange};
 use super::{Batch, Pairs, Path};
 use crate::perms::{DomId, Perms};
 use std::fmt::Write;
@@ -24,7 +25,8 @@ pub enum Side {
 pub enum Rule {
     /// As its parent.
     Inherit,
-    /// As the parent of the directory that it makes, see [`Node::made_by_next`].
+    /// As the parent of the root of its side, which it makes: a directory that comes with a value costs no request of its own
+    /// and no event, and has no permissions of its own before.
     Above,
     /// [`Perms::no`]
     No,
@@ -57,8 +59,6 @@ pub enum Writer {
 pub enum Content<T> {
     /// Nothing; it is there to have children.
     Directory,
-    /// The same, see [`Node::made_by_next`].
-    MadeByNext,
     /// A value; `None` leaves the node out.
     Value {
         /// The value.
@@ -101,13 +101,6 @@ pub struct Node<T> {
 impl<T> Node<T> {
     pub(super) const fn dir(side: Side, name: &'static str, rule: Rule, about: &'static str) -> Self {
         Self { side, name, rule, content: Content::Directory, about, copied: false }
-    }
-
-    /// The root of a side, which is made by the value that comes next in the table: a directory that comes with a value costs
-    /// no request of its own and no event. That value is made before the directory has its permissions, and has those of the
-    /// directory above.
-    pub(super) const fn made_by_next(side: Side, rule: Rule, about: &'static str) -> Self {
-        Self { side, name: "", rule, content: Content::MadeByNext, about, copied: false }
     }
 
     pub(super) const fn value(
@@ -197,37 +190,40 @@ impl Rule {
     }
 }
 
-/// Appends the nodes of the table on `side` to `batch`.
+/// Appends what makes the nodes of the table on `side`, where there are none of them.
 pub(super) fn write_side<T: Layout>(layout: &T, side: Side, batch: &mut Batch) {
+    arrange(&layout.root(side), items(layout, side), None, batch);
+}
+
+/// The nodes of the table on `side`.
+pub(super) fn items<T: Layout>(layout: &T, side: Side) -> Vec<Item> {
     let (d, b) = layout.parties();
     let root = layout.root(side);
-    let mut made_by_next = None;
+    let mut items = Vec::new();
     for node in T::NODES.iter().filter(|n| n.side == side) {
-        // The names of the other two are for people.
-        let path = || if node.name.is_empty() { root.clone() } else { root.at(node.name) };
-        match &node.content {
-            Content::Directory => batch.mkdir(path()),
-            Content::MadeByNext => {
-                made_by_next = node.rule.perms(d, b);
-                continue;
-            }
+        let value = match &node.content {
+            Content::Directory => None,
             Content::Value { of, .. } => match of(layout) {
-                Some(value) => batch.write(path(), value),
+                Some(value) => Some(value),
                 None => continue,
             },
             Content::Many { of, .. } => {
-                write_pairs(&root, of(layout), batch);
+                let many = placed(&root, of(layout));
+                items.extend(many.map(|(path, value)| Item {
+                    path,
+                    value: Some(value),
+                    perms: None,
+                    first: false,
+                }));
                 continue;
             }
             Content::Later { .. } => continue,
         };
-        if let Some(perms) = node.rule.perms(d, b) {
-            batch.set_perms(path(), perms);
-        }
-        if let Some(perms) = made_by_next.take() {
-            batch.set_perms(root.clone(), perms);
-        }
+        let path = if node.name.is_empty() { root.clone() } else { root.at(node.name) };
+        let first = node.rule == Rule::Above;
+        items.push(Item { path, value, perms: node.rule.perms(d, b), first });
     }
+    items
 }
 
 /// Appends the values of the backend's table that are copied, below the private root: what the toolstack trusts later.
@@ -240,19 +236,19 @@ pub(super) fn copy_backend<T: Layout>(layout: &T, batch: &mut Batch) {
                     batch.write(root.at(node.name), value);
                 }
             }
-            Content::Many { of, .. } => write_pairs(&root, of(layout), batch),
-            Content::Directory | Content::MadeByNext | Content::Later { .. } => {}
+            Content::Many { of, .. } => {
+                for (path, value) in placed(&root, of(layout)) {
+                    batch.write(path, value);
+                }
+            }
+            Content::Directory | Content::Later { .. } => {}
         }
     }
 }
 
-fn write_pairs(root: &Path, pairs: Pairs, batch: &mut Batch) {
-    for (name, value) in pairs {
-        // A name that only the root makes too long is cut off by the encoder, as is an overlong value.
-        if let Ok(path) = root.join(name.as_str()) {
-            batch.write(path, value);
-        }
-    }
+/// A name that only the root makes too long is left out; an overlong value is refused by the encoder.
+fn placed(root: &Path, pairs: Pairs) -> impl Iterator<Item = (Path, Vec<u8>)> {
+    pairs.into_iter().filter_map(|(name, value)| Some((root.join(name.as_str()).ok()?, value)))
 }
 
 pub(super) const LEGEND: &str = "\
@@ -280,7 +276,7 @@ pub fn document<T: Layout>() -> String {
         let root = T::root_shown(node.side);
         let path = if node.name.is_empty() { root.to_owned() } else { format!("{root}/{}", node.name) };
         let (shown, by) = match &node.content {
-            Content::Directory | Content::MadeByNext => ("(directory)", "toolstack"),
+            Content::Directory => ("(directory)", "toolstack"),
             Content::Value { shown, .. } | Content::Many { shown, .. } => (*shown, "toolstack"),
             Content::Later { by, shown } => (*shown, by.name()),
         };
@@ -321,19 +317,18 @@ mod tests {
     }
 
     /// Otherwise a directory would be without its permissions, or a node without its parent's by mistake.
-    fn what_makes_a_directory_comes_right_behind_it<T: Layout>() {
-        for (at, node) in T::NODES.iter().enumerate() {
-            let makes = at > 0 && matches!(T::NODES[at - 1].content, Content::MadeByNext);
-            assert_eq!(node.rule == Rule::Above, makes, "{}: {}", T::TITLE, node.name);
-            assert!(!makes || is_value(node) && node.side == T::NODES[at - 1].side, "{}", node.name);
+    fn a_value_of_each_of_two_sides_makes_its_root<T: Layout>() {
+        let makers: Vec<_> = T::NODES.iter().filter(|node| node.rule == Rule::Above).collect();
+        for maker in &makers {
+            assert!(is_value(maker) && !maker.name.contains('/'), "{}: {}", T::TITLE, maker.name);
         }
-        let made = T::NODES.iter().filter(|node| matches!(node.content, Content::MadeByNext));
-        assert_eq!(made.count(), 2, "{}", T::TITLE);
+        let sides: Vec<_> = makers.iter().map(|maker| maker.side).collect();
+        assert_eq!(sides, [Side::Frontend, Side::Backend], "{}", T::TITLE);
     }
 
     #[test]
-    fn directories_are_made_by_what_is_in_them() {
-        what_makes_a_directory_comes_right_behind_it::<Vbd>();
-        what_makes_a_directory_comes_right_behind_it::<Vif>();
+    fn roots_are_made_by_what_is_in_them() {
+        a_value_of_each_of_two_sides_makes_its_root::<Vbd>();
+        a_value_of_each_of_two_sides_makes_its_root::<Vif>();
     }
 }

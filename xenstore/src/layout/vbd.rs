@@ -136,7 +136,7 @@ impl Layout for Vbd {
     /// its request, its event to all who watch, and the kernel's question because of it. So what nobody reads is not there,
     /// and neither is what says the same as its absence; docs/differences.md has what `xl` writes besides.
     const NODES: &'static [Node<Self>] = &[
-        Node::made_by_next(Frontend, Rule::Fe, "blkfront's side"),
+        Node::dir(Frontend, "", Rule::Fe, "blkfront's side"),
         Node::<Self>::value(Frontend, "backend", "path", |v| text(v.address().backend()), "blkfront")
             .owned(Rule::Above),
         Node::<Self>::value(
@@ -181,7 +181,7 @@ impl Layout for Vbd {
             Writer::Guest,
             "blkback connects to these",
         ),
-        Node::made_by_next(Backend, Rule::Be, "blkback's or QEMU's side"),
+        Node::dir(Backend, "", Rule::Be, "blkback's or QEMU's side"),
         Node::<Self>::value(Backend, "frontend", "path", |v| text(v.address().frontend()), "blkback")
             .owned(Rule::Above)
             .copied(),

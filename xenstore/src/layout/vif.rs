@@ -144,7 +144,7 @@ impl Layout for Vif {
     const TITLE: &'static str = "Network interface (vif)";
 
     const NODES: &'static [Node<Self>] = &[
-        Node::made_by_next(Frontend, Rule::Fe, "netfront's side"),
+        Node::dir(Frontend, "", Rule::Fe, "netfront's side"),
         Node::<Self>::value(Frontend, "backend", "path", |v| text(v.address().backend()), "netfront")
             .owned(Rule::Above),
         Node::<Self>::value(
@@ -192,7 +192,7 @@ impl Layout for Vif {
             Writer::Guest,
             "netback connects to these",
         ),
-        Node::made_by_next(Backend, Rule::Be, "netback's side"),
+        Node::dir(Backend, "", Rule::Be, "netback's side"),
         Node::<Self>::value(Backend, "frontend", "path", |v| text(v.address().frontend()), "netback")
             .owned(Rule::Above)
             .copied(),

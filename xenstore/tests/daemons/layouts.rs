@@ -159,10 +159,10 @@ fn a_domain_that_is_removed_leaves_nothing() {
         assert_eq!(devices, [vbd().address(), vif().address(), console().address()]);
         // As the kernel does when a backend fails.
         client.write(&vbd().address().backend_error(), "2 probe").unwrap();
-        for device in devices {
-            client.commit(&device.remove()).unwrap();
-        }
-        client.commit(&remove_domain(D, Some(UUID))).unwrap();
+        client.commit(&vif().address().remove()).unwrap();
+        client.commit(&remove_domain(D, Some(UUID), &devices)).unwrap();
+        // Again, when nothing of it is there.
+        client.commit(&remove_domain(D, Some(UUID), &devices)).unwrap();
         if let Some(text) = listing(oracle) {
             // Parents that others share stay.
             let left: Vec<_> = text.lines().filter_map(|l| l.split(' ').next()).collect();
