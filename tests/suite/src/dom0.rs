@@ -66,8 +66,8 @@ impl Dom0 {
         Self::of(&Template::with_daemon(Options::default()).expect("the template with the daemon"))
     }
 
-    /// The same for guests with a device model, see [`Processors`].
-    pub fn for_device_models() -> Self {
+    /// The same for guests in a container with a device model or without, see [`Processors`].
+    pub fn on_one_processor() -> Self {
         let options = Options { processors: Processors::One, ..Options::default() };
         Self::of(&Template::with_daemon(options).expect("the template with the daemon"))
     }

@@ -160,7 +160,7 @@ fn guest_with_disks(dom0: &Dom0, name: &str) -> Guest {
 
 /// A dom0 whose daemon takes the hostile program for QEMU.
 fn hostile_dom0(flags: &str) -> Dom0 {
-    let dom0 = Dom0::for_device_models();
+    let dom0 = Dom0::on_one_processor();
     put(&dom0, "hostile-dm", HOSTILE);
     restart(&dom0, &format!("--qemu-system-i386 {HOSTILE} {flags}"));
     dom0
@@ -185,7 +185,7 @@ fn not_started(outcome: Result<(), Error>, guest: &Guest) -> String {
 
 #[test]
 fn a_running_device_model_has_what_it_needs_and_nothing_else() {
-    let dom0 = Dom0::for_device_models();
+    let dom0 = Dom0::on_one_processor();
     put(&dom0, "depriv-check", DEPRIV_CHECK);
     let guest = guest_with_disks(&dom0, "jailed").vif("xenbr0");
     dom0.add(&guest);

@@ -39,7 +39,7 @@ fn unmark_disk(dom0: &Dom0) {
 
 #[test]
 fn an_hvm_guest_reads_and_writes_its_disk_reboots_starts_from_a_cd_as_the_order_says_and_switches_off() {
-    let dom0 = Dom0::for_device_models();
+    let dom0 = Dom0::on_one_processor();
     dom0.make_sector_cd("/root/cd.iso");
     let guest = sector_guest(&dom0, "hvm")
         .machine(|hvm| hvm.boot_order = "cd".to_owned())
@@ -83,7 +83,7 @@ fn greeting(dom0: &Dom0, port: Int) -> String {
 
 #[test]
 fn the_screen_is_on_localhost_only_and_survives_the_daemon_which_gives_the_guest_vcpus_then() {
-    let dom0 = Dom0::for_device_models();
+    let dom0 = Dom0::on_one_processor();
     let guest = sector_guest(&dom0, "screen")
         .with(|vm| (vm.vcpu_max, vm.vcpus) = (VCPUS, 1))
         .machine(|hvm| hvm.vnc_ip = Some("127.0.0.1".to_owned()));
@@ -276,7 +276,7 @@ fn both(dom0: &Dom0, name: &str, config: &str) -> [Vec<String>; 2] {
 
 #[test]
 fn the_device_model_gets_what_xl_gives_it() {
-    let dom0 = Dom0::for_device_models();
+    let dom0 = Dom0::on_one_processor();
     dom0.make_sector_disk(DISK, "a disk");
     dom0.make_sector_disk("/root/cd.img", "a CD");
     dom0.make_sector_disk("/root/ahci.img", "another disk");

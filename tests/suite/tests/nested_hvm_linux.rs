@@ -64,7 +64,7 @@ fn takes_a_second_vcpu(dom0: &Dom0, guest: &Guest) {
 fn debian_boots_from_its_disk_through_its_boot_loader_to_a_login() {
     let disk = DebianDisk::get().unwrap_or_else(|error| panic!("{error}"));
     let release = disk.release().unwrap_or_else(|error| panic!("{error}"));
-    let dom0 = Dom0::for_device_models();
+    let dom0 = Dom0::on_one_processor();
     let device = dom0.host.plug_disk("debian", &disk.image()).unwrap_or_else(|error| panic!("{error}"));
     let guest = Guest::hvm("debian")
         .memory(256)
@@ -182,7 +182,7 @@ fn has_no_path_of_dom0s(dom0: &Dom0, guest: &Guest) {
 
 #[test]
 fn linux_is_started_with_a_kernel_that_only_root_may_read_and_its_pv_drivers_take_over() {
-    let dom0 = Dom0::for_device_models();
+    let dom0 = Dom0::on_one_processor();
     dom0.sh("mkdir -m 700 /root/boot; install -m 600 /guests/vmlinuz /guests/initramfs.zst /root/boot");
     // Its sector with a boot loader is not run: there is a kernel.
     dom0.make_sector_disk("/root/disk.img", "a disk");

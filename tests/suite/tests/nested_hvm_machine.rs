@@ -176,7 +176,7 @@ const PAE: u32 = 1 << 6;
 
 #[test]
 fn a_guest_sees_the_machine_that_its_record_asks_for() {
-    let dom0 = Dom0::for_device_models();
+    let dom0 = Dom0::on_one_processor();
     dom0.make_probe_disk(DISK);
     let before = dom0.snapshot();
     let rich = guest(&dom0, "rich", &[("viridian", "true"), ("nic_type", "e1000")], |hvm| {

@@ -57,7 +57,7 @@ fn put_program(dom0: &Dom0) {
 /// may ask for that nevertheless.
 #[test]
 fn a_guest_runs_what_a_server_sends_it_and_goes_on_to_its_disk_when_that_returns() {
-    let dom0 = Dom0::for_device_models();
+    let dom0 = Dom0::on_one_processor();
     dom0.make_sector_disk(DISK, "from the disk");
     put_program(&dom0);
     dom0.serve_boot(DIRECTORY);

@@ -50,7 +50,7 @@ fn make_disk(scratch: &Path) {
 
 #[test]
 fn a_guest_boots_from_its_disk_by_uefi_firmware() {
-    let dom0 = Dom0::for_device_models();
+    let dom0 = Dom0::on_one_processor();
     let scratch = tempfile::tempdir().expect("a directory");
     make_disk(scratch.path());
     let device = dom0.host.plug_disk("uefi", &scratch.path().join("disk")).unwrap_or_else(|e| panic!("{e}"));

@@ -43,7 +43,7 @@ fn has_its_map_and_processor(dom0: &Dom0, guest: &Guest) {
 
 #[test]
 fn a_pvh_guest_boots_pauses_reboots_suspends_and_goes() {
-    let dom0 = Dom0::start();
+    let dom0 = Dom0::on_one_processor();
     let before = dom0.snapshot();
     let guest = guest(&dom0).with(|vm| vm.vcpu_max = 2);
     dom0.boot(&guest);
@@ -95,7 +95,7 @@ fn a_pvh_guest_boots_pauses_reboots_suspends_and_goes() {
 
 #[test]
 fn devices_and_vcpus_of_a_pvh_guest_come_and_go() {
-    let dom0 = Dom0::start();
+    let dom0 = Dom0::on_one_processor();
     let guest = guest(&dom0).with(|vm| vm.vcpu_max = 2);
     dom0.boot(&guest);
     let (disk, vif) = (guest.vbds[0].id.clone(), guest.vifs[0].id.clone());
@@ -127,7 +127,7 @@ fn devices_and_vcpus_of_a_pvh_guest_come_and_go() {
 
 #[test]
 fn what_cannot_be_a_pvh_guest_is_refused_and_leaves_nothing() {
-    let dom0 = Dom0::start();
+    let dom0 = Dom0::on_one_processor();
     dom0.sh("head -c 4096 /dev/zero >/root/zeros");
     let no_kernel =
         Guest::new("zeros").kind(BuilderInfo::Pvh).boot(|boot| boot.kernel = "/root/zeros".to_owned());

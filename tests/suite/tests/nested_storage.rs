@@ -243,7 +243,7 @@ fn has_open(dom0: &Dom0, guest: &Guest) -> String {
 
 #[test]
 fn the_cd_of_a_running_hvm_guest_is_changed_in_its_device_model() {
-    let dom0 = Dom0::for_device_models();
+    let dom0 = Dom0::on_one_processor();
     for name in ["one", "two"] {
         dom0.host
             .put_floppy_cd(&format!("/root/{name}.iso"), &format!("medium {name}"))
