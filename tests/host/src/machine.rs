@@ -59,7 +59,7 @@ pub struct Options {
 /// UEFI firmware in 327. With one processor it was 65 and 43. PV guests, which seldom wait for dom0, are slower on one.
 ///
 /// PVH guests on two ended with a reboot that nobody had asked for in two of three runs of their tests on a busy machine, while
-/// they booted; the run on one did not. Why is not known.
+/// they booted; both runs on one did not. Why is not known.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Processors {
     /// One, which dom0 and guests share: for guests in a container, HVM and PVH.

@@ -65,7 +65,7 @@ impl Layout for Console {
             Rule::FeRo,
             "the guest may look, not touch: the daemon of dom0 believes what is here",
         ),
-        Node::<Self>::value(Frontend, "backend", "path", |c| text(c.address().backend()), "xl"),
+        Node::value(Frontend, "backend", "path", |c| text(c.address().backend()), "xl"),
         Node::value(Frontend, "backend-id", "B", |c| text(c.backend_domid), "xl"),
         Node::value(
             Frontend,

@@ -139,7 +139,7 @@ impl Layout for FrameBuffer {
 
     const NODES: &'static [Node<Self>] = &[
         Node::dir(Frontend, "", Rule::Fe, "the guest's side"),
-        Node::<Self>::value(Frontend, "backend", "path", |f| text(f.address().backend()), "fbfront"),
+        Node::value(Frontend, "backend", "path", |f| text(f.address().backend()), "fbfront"),
         Node::value(Frontend, "backend-id", "B", |_| text(DomId::DOM0), "fbfront"),
         Node::value(
             Frontend,
@@ -213,7 +213,7 @@ impl Layout for Keyboard {
 
     const NODES: &'static [Node<Self>] = &[
         Node::dir(Frontend, "", Rule::Fe, "the guest's side"),
-        Node::<Self>::value(Frontend, "backend", "path", |k| text(k.address().backend()), "kbdfront"),
+        Node::value(Frontend, "backend", "path", |k| text(k.address().backend()), "kbdfront"),
         Node::value(Frontend, "backend-id", "B", |_| text(DomId::DOM0), "kbdfront"),
         Node::value(
             Frontend,

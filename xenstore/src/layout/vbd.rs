@@ -139,35 +139,17 @@ impl Layout for Vbd {
         Node::dir(Frontend, "", Rule::Fe, "blkfront's side"),
         Node::<Self>::value(Frontend, "backend", "path", |v| text(v.address().backend()), "blkfront")
             .owned(Rule::Above),
-        Node::<Self>::value(
-            Frontend,
-            "backend-id",
-            "B",
-            |v| text(v.backend_domid),
-            "blkfront: whom to grant pages",
-        ),
-        Node::<Self>::value(
+        Node::value(Frontend, "backend-id", "B", |v| text(v.backend_domid), "blkfront: whom to grant pages"),
+        Node::value(
             Frontend,
             "state",
             "1",
             |_| text(XenbusState::Initialising),
             "xenbus; driven by the guest",
         ),
-        Node::<Self>::value(
-            Frontend,
-            "virtual-device",
-            "N",
-            |v| text(v.vdev),
-            "blkfront: which disk this is",
-        ),
-        Node::<Self>::value(
-            Frontend,
-            "device-type",
-            "disk | cdrom | floppy",
-            |v| text(v.media.name()),
-            "blkfront",
-        ),
-        Node::<Self>::value(
+        Node::value(Frontend, "virtual-device", "N", |v| text(v.vdev), "blkfront: which disk this is"),
+        Node::value(Frontend, "device-type", "disk | cdrom | floppy", |v| text(v.media.name()), "blkfront"),
+        Node::value(
             Frontend,
             "trusted",
             "0, or none",
@@ -185,9 +167,9 @@ impl Layout for Vbd {
         Node::<Self>::value(Backend, "frontend", "path", |v| text(v.address().frontend()), "blkback")
             .owned(Rule::Above)
             .copied(),
-        Node::<Self>::value(Backend, "frontend-id", "D", |v| text(v.domid), "blkback: whose pages to map"),
-        Node::<Self>::value(Backend, "online", "1", |_| flag(true), "0 makes closing final"),
-        Node::<Self>::value(
+        Node::value(Backend, "frontend-id", "D", |v| text(v.domid), "blkback: whose pages to map"),
+        Node::value(Backend, "online", "1", |_| flag(true), "0 makes closing final"),
+        Node::value(
             Backend,
             "state",
             "1",
@@ -222,21 +204,15 @@ impl Layout for Vbd {
         .copied(),
         Node::<Self>::value(Backend, "removable", "0 | 1", |v| flag(v.removable), "Windows' blkfront, xl")
             .copied(),
-        Node::<Self>::value(
+        Node::value(
             Backend,
             "discard-enable",
             "0 | 1 (qdisk); 0, or none",
             |v| if v.discard && v.address().kind == DeviceKind::Vbd { None } else { flag(v.discard) },
             "blkback: offer discard, as it does if there is none",
         ),
-        Node::<Self>::value(
-            Backend,
-            "script",
-            "path",
-            |v| v.script.as_ref().and_then(text),
-            "run by xl at detach",
-        ),
-        Node::<Self>::value(
+        Node::value(Backend, "script", "path", |v| v.script.as_ref().and_then(text), "run by xl at detach"),
+        Node::value(
             Backend,
             "physical-device",
             "MAJOR:MINOR, hexadecimal",
@@ -252,7 +228,7 @@ impl Layout for Vbd {
             Writer::Toolstack,
             "what to remove, never read elsewhere",
         ),
-        Node::<Self>::value(
+        Node::value(
             Private,
             "type",
             "phy | qdisk",

@@ -147,36 +147,24 @@ impl Layout for Vif {
         Node::dir(Frontend, "", Rule::Fe, "netfront's side"),
         Node::<Self>::value(Frontend, "backend", "path", |v| text(v.address().backend()), "netfront")
             .owned(Rule::Above),
-        Node::<Self>::value(
-            Frontend,
-            "backend-id",
-            "B",
-            |v| text(v.backend_domid),
-            "netfront: whom to grant pages",
-        ),
-        Node::<Self>::value(
+        Node::value(Frontend, "backend-id", "B", |v| text(v.backend_domid), "netfront: whom to grant pages"),
+        Node::value(
             Frontend,
             "state",
             "1",
             |_| text(XenbusState::Initialising),
             "xenbus; driven by the guest",
         ),
-        Node::<Self>::value(Frontend, "handle", "N", |v| text(v.handle), "netfront"),
-        Node::<Self>::value(
-            Frontend,
-            "mac",
-            "aa:bb:cc:dd:ee:ff",
-            |v| text(v.mac),
-            "netfront: the guest's address",
-        ),
-        Node::<Self>::value(
+        Node::value(Frontend, "handle", "N", |v| text(v.handle), "netfront"),
+        Node::value(Frontend, "mac", "aa:bb:cc:dd:ee:ff", |v| text(v.mac), "netfront: the guest's address"),
+        Node::value(
             Frontend,
             "trusted",
             "0, or none",
             |v| if v.trusted { None } else { flag(false) },
             "netfront: 0 bounces all data (XSA-403); 1 if there is none",
         ),
-        Node::<Self>::value(
+        Node::value(
             Frontend,
             "disconnect",
             "1, or none",
@@ -196,9 +184,9 @@ impl Layout for Vif {
         Node::<Self>::value(Backend, "frontend", "path", |v| text(v.address().frontend()), "netback")
             .owned(Rule::Above)
             .copied(),
-        Node::<Self>::value(Backend, "frontend-id", "D", |v| text(v.domid), "netback: whose pages to map"),
-        Node::<Self>::value(Backend, "online", "1", |_| flag(true), "0 makes closing final"),
-        Node::<Self>::value(
+        Node::value(Backend, "frontend-id", "D", |v| text(v.domid), "netback: whose pages to map"),
+        Node::value(Backend, "online", "1", |_| flag(true), "0 makes closing final"),
+        Node::value(
             Backend,
             "state",
             "1",
@@ -226,14 +214,14 @@ impl Layout for Vif {
         )
         .copied(),
         Node::<Self>::value(Backend, "mtu", "bytes", |v| v.mtu.and_then(text), "scripts, xl").copied(),
-        Node::<Self>::value(
+        Node::value(
             Backend,
             "rate",
             "BYTES,MICROSECONDS",
             |v| v.rate.and_then(|r| text(format_args!("{},{}", r.bytes, r.interval_us))),
             "netback: limit on the guest, read when connecting",
         ),
-        Node::<Self>::value(
+        Node::value(
             Backend,
             "hotplug-status",
             "(empty), connected",
@@ -249,7 +237,7 @@ impl Layout for Vif {
             Writer::Toolstack,
             "what to remove, never read elsewhere",
         ),
-        Node::<Self>::value(
+        Node::value(
             Private,
             HOTPLUG_SCRIPT,
             "path",
